@@ -1,1 +1,3 @@
-"""The method: plain torch on tensors and small frozen dataclasses. Only `compinv_core.host` knows ComfyUI."""
+"""Compositional Inversion: learn a word that leaves room for the rest of the prompt (Zhang et al., AAAI 2024)."""
+
+__version__ = "0.1.0"

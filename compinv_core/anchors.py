@@ -1,0 +1,79 @@
+"""Semantic inversion: ordinary words that pull the learnt word to where ordinary words are."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .vocabulary import Vocabulary
+
+COCO = tuple(
+    "person bicycle car motorcycle airplane bus train truck boat|traffic light|fire hydrant|stop sign|parking meter|"
+    "bench bird cat dog horse sheep cow elephant bear zebra giraffe backpack umbrella handbag tie suitcase frisbee skis "
+    "snowboard|sports ball|kite|baseball bat|baseball glove|skateboard surfboard|tennis racket|bottle|wine glass|cup fork "
+    "knife spoon bowl banana apple sandwich orange broccoli carrot|hot dog|pizza donut cake chair couch|potted plant|bed|"
+    "dining table|toilet tv laptop mouse remote keyboard|cell phone|microwave oven toaster sink refrigerator book clock "
+    "vase scissors|teddy bear|hair drier|toothbrush".replace("\n", " ").split("|")
+)
+_PHRASES = {
+    "traffic light", "fire hydrant", "stop sign", "parking meter", "sports ball", "baseball bat", "baseball glove",
+    "tennis racket", "wine glass", "hot dog", "potted plant", "dining table", "cell phone", "teddy bear", "hair drier",
+}  # fmt: skip
+COCO_CATEGORIES = tuple(name for part in COCO for name in ([part] if part in _PHRASES else part.split()))
+
+
+@dataclass(frozen=True)
+class AnchorSet:
+    """Words that pull, and how strongly.
+
+    Attributes:
+        class_word: the word that the concept is a kind of.
+        words: the anchors.
+        weights: one for each, non-negative, summing to 1.
+    """
+
+    class_word: str
+    words: tuple[str, ...]
+    weights: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.words or len(self.words) != len(self.weights):
+            raise ValueError(f"Anchors need one weight for each word, but got {self.words} and {self.weights}.")
+        if min(self.weights) < 0 or abs(sum(self.weights) - 1) > 1e-4:
+            raise ValueError(f"Weights of anchors are 0 or more and sum to 1, but got {self.weights}.")
+
+    def target(self, vocabulary: Vocabulary) -> Tensor:
+        """(E,), the weighted sum of the anchors' input embeddings."""
+        vectors = torch.stack([vocabulary.vector(word) for word in self.words])
+        return torch.tensor(self.weights) @ vectors
+
+
+def weigh(class_word: str, words: tuple[str, ...], vocabulary: Vocabulary) -> AnchorSet:
+    """Weights in proportion to the square of each word's positive similarity to the class word, which keeps few large."""
+    centre = vocabulary.vector(class_word)
+    similarities = [torch.cosine_similarity(vocabulary.vector(word), centre, dim=0).clamp_min(0).item() for word in words]
+    total = sum(s * s for s in similarities)
+    if total == 0:
+        raise ValueError(f'None of the anchors {", ".join(words)} is similar to "{class_word}"; choose words near to it.')
+    return AnchorSet(class_word, words, tuple(s * s / total for s in similarities))
+
+
+def anchor_loss(vectors: Tensor, target: Tensor, spread: float) -> Tensor:
+    """Squared distance to the anchor target in units of the vocabulary's own spread.
+
+    Zhang et al. (2024), semantic inversion; the unit makes one weight serve every text encoder.
+
+    Args:
+        vectors: (n, E), the placeholder's input embeddings.
+        target: (E,).
+        spread: `Vocabulary.spread`.
+
+    Returns:
+        A scalar: 0 on the target, 1 as far from it as a word is from its neighbours.
+    """
+    return (vectors - target).square().sum(dim=-1).mean() / spread
+
+
+def paper_anchor_loss(vectors: Tensor, target: Tensor, positions: int = 77) -> Tensor:
+    """The reference implementation's: a mean over the whole embedded prompt (positions x E), of which only n rows differ."""
+    return (vectors - target).square().sum() / (positions * vectors.shape[-1])

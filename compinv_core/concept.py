@@ -1,0 +1,116 @@
+"""A learnt word and its file: the embedding that every interface loads, with what made it in the metadata."""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from . import __version__
+
+WIDTHS = {768: "clip_l", 1280: "clip_g", 1024: "clip_h"}  # of a file that does not name its text encoder
+FORMAT = "compositional inversion"
+
+
+@dataclass(frozen=True)
+class Concept:
+    """A placeholder and its vectors.
+
+    Attributes:
+        name: typed in prompts as `embedding:name`; the file's stem.
+        vectors: text-encoder key ("clip_l", "clip_g", "clip_h") -> (n, E) float32.
+        class_word: the ordinary word for it, "" when unknown.
+        provenance: what made it, as text.
+    """
+
+    name: str
+    vectors: Mapping[str, Tensor]
+    class_word: str = ""
+    provenance: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def __post_init__(self) -> None:
+        if not self.vectors:
+            raise ValueError(f'The concept "{self.name}" has no vectors; it needs those of one text encoder or more.')
+        for key, vectors in self.vectors.items():
+            if vectors.ndim != 2 or not vectors.isfinite().all():
+                raise ValueError(
+                    f'The concept "{self.name}" has vectors of shape {tuple(vectors.shape)} for {key}; '
+                    "finite numbers of shape (vectors, width) are allowed."
+                )
+
+
+def check_name(name: str) -> None:
+    """Raises ValueError unless `name` can be typed in a prompt and is a file's plain name."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        raise ValueError(
+            f'The placeholder "{name}" cannot be used; letters, digits, "-" and "_" are allowed, without spaces or folders.'
+        )
+
+
+def write_concept(concept: Concept, path: Path, replace: bool = False) -> None:
+    """Write a `.safetensors` embedding, whole or not at all.
+
+    Raises:
+        FileExistsError: the file is there and `replace` is off.
+    """
+    if path.exists() and not replace:
+        raise FileExistsError(f'The embedding "{path.name}" exists already; choose another name, or to replace it.')
+    metadata = {**concept.provenance, "class_word": concept.class_word, "format": FORMAT, "written_by": __version__}
+    new = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        save_file({key: v.detach().float().cpu().contiguous() for key, v in concept.vectors.items()}, new, metadata)
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def read_concept(path: Path) -> Concept:
+    """Read our own embeddings, other safetensors, A1111's `.pt` and diffusers' `.bin`.
+
+    Raises:
+        ValueError: the file holds no embedding that we know.
+    """
+    metadata: dict[str, str] = {}
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:  # pyright: ignore[reportUnknownVariableType]
+                metadata = dict(file.metadata() or {})
+                raw: Any = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+        else:
+            raw = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f'"{path.name}" cannot be read as an embedding: {error}.') from error
+    tensors = _tensors(raw)
+    if not tensors:
+        raise ValueError(f'"{path.name}" holds no embedding; safetensors, A1111 .pt and diffusers .bin are read.')
+    class_word = metadata.pop("class_word", "")
+    return Concept(path.stem, tensors, class_word, metadata)
+
+
+def is_ours(path: Path) -> bool:
+    """Whether we wrote this file."""
+    if path.suffix != ".safetensors":
+        return False
+    with safe_open(path, framework="pt") as file:  # pyright: ignore[reportUnknownVariableType]
+        return (file.metadata() or {}).get("format") == FORMAT
+
+
+def _tensors(raw: Any) -> dict[str, Tensor]:
+    if isinstance(raw, dict) and isinstance(raw.get("string_to_param"), dict):
+        raw = raw["string_to_param"]
+    if not isinstance(raw, dict):
+        return {}
+    found: dict[str, Tensor] = {}
+    for key, value in raw.items():
+        if isinstance(value, Tensor) and value.ndim in (1, 2):
+            vectors = value.detach().float().reshape(-1, value.shape[-1])
+            known = key if key in WIDTHS.values() else WIDTHS.get(vectors.shape[1])
+            if known is not None:
+                found[known] = vectors
+    return found

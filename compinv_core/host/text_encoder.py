@@ -1,0 +1,258 @@
+"""What we know of ComfyUI's CLIP: its tokenizers, embeddings on the wire, columns of words, and a backward through it."""
+
+import copy
+import re
+import types
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from comfy.sd1_clip import SDClipModel
+from torch import Tensor
+
+from ..concept import Concept, check_name, is_ours
+from ..vocabulary import Vocabulary
+from .model import frozen_weights
+
+KEYS = ("clip_l", "clip_g", "clip_h")
+SUPPORTED = "the text encoders of SD 1.x, SD 2.x and SDXL are supported"
+_vocabularies: WeakKeyDictionary[Any, Vocabulary] = WeakKeyDictionary()
+
+
+def text_encoders(clip: Any) -> dict[str, Any]:
+    """Text-encoder key -> ComfyUI's model of it, in the order in which their outputs are joined.
+
+    Raises:
+        ValueError: a CLIP that is not one of SD 1.x, SD 2.x or SDXL.
+    """
+    model = clip.cond_stage_model
+    parts = {name: part for name, part in model.named_children() if isinstance(part, SDClipModel)}
+    if not parts or any(name not in KEYS or not hasattr(part.transformer, "text_model") for name, part in parts.items()):
+        raise ValueError(f'The input "clip" is a {type(model).__name__}; {SUPPORTED}.')
+    return {key: parts[key] for key in KEYS if key in parts}
+
+
+def vocabulary(clip: Any, key: str) -> Vocabulary:
+    """The whole words of one text encoder."""
+    encoder = text_encoders(clip)[key]
+    if encoder not in _vocabularies:
+        with torch.inference_mode(False), torch.no_grad():
+            inverse = getattr(clip.tokenizer, key).inv_vocab
+            pairs = [(t[:-4], i) for i, t in inverse.items() if re.fullmatch(r"[a-z]{2,}</w>", t)]
+            pairs.sort(key=lambda pair: pair[1])
+            ids = torch.tensor([i for _, i in pairs])
+            table = encoder.transformer.get_input_embeddings().weight
+            vectors = table.detach().cpu()[ids].float().clone()
+            _vocabularies[encoder] = Vocabulary(tuple(word for word, _ in pairs), ids, vectors)
+    return _vocabularies[encoder]
+
+
+def known_concepts(clip: Any) -> Mapping[str, Concept]:
+    """The concepts that were applied to this CLIP, by name."""
+    return getattr(clip, "compinv_concepts", {})
+
+
+def with_concept(clip: Any, concept: Concept) -> Any:
+    """A clone of a CLIP that also understands `embedding:<name>`; the CLIP itself is not changed.
+
+    Raises:
+        ValueError: the concept's vectors do not fit the text encoders.
+    """
+    for key, encoder in text_encoders(clip).items():
+        width = encoder.transformer.get_input_embeddings().weight.shape[1]
+        if key not in concept.vectors or concept.vectors[key].shape[1] != width:
+            has = ", ".join(f"{k}: {v.shape[1]}" for k, v in concept.vectors.items())
+            raise ValueError(
+                f'The concept "{concept.name}" is for another family of models: it has vectors of width ({has}), '
+                f"but this CLIP needs {key}: {width}."
+            )
+    clone = clip.clone()
+    clone.tokenizer = copy.copy(clip.tokenizer)
+    for key in text_encoders(clip):
+        words = copy.copy(getattr(clone.tokenizer, key))
+        words._try_get_embedding = _finder(words._try_get_embedding, concept.name, concept.vectors[key])
+        if words.embedding_directory is None:
+            words.embedding_directory = []
+        setattr(clone.tokenizer, key, words)
+    clone.compinv_concepts = {**known_concepts(clip), concept.name: concept}
+    return clone
+
+
+def _finder(stock: Any, name: str, vectors: Tensor) -> Any:
+    """The tokenizer's look-up of `embedding:...`, which knows one name more."""
+
+    def find(embedding_name: str) -> tuple[Tensor | None, str]:
+        first, *rest = embedding_name.split()
+        base = first.rstrip(",.;:!?")
+        if base != name:
+            return stock(embedding_name)
+        return vectors, " ".join([*([first[len(base) :]] if len(base) < len(first) else []), *rest])
+
+    return find
+
+
+def check_new_placeholder(clip: Any, name: str) -> None:
+    """Raises ValueError unless `name` may become a new word: typed easily, no ordinary word, no one else's embedding."""
+    check_name(name)
+    for key in text_encoders(clip):
+        if name in vocabulary(clip, key):
+            raise ValueError(f'The placeholder "{name}" is an ordinary word of this text encoder; choose an invented one.')
+    if name in known_concepts(clip):
+        raise ValueError(f'The placeholder "{name}" is already an embedding of this CLIP; choose another name.')
+    directories = next((getattr(clip.tokenizer, key).embedding_directory for key in text_encoders(clip)), None) or []
+    for directory in [directories] if isinstance(directories, str) else directories:
+        for suffix in (".safetensors", ".pt", ".bin"):
+            path = Path(directory) / f"{name}{suffix}"
+            if path.exists() and not is_ours(path):
+                raise ValueError(f'The placeholder "{name}" is already an embedding ("{path.name}"); choose another name.')
+
+
+def encode(clip: Any, text: str) -> list[Any]:
+    """CONDITIONING exactly as the stock CLIP Text Encode makes it."""
+    return clip.encode_from_tokens_scheduled(clip.tokenize(text))
+
+
+# ---- columns
+
+
+def _rows(clip: Any, text: str) -> list[list[tuple[Any, int]]]:
+    """Chunks of (token or vector, word id) of the first text encoder; all of them are in step."""
+    name = next(iter(text_encoders(clip))).removeprefix("clip_")
+    chunks = clip.tokenize(text, return_word_ids=True)[name]
+    return [[(entry[0], entry[2]) for entry in chunk] for chunk in chunks]
+
+
+def find_columns(clip: Any, text: str, phrase: str) -> tuple[int, ...]:
+    """Where a phrase's first occurrence sits on the token axis of the encoded prompt.
+
+    Raises:
+        ValueError: the prompt does not have the phrase, or the end of a chunk of 77 tokens cuts it in two.
+    """
+    at = _find(text, phrase)
+    if at is None:
+        raise ValueError(f'The subject "{phrase}" is not in the prompt "{text}"; write it exactly as the prompt does.')
+    before, through = (_content(clip, text[:end]) for end in (at, at + len(phrase)))
+    whole = [(c * len(chunk) + p) for c, chunk in enumerate(_rows(clip, text)) for p, (_, w) in enumerate(chunk) if w]
+    columns = tuple(whole[before:through])
+    length = len(_rows(clip, text)[0])
+    if columns and columns[0] // length != columns[-1] // length:
+        raise ValueError(
+            f'The subject "{phrase}" is cut in two by the end of a chunk of {length} tokens; move it in the prompt.'
+        )
+    if not columns:
+        raise ValueError(f'The subject "{phrase}" has no tokens of its own; name a word of the prompt.')
+    return columns
+
+
+def _find(text: str, phrase: str) -> int | None:
+    match = re.search(rf"(?<![\w-]){re.escape(phrase)}(?![\w-])", text)
+    return match.start() if match else None
+
+
+def _content(clip: Any, text: str) -> int:
+    """How many tokens a text has, without start, end and padding. An open bracket of a weight is left out."""
+    text = re.sub(r"(?<!\\)[()]|(?<=\w):\d+(\.\d+)?(?=\))", "", text).rstrip()
+    return sum(1 for chunk in _rows(clip, text) for _, word in chunk if word) if text else 0
+
+
+# ---- a backward through it
+
+
+@contextmanager
+def differentiable(clip: Any) -> Generator[None]:
+    """For its time, this CLIP's layers add their residuals out of place, as autograd needs; other CLIPs are untouched."""
+    layers = [layer for e in text_encoders(clip).values() for layer in e.transformer.text_model.encoder.layers]
+
+    def forward(self: Any, x: Tensor, mask: Tensor | None = None, optimized_attention: Any = None) -> Tensor:
+        x = x + self.self_attn(self.layer_norm1(x), mask, optimized_attention)
+        return x + self.mlp(self.layer_norm2(x))
+
+    try:
+        for layer in layers:
+            layer.forward = types.MethodType(forward, layer)
+        yield
+    finally:
+        for layer in layers:
+            layer.__dict__.pop("forward", None)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Prompts whose constant part is done, by text encoder.
+
+    Attributes:
+        embeds: (P, L, E), the input embeddings, zero where the placeholder goes.
+        positions: (P, n), where it goes.
+        lengths: P numbers of tokens, which the pooled output needs.
+    """
+
+    embeds: Mapping[str, Tensor]
+    positions: Mapping[str, Tensor]
+    lengths: Mapping[str, list[int]]
+
+
+def prepare(clip: Any, prompts: Sequence[str], name: str, counts: Mapping[str, int]) -> Prepared:
+    """Tokenise prompts that hold `embedding:<name>` once, with `counts` vectors for each text encoder.
+
+    Raises:
+        ValueError: a prompt is longer than one chunk of the text encoder.
+    """
+    encoders = text_encoders(clip)
+    widths = {key: encoder.transformer.get_input_embeddings().weight.shape[1] for key, encoder in encoders.items()}
+    marked = with_concept(clip, Concept(name, {key: torch.zeros(counts[key], widths[key]) for key in encoders}))
+    embeds, positions, lengths = {}, {}, {}
+    with torch.no_grad(), frozen_weights(*encoders.values()):
+        for key, encoder in encoders.items():
+            chunks = [marked.tokenize(prompt)[key.removeprefix("clip_")] for prompt in prompts]
+            for prompt, chunk in zip(prompts, chunks, strict=True):
+                if len(chunk) > 1:
+                    raise ValueError(
+                        f'The prompt "{prompt}" with {counts[key]} vectors is longer than one chunk of '
+                        f"{len(chunk[0])} tokens; use fewer vectors."
+                    )
+            rows = [[token for token, _ in chunk[0]] for chunk in chunks]
+            spots = [[i for i, token in enumerate(row) if isinstance(token, Tensor)] for row in rows]
+            device = encoder.transformer.get_input_embeddings().weight.device
+            values, _, lengths[key], _ = encoder.process_tokens(rows, device)
+            embeds[key], positions[key] = values.clone(), torch.tensor(spots, device=device)
+    return Prepared(embeds, positions, lengths)
+
+
+def encode_batch(
+    clip: Any, prepared: Prepared, indices: Sequence[int], vectors: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor | None]:
+    """Encode prepared prompts with the placeholder's vectors written in; equal to ComfyUI's own encoding of the text.
+
+    To be called within `differentiable(clip)` and `frozen_weights`, for a gradient.
+
+    Returns:
+        (B, L, E) with the widths of all text encoders side by side, and the pooled output (B, E') of the last.
+    """
+    clip.cond_stage_model.reset_clip_options()
+    if clip.layer_idx is not None:
+        clip.cond_stage_model.set_clip_options({"layer": clip.layer_idx})
+    outputs: list[Tensor] = []
+    pooled: Tensor | None = None
+    for key, encoder in text_encoders(clip).items():
+        device = encoder.transformer.get_input_embeddings().weight.device
+        embeds = prepared.embeds[key][list(indices)].to(device)
+        spots = prepared.positions[key][list(indices)].to(device)
+        rows = torch.arange(len(spots), device=device)[:, None].expand_as(spots)
+        words = vectors[key].to(device).expand(len(spots), -1, -1)
+        embeds = embeds.index_put((rows, spots), words)
+        result = encoder.transformer(
+            None,
+            None,
+            embeds=embeds,
+            num_tokens=[prepared.lengths[key][i] for i in indices],
+            intermediate_output=None if encoder.layer == "last" else encoder.layer_idx,
+            final_layer_norm_intermediate=encoder.layer_norm_hidden_state,
+            dtype=torch.float32,
+        )
+        outputs.append((result[0] if encoder.layer == "last" else result[1]).float())
+        pooled = result[2] if encoder.return_projected_pooled else result[3]
+    return torch.cat(outputs, dim=-1), pooled

@@ -1,0 +1,218 @@
+"""Training on ComfyUI's MODEL, CLIP and VAE: schedule, latents, the frozen UNet's prediction, and the whole run."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from comfy import model_management, model_sampling
+from torch import Tensor
+
+from .. import __version__
+from ..anchors import AnchorSet
+from ..concept import Concept
+from ..prompts import OBJECT_TEMPLATES, STYLE_TEMPLATES
+from ..training.loop import Progress, Pull, Recipe, Vectors, train
+from ..training.objective import NoiseSchedule, Predictor, sample
+from ..training.pictures import training_pictures
+from . import text_encoder
+from .model import frozen_weights
+
+TEMPLATES = {"object": OBJECT_TEMPLATES, "style": STYLE_TEMPLATES}
+PREVIEW_STEPS, PREVIEW_CFG = 12, 4.0
+
+
+def noise_schedule(model: Any) -> NoiseSchedule:
+    """The schedule and prediction target of a loaded MODEL.
+
+    Raises:
+        ValueError: an architecture whose schedule is not that of SD 1.x or SD 2.x.
+    """
+    sampling = model.get_model_object("model_sampling")
+    sigmas = getattr(sampling, "sigmas", None)
+    unet = model.model.diffusion_model
+    supported = (
+        isinstance(sampling, model_sampling.ModelSamplingDiscrete)
+        and isinstance(sampling, model_sampling.EPS)
+        and not isinstance(sampling, (model_sampling.X0, model_sampling.ModelSamplingDiscreteEDM))
+    )
+    if sigmas is None or not supported or not hasattr(unet, "input_blocks") or unet.in_channels != 4:
+        raise ValueError(
+            f'The input "model" is a {type(model.model).__name__} that training does not know; '
+            "SD 1.x and SD 2.x checkpoints for text to image are supported."
+        )
+    if model.model.adm_channels:
+        raise ValueError(
+            f'The input "model" is a {type(model.model).__name__}, conditioned on more than text; '
+            "SD 1.x and SD 2.x checkpoints are supported, SDXL is not yet."
+        )
+    alphas = 1 / (sigmas.float().cpu().clone() ** 2 + 1)
+    prediction = "v" if isinstance(sampling, model_sampling.V_PREDICTION) else "epsilon"
+    return NoiseSchedule(alphas.to(model.load_device), prediction)
+
+
+def context_width(model: Any) -> int:
+    """The width of the text that a MODEL's cross-attention reads."""
+    for name, module in model.model.diffusion_model.named_modules():
+        if name.endswith("attn2.to_k"):
+            return int(module.weight.shape[1])
+    raise ValueError(
+        f'The input "model" is a {type(model.model).__name__} without cross-attention to text; '
+        "SD 1.x, SD 2.x and SDXL checkpoints are supported."
+    )
+
+
+def load(model: Any, clip: Any) -> None:
+    """Bring both to their devices at once, their LoRAs applied, so that neither evicts the other."""
+    model_management.load_models_gpu([model, clip.patcher], force_full_load=True)
+
+
+def predictor(model: Any) -> Predictor:
+    """The raw output of the UNet, as the checkpoint predicts, in the dtype in which the host runs it."""
+    base = model.model
+    dtype = base.manual_cast_dtype or base.get_dtype()
+    options = model.model_options.get("transformer_options", {})
+
+    def predict(noisy: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+        return base.diffusion_model(
+            noisy.to(dtype),
+            timesteps.float(),
+            context=context.to(device=noisy.device, dtype=dtype),
+            transformer_options=options.copy(),
+        )
+
+    return predict
+
+
+def encode_pictures(model: Any, vae: Any, pictures: Tensor, mirror: bool) -> Tensor:
+    """(N, H, W, 3) in 0..1 -> (N, V, C, h, w) as the UNet sees them, on its device; V is 2 with mirror images, else 1."""
+    variants = [pictures, pictures.flip(2)] if mirror else [pictures]
+    encoded = [torch.cat([vae.encode(picture[None]) for picture in variant]) for variant in variants]
+    latents = model.model.process_latent_in(torch.stack(encoded, dim=1).float())
+    return latents.to(model.load_device).clone()
+
+
+def decode_picture(model: Any, vae: Any, latents: Tensor) -> Tensor:
+    """(B, C, h, w) as the UNet sees them -> (B, H, W, 3) in 0..1."""
+    return vae.decode(model.model.process_latent_out(latents)).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to learn, and from what.
+
+    Attributes:
+        name: the placeholder, typed as `embedding:name`.
+        class_word: the ordinary word that the search starts from.
+        vectors: how many vectors the placeholder gets, 1 to 16.
+        images: batches (B, H, W, C) in 0..1.
+        masks: batches (B, H, W) in 0..1 as many as pictures, or empty; nothing is learnt where a mask is 0.
+        resolution: pixels a side.
+        kind: "object" or "style", which templates the prompts come from.
+        mirror: also learn from the mirror images.
+    """
+
+    name: str
+    class_word: str
+    vectors: int
+    images: Sequence[Tensor]
+    masks: Sequence[Tensor]
+    resolution: int
+    kind: str
+    mirror: bool
+
+
+class Training:
+    """One concept being learnt. Everything that can be refused is refused when it is made, before the first step.
+
+    Raises:
+        ValueError: one sentence on the input that cannot be used.
+    """
+
+    def __init__(self, model: Any, clip: Any, vae: Any, request: Request, anchors: AnchorSet | None, recipe: Recipe):
+        with torch.inference_mode(False):
+            self.model, self.clip, self.vae = model, clip, vae
+            self.request, self.anchors, self.recipe = request, anchors, recipe
+            self.encoders = text_encoder.text_encoders(clip)
+            self.schedule = noise_schedule(model)
+            self.vocabularies = {key: text_encoder.vocabulary(clip, key) for key in self.encoders}
+            text_width = sum(vocabulary.vectors.shape[1] for vocabulary in self.vocabularies.values())
+            if context_width(model) != text_width:
+                raise ValueError(
+                    f"MODEL and CLIP do not belong together: the model reads text {context_width(model)} numbers wide, "
+                    f"the text encoder writes {text_width}; take both from the same checkpoint."
+                )
+            self.start: Vectors = {
+                key: vocabulary.vector(request.class_word).repeat(request.vectors, 1)
+                for key, vocabulary in self.vocabularies.items()
+            }
+            self.pictures = training_pictures(request.images, request.resolution)
+            self.masks = self._masks()
+            prompts = [template.format(f"embedding:{request.name}") for template in TEMPLATES[request.kind]]
+            counts = {key: request.vectors for key in self.encoders}
+            self.prepared = text_encoder.prepare(clip, prompts, request.name, counts)
+            self.pulls = None
+            if anchors is not None:
+                self.pulls = {key: Pull(anchors.target(v), v.spread) for key, v in self.vocabularies.items()}
+
+    def _masks(self) -> Tensor | None:
+        masks = [mask.detach().float().cpu().clone() for batch in self.request.masks for mask in batch]
+        if not masks:
+            return None
+        if len(masks) != len(self.pictures):
+            raise ValueError(f'The input "masks" holds {len(masks)} masks for {len(self.pictures)} pictures; give one each.')
+        squares = training_pictures([mask[None, ..., None] for mask in masks], self.request.resolution)[..., 0]
+        return torch.nn.functional.interpolate(squares[:, None], scale_factor=1 / 8, mode="area")
+
+    def run(self, on_step: Callable[[Progress], None]) -> Concept:
+        """Train; `on_step` may raise to stop. MODEL, CLIP and VAE are left as they were, also then."""
+        with torch.inference_mode(False), torch.enable_grad():
+            with torch.no_grad():
+                latents = encode_pictures(self.model, self.vae, self.pictures, self.request.mirror)
+            masks = self.masks
+            if masks is not None:
+                variants = [masks, masks.flip(-1)] if self.request.mirror else [masks]
+                masks = torch.stack(variants, dim=1).to(latents.device)
+            load(self.model, self.clip)
+            with frozen_weights(self.model.model.diffusion_model, *self.encoders.values()):
+                with text_encoder.differentiable(self.clip):
+                    vectors = train(
+                        self.start,
+                        {key: vocabulary.vectors.square().mean().sqrt().item() for key, vocabulary in self.vocabularies.items()},
+                        latents,
+                        len(TEMPLATES[self.request.kind]),
+                        lambda indices, vectors: text_encoder.encode_batch(self.clip, self.prepared, indices, vectors)[0],
+                        predictor(self.model),
+                        self.schedule,
+                        self.recipe,
+                        self.pulls,
+                        masks,
+                        on_step,
+                    )
+        return self.concept(vectors, self.recipe.steps)
+
+    def concept(self, vectors: Vectors, steps: int) -> Concept:
+        """The vectors as a concept, with what made them."""
+        provenance = {
+            "steps": str(steps),
+            "seed": str(self.recipe.seed),
+            "pictures": str(len(self.pictures)),
+            "version": __version__,
+        }
+        if self.anchors is not None:
+            pairs = zip(self.anchors.words, self.anchors.weights, strict=True)
+            provenance["anchors"] = ", ".join(f"{word} {weight:.2f}" for word, weight in pairs)
+        clones = {key: value.detach().cpu().clone() for key, value in vectors.items()}
+        return Concept(self.request.name, clones, self.request.class_word, provenance)
+
+    def preview(self, vectors: Vectors) -> Tensor:
+        """What the concept's first prompt gives now: (1, H, W, 3) in 0..1. To be called from `on_step`."""
+        with torch.no_grad():
+            context = text_encoder.encode_batch(self.clip, self.prepared, [0], vectors)[0]
+            empty = self.clip.encode_from_tokens(self.clip.tokenize("")).to(context)
+            side = self.request.resolution // 8
+            generator = torch.Generator().manual_seed(self.recipe.seed)
+            noise = torch.randn(1, 4, side, side, generator=generator).to(self.model.load_device)
+            predict = predictor(self.model)
+            latents = sample(predict, self.schedule, noise, context, empty, PREVIEW_STEPS, PREVIEW_CFG)
+            return decode_picture(self.model, self.vae, latents)

@@ -1,0 +1,1 @@
+"""Textual inversion with anchors: pictures to latents, the objective, the loop."""

@@ -1,0 +1,93 @@
+"""What a step minimises: the diffusion loss of textual inversion and the anchor loss of compositional inversion."""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+Prediction = Literal["epsilon", "v"]
+
+
+class Predictor(Protocol):
+    """The frozen UNet: what it predicts for noisy latents (B, C, h, w) at timesteps (B,) under a context (B, L, E)."""
+
+    def __call__(self, noisy: Tensor, timesteps: Tensor, context: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class NoiseSchedule:
+    """The checkpoint's own schedule.
+
+    Attributes:
+        alphas_cumprod: (T,), the share of the signal left at each timestep.
+        prediction: what the UNet was trained to predict.
+    """
+
+    alphas_cumprod: Tensor
+    prediction: Prediction
+
+    def noisy(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        signal, spread = self._scales(timesteps)
+        return signal * latents + spread * noise
+
+    def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        if self.prediction == "epsilon":
+            return noise
+        signal, spread = self._scales(timesteps)
+        return signal * noise - spread * latents
+
+    def clean(self, noisy: Tensor, output: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """(latents, noise) that the UNet's output amounts to."""
+        signal, spread = self._scales(timesteps)
+        if self.prediction == "epsilon":
+            return (noisy - spread * output) / signal, output
+        return signal * noisy - spread * output, signal * output + spread * noisy
+
+    def _scales(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        alpha = rearrange(self.alphas_cumprod[timesteps], "b -> b 1 1 1")
+        return alpha.sqrt(), (1 - alpha).sqrt()
+
+
+def diffusion_loss(
+    predict: Predictor,
+    schedule: NoiseSchedule,
+    latents: Tensor,
+    noise: Tensor,
+    timesteps: Tensor,
+    context: Tensor,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Mean squared error of the prediction, the loss of textual inversion (Gal et al. 2022, eq. 2).
+
+    Args:
+        latents, noise: (B, C, h, w).
+        timesteps: (B,), indices into the schedule.
+        context: (B, L, E), the encoded prompts.
+        mask: (B, 1, h, w) in 0..1; where it is 0 nothing is learnt. The error is masked before it is averaged; the
+            reference implementation averages first, and its mask has no effect.
+    """
+    output = predict(schedule.noisy(latents, noise, timesteps), timesteps, context)
+    error = (output.float() - schedule.target(latents, noise, timesteps)).square()
+    if mask is None:
+        return error.mean()
+    mask = mask.expand_as(error)
+    return (error * mask).sum() / mask.sum().clamp_min(1e-8)
+
+
+@torch.no_grad()
+def sample(
+    predict: Predictor, schedule: NoiseSchedule, noise: Tensor, context: Tensor, empty: Tensor, steps: int, cfg: float
+) -> Tensor:
+    """A quick look at what a prompt gives: deterministic DDIM (Song et al. 2021), (B, C, h, w) from noise of that shape."""
+    latents = noise
+    grid = torch.linspace(len(schedule.alphas_cumprod) - 1, 0, steps + 1).long()
+    count = len(noise)
+    for now, after in zip(grid[:-1], grid[1:], strict=True):
+        here, there = now.repeat(count), after.repeat(count)
+        both = predict(latents.repeat(2, 1, 1, 1), here.repeat(2), torch.cat([context, empty])).float()
+        conditional, unconditional = both.chunk(2)
+        output = unconditional + cfg * (conditional - unconditional)
+        latents = schedule.noisy(*schedule.clean(latents, output, here), there)
+    return latents

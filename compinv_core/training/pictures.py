@@ -1,0 +1,51 @@
+"""The user's pictures, as the autoencoder wants them."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+SMALLEST_SIDE = 16  # pixels; below it there is nothing that a latent could hold
+
+
+def training_pictures(images: Sequence[Tensor], resolution: int) -> Tensor:
+    """Square RGB pictures from whatever was connected.
+
+    Args:
+        images: batches (B, H, W, C) in 0..1 of any sizes; grey (1 channel) becomes RGB, alpha (4) is laid on white.
+        resolution: side of the result in pixels, a multiple of 8.
+
+    Returns:
+        (N, resolution, resolution, 3), the largest centred square of each picture.
+
+    Raises:
+        ValueError: no picture, a picture that is too small or has another number of channels, or values that are not
+            finite numbers.
+    """
+    pictures = [picture for batch in images for picture in batch.detach().float().cpu().clone()]
+    if not pictures:
+        raise ValueError('The input "images" is empty; connect 1 or more pictures of the concept (3 to 5 are usual).')
+    return torch.stack([_square(picture, number, resolution) for number, picture in enumerate(pictures, start=1)])
+
+
+def _square(picture: Tensor, number: int, resolution: int) -> Tensor:
+    height, width, channels = picture.shape
+    if min(height, width) < SMALLEST_SIDE:
+        raise ValueError(
+            f'Picture {number} of "images" has {width} x {height} pixels; each side needs {SMALLEST_SIDE} or more.'
+        )
+    if channels not in (1, 3, 4):
+        raise ValueError(f'Picture {number} of "images" has {channels} channels; 1 (grey), 3 (RGB) or 4 (RGBA) are allowed.')
+    if not picture.isfinite().all():
+        raise ValueError(f'Picture {number} of "images" holds NaN or infinite values; each must be a number from 0 to 1.')
+    if channels == 4:
+        alpha = picture[..., 3:]
+        picture = picture[..., :3] * alpha + (1 - alpha)
+    picture = picture.expand(height, width, 3)
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = rearrange(picture[top : top + side, left : left + side], "h w c -> 1 c h w")
+    square = F.interpolate(square, size=(resolution, resolution), mode="bicubic", antialias=True).clamp(0, 1)
+    return rearrange(square, "1 c h w -> h w c")

@@ -1,0 +1,72 @@
+"""The pretrained words of one text encoder, and how far something lies from them."""
+
+import difflib
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+NEIGHBOURS = 8
+SAMPLE = 1000  # words whose neighbours are looked up; all of a small vocabulary
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """Whole words only.
+
+    Attributes:
+        words: V of them.
+        ids: (V,), their tokens.
+        vectors: (V, E) float32, their input embeddings.
+    """
+
+    words: tuple[str, ...]
+    ids: Tensor
+    vectors: Tensor
+
+    @cached_property
+    def _index(self) -> dict[str, int]:
+        return {word: i for i, word in enumerate(self.words)}
+
+    def __contains__(self, word: str) -> bool:
+        return word.lower() in self._index
+
+    def vector(self, word: str) -> Tensor:
+        """(E,), the input embedding of a word.
+
+        Raises:
+            ValueError: the word is not a single token of this text encoder.
+        """
+        index = self._index.get(word.lower())
+        if index is None:
+            near = difflib.get_close_matches(word.lower(), self.words, n=3)
+            hint = f"; similar words are {', '.join(near)}" if near else ""
+            raise ValueError(f'"{word}" is not one word of this text encoder{hint}. Choose one ordinary word.')
+        return self.vectors[index]
+
+    def nearest(self, vector: Tensor, count: int, exclude: Collection[str] = ()) -> list[tuple[str, float]]:
+        """The `count` words most similar to a vector (E,), with their cosine similarities."""
+        similarity = torch.cosine_similarity(self.vectors, vector.float()[None], dim=1)
+        order = similarity.argsort(descending=True).tolist()
+        return [(self.words[i], similarity[i].item()) for i in order if self.words[i] not in exclude][:count]
+
+    @cached_property
+    def _gaps(self) -> Tensor:
+        """(S,) sorted: mean squared distances of words to their nearest neighbours."""
+        picks = torch.randperm(len(self.words), generator=torch.Generator().manual_seed(0))[:SAMPLE]
+        squares = torch.cdist(self.vectors[picks], self.vectors).square()
+        near = squares.topk(min(NEIGHBOURS + 1, len(self.words)), largest=False).values[:, 1:]  # the first is the word
+        return near.mean(dim=1).sort().values
+
+    @property
+    def spread(self) -> float:
+        """Mean squared distance of a word to its nearest neighbours: the unit of the anchor loss."""
+        return self._gaps.mean().item()
+
+    def percentile(self, vector: Tensor) -> float:
+        """Where a vector's distance to its nearest words lies among the words' own, 0 (in the core) to 100 (outside)."""
+        squares = (self.vectors - vector.float()[None]).square().sum(dim=1)
+        gap = squares.topk(min(NEIGHBOURS, len(self.words)), largest=False).values.mean()
+        return 100 * (self._gaps < gap).float().mean().item()

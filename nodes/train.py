@@ -1,0 +1,215 @@
+"""Compositional Inversion Train: pictures in, a concept out."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+import folder_paths
+import torch
+from comfy_api.latest import io
+from PIL import Image, ImageDraw
+
+from ..compinv_core.anchors import AnchorSet
+from ..compinv_core.concept import Concept, write_concept
+from ..compinv_core.host.text_encoder import check_new_placeholder
+from ..compinv_core.host.training import Request, Training
+from ..compinv_core.training.loop import Progress, Recipe
+from .types import CATEGORY, AnchorsType, ConceptType
+
+log = logging.getLogger(__name__)
+PREVIEWS = 10  # in a run
+DEFAULTS = Recipe()
+
+
+class CompInvTrain(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CompInvTrain",
+            display_name="Compositional Inversion Train",
+            category=CATEGORY,
+            description="Learns a new word for the thing in your pictures. With anchors, the word stays among ordinary words "
+            "and leaves room for the rest of the prompt.",
+            is_input_list=True,
+            hidden=[io.Hidden.unique_id],
+            inputs=[
+                io.Model.Input("model", tooltip="The model to learn the word for: SD 1.x or SD 2.x. It is not changed."),
+                io.Clip.Input("clip", tooltip="The text encoder of the same checkpoint. It is not changed."),
+                io.Vae.Input("vae", tooltip="The autoencoder of the same checkpoint."),
+                io.Image.Input("images", tooltip="Pictures of the concept, 3 to 5 are usual; a batch or a list, any sizes."),
+                io.String.Input(
+                    "placeholder",
+                    default="my-concept",
+                    tooltip='The new word, without spaces. In a prompt it is written "embedding:" and this.',
+                ),
+                io.String.Input(
+                    "class_word",
+                    default="cat",
+                    tooltip="One ordinary word for what the pictures show: where the search starts.",
+                ),
+                AnchorsType.Input(
+                    "anchors",
+                    optional=True,
+                    tooltip="Words that hold the new word among ordinary ones, from Anchor Select. Unconnected: plain "
+                    "textual inversion.",
+                ),
+                io.Mask.Input(
+                    "masks",
+                    optional=True,
+                    tooltip="One mask for each picture; what is black is not learnt. Unconnected: everything is.",
+                ),
+                io.Int.Input(
+                    "resolution",
+                    default=512,
+                    min=64,
+                    max=2048,
+                    step=8,
+                    tooltip="Pictures are cropped to their centred square and scaled to this many pixels. Take what the "
+                    "model was made for: 512 for SD 1.x.",
+                ),
+                io.Int.Input("steps", default=DEFAULTS.steps, min=1, max=100000, tooltip="Optimiser steps."),
+                io.Int.Input("batch", default=DEFAULTS.batch, min=1, max=64, tooltip="Pictures in a step."),
+                io.Int.Input(
+                    "vectors",
+                    default=1,
+                    min=1,
+                    max=16,
+                    tooltip="Vectors of the new word. More look more like your pictures and compose worse.",
+                ),
+                io.Float.Input(
+                    "learning_rate",
+                    default=DEFAULTS.learning_rate,
+                    min=0.0001,
+                    max=10.0,
+                    step=0.001,
+                    tooltip="A step's size, as a fraction of an ordinary word's size; falls to 0 over the run.",
+                ),
+                io.Float.Input(
+                    "anchor_weight",
+                    default=DEFAULTS.anchor_weight,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="How strongly the anchors pull; the pictures get the rest of 1. 0 switches the anchors off.",
+                ),
+                io.Combo.Input(
+                    "kind",
+                    options=["object", "style"],
+                    tooltip="What is learnt: prompts say \"a photo of ...\" for an object, \"in the style of ...\" for a style.",
+                ),
+                io.Boolean.Input("mirror", default=True, tooltip="Also learn from mirror images. Off for lettering or faces."),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=False,
+                    tooltip="Of the order of pictures and of the noise. The same seed learns the same word.",
+                ),
+            ],
+            outputs=[
+                ConceptType.Output("CONCEPT", display_name="concept", tooltip="The learnt word, for Apply or Save Concept."),
+                io.Image.Output("LOSS_PLOT", display_name="loss plot", tooltip="Both losses over the steps."),
+                io.Image.Output("PREVIEW", display_name="preview", tooltip="What the new word alone gives after training."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, **inputs: list[Any]) -> io.NodeOutput:
+        one = {name: values[0] for name, values in inputs.items() if values}
+        anchors: AnchorSet | None = one.get("anchors")
+        weight = one["anchor_weight"]
+        if weight == 0:
+            anchors = None
+        check_new_placeholder(one["clip"], one["placeholder"])
+        request = Request(
+            name=one["placeholder"],
+            class_word=one["class_word"].strip(),
+            vectors=one["vectors"],
+            images=inputs["images"],
+            masks=inputs.get("masks") or [],
+            resolution=one["resolution"],
+            kind=one["kind"],
+            mirror=one["mirror"],
+        )
+        recipe = Recipe(one["steps"], one["batch"], one["learning_rate"], 1 - weight, weight, one["seed"])
+        training = Training(one["model"], one["clip"], one["vae"], request, anchors, recipe)
+        return cls._run(training)
+
+    @classmethod
+    def _run(cls, training: Training) -> io.NodeOutput:
+        steps = training.recipe.steps
+        bar = comfy.utils.ProgressBar(steps)
+        history: list[Progress] = []
+        preview: list[torch.Tensor] = []
+
+        def on_step(progress: Progress) -> None:
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            history.append(progress)
+            last = progress.step == steps
+            picture = None
+            if last or progress.step % max(1, steps // PREVIEWS) == 0:
+                preview[:] = [training.preview(progress.vectors)]
+                picture = ("JPEG", _pil(preview[0]), 512)
+                _say(cls, f"step {progress.step}/{steps}, loss {progress.reconstruction:.4f}, anchors {progress.anchor:.3f}")
+            bar.update_absolute(progress.step, steps, picture)
+
+        try:
+            concept = training.run(on_step)
+        except comfy.model_management.InterruptProcessingException:
+            if history:
+                _keep(training.concept(history[-1].vectors, history[-1].step))
+            raise
+        return io.NodeOutput(concept, _plot(history), preview[0])
+
+
+def _say(cls: type[io.ComfyNode], text: str) -> None:
+    """A line of text on the node, where a server is running."""
+    from server import PromptServer
+
+    server = getattr(PromptServer, "instance", None)
+    if server is not None and cls.hidden is not None and cls.hidden.unique_id:
+        server.send_progress_text(text, cls.hidden.unique_id)
+
+
+def _keep(concept: Concept) -> None:
+    """What a cancelled run had learnt, where Load Concept will not list it until the user moves it there."""
+    folder = Path(folder_paths.get_output_directory()) / "embeddings"
+    folder.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while (path := folder / f"{concept.name}-cancelled-{number}.safetensors").exists():
+        number += 1
+    write_concept(concept, path)
+    log.info("Training was cancelled after %s steps; what it had learnt is in %s.", concept.provenance["steps"], path)
+
+
+def _pil(image: torch.Tensor) -> Image.Image:
+    """(1, H, W, 3) in 0..1 as a PIL image."""
+    return Image.fromarray((image[0].detach().cpu() * 255).round().byte().numpy())
+
+
+def _plot(history: list[Progress]) -> torch.Tensor:
+    """Both losses over the steps, each on its own scale from zero, averaged over a fiftieth of the run."""
+    width, height, margin = 512, 320, 24
+    image = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(image)
+    window = max(1, len(history) // 50)
+    curves = {"reconstruction": ("#1f6feb", [p.reconstruction for p in history])}
+    if any(p.anchor for p in history):
+        curves["anchors"] = ("#d1590b", [p.anchor for p in history])
+    for row, (name, (color, values)) in enumerate(curves.items()):
+        means = [sum(part) / len(part) for i in range(0, len(values), window) if (part := values[i : i + window])]
+        top = max(means) or 1.0
+        across = (width - 2 * margin) / max(1, len(means) - 1)
+        points = [(margin + i * across, height - margin - m / top * (height - 3 * margin)) for i, m in enumerate(means)]
+        draw.line(points if len(points) > 1 else points * 2, fill=color, width=2)
+        draw.text((margin, 4 + 13 * row), f"{name}: {means[0]:.4f} to {means[-1]:.4f}, highest {top:.4f}", fill=color)
+    draw.line([(margin, 2 * margin), (margin, height - margin), (width - margin, height - margin)], fill="black")
+    draw.text((width - margin - 60, height - 18), f"{len(history)} steps", fill="black")
+    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    return pixels.view(1, height, width, 3).float() / 255
+
+
+NODES = [CompInvTrain]
