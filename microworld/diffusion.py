@@ -1,0 +1,174 @@
+"""The diffusion model: ComfyUI's UNetModel and CLIP text model, trained together on latents and captions."""
+
+import argparse
+import copy
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import runs
+from .comfyui import use_host
+from .optim import optimizers
+from .spec import DEFAULT_WORLD, load_world
+
+SHORT = 32  # tokens; no caption is longer
+HOST_NODE = Path(__file__).parent / "comfyui_microworld"
+UNET: dict[str, Any] = {
+    "image_size": 32,
+    "in_channels": 4,
+    "out_channels": 4,
+    "model_channels": 64,
+    "num_res_blocks": [1, 1],
+    "channel_mult": [1, 2],
+    "num_heads": 4,
+    "use_spatial_transformer": True,
+    "transformer_depth": [1, 1],
+    "transformer_depth_output": [1, 1, 1, 1],
+    "transformer_depth_middle": 1,
+    "use_checkpoint": False,
+    "legacy": False,
+}
+
+
+def alphas_cumprod() -> Tensor:
+    """Stable Diffusion's schedule, which is ComfyUI's default: (1000,)."""
+    return torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2, 0).float()
+
+
+class TextToNoise(nn.Module):
+    """`unet` and `text` are ComfyUI's UNetModel and CLIPTextModel, whose state dicts the checkpoint holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        use_host()
+        import comfy.ops
+        from comfy.clip_model import CLIPTextModel
+        from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+
+        config = json.loads((HOST_NODE / "text_encoder.json").read_text())
+        vocabulary = json.loads((HOST_NODE / "tokenizer" / "vocab.json").read_text())
+        self.end = vocabulary["<|endoftext|>"]
+        self.start = vocabulary["<|startoftext|>"]
+        ops = comfy.ops.disable_weight_init
+        width = config["hidden_size"]
+        self.unet = UNetModel(**UNET, context_dim=width, dtype=torch.float32, operations=ops)
+        self.text = CLIPTextModel({**config, "eos_token_id": self.end}, torch.float32, "cpu", ops)
+        self.text.set_input_embeddings(ops.Embedding(len(vocabulary), width))
+        for module in self.modules():
+            match module:
+                case nn.Linear():
+                    nn.Linear.reset_parameters(module)
+                case nn.Conv2d():
+                    nn.Conv2d.reset_parameters(module)
+                case nn.GroupNorm() | nn.LayerNorm():
+                    nn.init.ones_(module.weight)
+                    nn.init.zeros_(module.bias)
+                case nn.Embedding():
+                    nn.init.normal_(module.weight, std=0.03)
+                case _:
+                    pass
+        for name, parameter in self.unet.named_parameters():
+            if any(part in name for part in ("out_layers.3", "proj_out", "out.2")):
+                nn.init.zeros_(parameter)
+
+    def encode(self, tokens: Tensor) -> Tensor:
+        """(B, 77) -> (B, 77, width). ComfyUI's layers add in place, which autograd refuses; these lines do not."""
+        from comfy.ldm.modules.attention import attention_pytorch
+
+        model = self.text.text_model
+        x = model.embeddings(tokens)
+        mask = torch.full((x.shape[1], x.shape[1]), -torch.finfo(x.dtype).max).triu_(1)
+        for layer in model.encoder.layers:
+            x = x + layer.self_attn(layer.layer_norm1(x), mask, attention_pytorch)
+            x = x + layer.mlp(layer.layer_norm2(x))
+        return model.final_layer_norm(x)
+
+    def forward(self, noisy: Tensor, steps: Tensor, tokens: Tensor) -> Tensor:
+        return self.unet(noisy, steps.float(), self.encode(tokens))
+
+
+class Shards:
+    """Latents and tokens by step: the first steps draw from the first shards, so that training need not wait for all."""
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self.folder, self.count = folder, count
+        self.shards: list[dict[str, Tensor]] = []
+
+    def upto(self, count: int) -> None:
+        while len(self.shards) < min(count, self.count):
+            path = self.folder / f"latents_{len(self.shards):03}.pt"
+            while not path.exists():
+                time.sleep(1)
+            self.shards.append(torch.load(path, weights_only=True))
+
+    def draw(self, generator: torch.Generator, size: int) -> tuple[Tensor, Tensor]:
+        rows = len(self.shards[0]["latents"])
+        picks = torch.randint(len(self.shards) * rows, (size,), generator=generator).tolist()
+        captions = self.shards[0]["tokens"].shape[1]
+        which = torch.randint(captions, (size,), generator=generator).tolist()
+        latents = torch.stack([self.shards[i // rows]["latents"][i % rows] for i in picks]).float()
+        tokens = torch.stack([self.shards[i // rows]["tokens"][i % rows, k] for i, k in zip(picks, which, strict=True)])
+        return latents, tokens.long()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--world", type=Path, default=DEFAULT_WORLD)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=3300)
+    parser.add_argument("--batch", type=int, default=48, help="a process's share")
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--shards", type=int, default=12)
+    args = parser.parse_args()
+    rank, _ = runs.join_processes()
+    use_host()
+    from comfy.cli_args import args as host_args
+
+    host_args.use_pytorch_cross_attention = True
+    world = load_world(args.world)
+    torch.manual_seed(world.seed)
+    model = TextToNoise()
+    ema = copy.deepcopy(model).requires_grad_(False)
+    shards, alphas = Shards(args.out, args.shards), alphas_cumprod()
+    shards.upto(1)
+    first = shards.shards[0]["latents"].float()
+    mean, std = first.mean(), first.std()
+
+    def loss_of(step: int) -> Tensor:
+        shards.upto(1 + step // 60)
+        generator = torch.Generator().manual_seed((world.seed * 100_003 + step) * 64 + rank)
+        latents, tokens = shards.draw(generator, args.batch)
+        latents = (latents - mean) / std
+        dropped = torch.rand(args.batch, generator=generator) < 0.1
+        tokens[dropped] = torch.tensor([model.start] + [model.end] * (tokens.shape[1] - 1))
+        if step < 0.8 * args.steps:  # most of a prompt's 77 tokens are padding: a third faster without it
+            tokens = tokens[:, :SHORT]
+        # What stands where is decided at high noise: a third of the batch goes there.
+        steps = torch.randint(1000, (args.batch,), generator=generator)
+        high = torch.rand(args.batch, generator=generator) < 1 / 3
+        steps = torch.where(high, 600 + steps * 2 // 5, steps)
+        noise = torch.randn(latents.shape, generator=generator)
+        a = alphas[steps][:, None, None, None]
+        output = model(a.sqrt() * latents + (1 - a).sqrt() * noise, steps, tokens)
+        snr = alphas[steps] / (1 - alphas[steps])
+        weight = snr.clamp_max(5) / snr  # min-SNR weighting (Hang et al., 2023) of the error of epsilon
+        return (weight * (output - noise).square().mean((1, 2, 3))).mean()
+
+    runs.train(
+        "diffusion",
+        model,
+        optimizers(model.named_parameters(), args.lr, weight_decay=0.01),
+        loss_of,
+        args.steps,
+        args.out,
+        ema=ema,
+        save_every=100,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""The spec of a world: one TOML file that says what it shows, what it calls things and how its models are made."""
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Hsv = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Look:
+    """What an object or a wallpaper wears: a pattern in two colours.
+
+    `primary` and `secondary` are (hue in degrees, saturation, value).
+    """
+
+    pattern: str
+    primary: Hsv
+    secondary: Hsv
+
+
+@dataclass(frozen=True)
+class ConceptSpec:
+    """A look that no training scene shows, and the wallpaper in front of which its owner took the pictures."""
+
+    name: str
+    word: str
+    look: Look
+    room: Look
+    split: str
+
+
+@dataclass(frozen=True)
+class World:
+    name: str
+    seed: int
+    size: int
+    words: dict[str, list[str]]
+    colors: dict[str, Hsv]
+    patterns: dict[str, dict[str, Any]]
+    rooms: dict[str, dict[str, Any]]
+    scenes: dict[str, Any]
+    captions: dict[str, list[str]]
+    concepts: dict[str, ConceptSpec]
+    path: Path
+
+    @property
+    def classes(self) -> list[str]:
+        return list(self.words)
+
+
+def _look(entry: dict[str, Any]) -> Look:
+    return Look(entry["pattern"], tuple(entry["primary"]), tuple(entry["secondary"]))
+
+
+def load_world(path: Path) -> World:
+    raw = tomllib.loads(path.read_text())
+    concepts = {
+        name: ConceptSpec(name, entry["word"], _look(entry), _look(entry["room"]), entry["split"])
+        for name, entry in raw["concepts"].items()
+    }
+    for concept in concepts.values():
+        if concept.word not in raw["words"]:
+            raise ValueError(f'{path}: concept "{concept.name}" is a "{concept.word}", which [words] does not list.')
+    return World(
+        name=raw["name"],
+        seed=raw["seed"],
+        size=raw["size"],
+        words=raw["words"],
+        colors={name: tuple(hsv) for name, hsv in raw["colors"].items()},
+        patterns=raw["patterns"],
+        rooms=raw["rooms"],
+        scenes=raw["scenes"],
+        captions=raw["captions"],
+        concepts=concepts,
+        path=path,
+    )
+
+
+DEFAULT_WORLD = Path(__file__).parent / "world.toml"
