@@ -4,4 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-NODES: list[type[io.ComfyNode]] = []
+from . import anchors, concepts, layout, prompt, sampling, train
+
+NODES: list[type[io.ComfyNode]] = [
+    node for module in (anchors, train, concepts, prompt, layout, sampling) for node in module.NODES
+]

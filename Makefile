@@ -1,0 +1,20 @@
+# Every target first sees to it that the development host is there: ComfyUI, torch and the tools, in a cache outside the tree.
+HOST = python3 scripts/host.py
+
+.PHONY: demo test lint world
+demo:
+	$(HOST) python scripts/demo.py
+
+test: lint
+	COMPINV_REQUIRE_HOST=1 $(HOST) --browser python -m pytest -q
+
+lint:
+	$(HOST) python -m ruff format --check .
+	$(HOST) python -m ruff check .
+	$(HOST) python -m pyright
+
+# Hours on a CPU. SPEC is a file like microworld/world.toml, OUT where its checkpoints go; a stopped run goes on.
+SPEC = microworld/world.toml
+OUT = world_output
+world:
+	$(HOST) python -m microworld.make --world $(SPEC) --out $(OUT)

