@@ -25,7 +25,9 @@ def composition_prompt(clip: Any, text: str, phrases: Sequence[str]) -> list[Any
     if not named:
         named = [f"embedding:{name}" for name in concepts if re.search(rf"embedding:{re.escape(name)}(?![\w-])", text)]
     if not named:
-        raise ValueError('The input "subjects" is empty and the prompt has no applied concept; write the things that must appear.')
+        raise ValueError(
+            'The input "subjects" is empty and the prompt has no applied concept; write the things that must appear.'
+        )
     if len(set(named)) < len(named):
         raise ValueError(f'The input "subjects" names one thing twice: {", ".join(named)}; name each once.')
     columns = {phrase: find_columns(clip, text, phrase) for phrase in named}
@@ -51,7 +53,9 @@ def subjects_of(conditioning: Sequence[Any]) -> tuple[Subject, ...]:
     for _, rest in conditioning:
         if SUBJECTS in rest:
             return rest[SUBJECTS]
-    raise ValueError('The input "positive" does not say where its subjects are; make it with the node Composition Prompt.')
+    raise ValueError(
+        'The input "positive" does not say where its subjects are; make it with the node Composition Prompt.'
+    )
 
 
 def probe_of(conditioning: Sequence[Any]) -> list[Any]:

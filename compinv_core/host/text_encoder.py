@@ -31,7 +31,9 @@ def text_encoders(clip: Any) -> dict[str, Any]:
     """
     model = clip.cond_stage_model
     parts = {name: part for name, part in model.named_children() if isinstance(part, SDClipModel)}
-    if not parts or any(name not in KEYS or not hasattr(part.transformer, "text_model") for name, part in parts.items()):
+    if not parts or any(
+        name not in KEYS or not hasattr(part.transformer, "text_model") for name, part in parts.items()
+    ):
         raise ValueError(f'The input "clip" is a {type(model).__name__}; {SUPPORTED}.')
     return {key: parts[key] for key in KEYS if key in parts}
 
@@ -100,7 +102,9 @@ def check_new_placeholder(clip: Any, name: str) -> None:
     check_name(name)
     for key in text_encoders(clip):
         if name in vocabulary(clip, key):
-            raise ValueError(f'The placeholder "{name}" is an ordinary word of this text encoder; choose an invented one.')
+            raise ValueError(
+                f'The placeholder "{name}" is an ordinary word of this text encoder; choose an invented one.'
+            )
     if name in known_concepts(clip):
         raise ValueError(f'The placeholder "{name}" is already an embedding of this CLIP; choose another name.')
     directories = next((getattr(clip.tokenizer, key).embedding_directory for key in text_encoders(clip)), None) or []
@@ -108,7 +112,9 @@ def check_new_placeholder(clip: Any, name: str) -> None:
         for suffix in (".safetensors", ".pt", ".bin"):
             path = Path(directory) / f"{name}{suffix}"
             if path.exists() and not is_ours(path):
-                raise ValueError(f'The placeholder "{name}" is already an embedding ("{path.name}"); choose another name.')
+                raise ValueError(
+                    f'The placeholder "{name}" is already an embedding ("{path.name}"); choose another name.'
+                )
 
 
 def encode(clip: Any, text: str) -> list[Any]:

@@ -160,7 +160,9 @@ class Training:
         if not masks:
             return None
         if len(masks) != len(self.pictures):
-            raise ValueError(f'The input "masks" holds {len(masks)} masks for {len(self.pictures)} pictures; give one each.')
+            raise ValueError(
+                f'The input "masks" holds {len(masks)} masks for {len(self.pictures)} pictures; give one each.'
+            )
         squares = training_pictures([mask[None, ..., None] for mask in masks], self.request.resolution)[..., 0]
         return torch.nn.functional.interpolate(squares[:, None], scale_factor=1 / 8, mode="area")
 
@@ -178,10 +180,15 @@ class Training:
                 with text_encoder.differentiable(self.clip):
                     vectors = train(
                         self.start,
-                        {key: vocabulary.vectors.square().mean().sqrt().item() for key, vocabulary in self.vocabularies.items()},
+                        {
+                            key: vocabulary.vectors.square().mean().sqrt().item()
+                            for key, vocabulary in self.vocabularies.items()
+                        },
                         latents,
                         len(TEMPLATES[self.request.kind]),
-                        lambda indices, vectors: text_encoder.encode_batch(self.clip, self.prepared, indices, vectors)[0],
+                        lambda indices, vectors: text_encoder.encode_batch(self.clip, self.prepared, indices, vectors)[
+                            0
+                        ],
                         predictor(self.model),
                         self.schedule,
                         self.recipe,

@@ -36,7 +36,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 1:
-            raise ValueError(f"Training needs 1 or more steps and pictures a step, but got {self.steps} and {self.batch}.")
+            raise ValueError(
+                f"Training needs 1 or more steps and pictures a step, but got {self.steps} and {self.batch}."
+            )
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,9 @@ def train(
         anchor = torch.zeros((), device=device)
         loss = reconstruction
         if pulls:
-            anchor = torch.stack([anchor_loss(vectors[k], p.target.to(device), p.spread) for k, p in pulls.items()]).mean()
+            anchor = torch.stack(
+                [anchor_loss(vectors[k], p.target.to(device), p.spread) for k, p in pulls.items()]
+            ).mean()
             loss = recipe.reconstruction_weight * reconstruction + recipe.anchor_weight * anchor
         optimizer.zero_grad()
         loss.backward()

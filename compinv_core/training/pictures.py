@@ -37,9 +37,13 @@ def _square(picture: Tensor, number: int, resolution: int) -> Tensor:
             f'Picture {number} of "images" has {width} x {height} pixels; each side needs {SMALLEST_SIDE} or more.'
         )
     if channels not in (1, 3, 4):
-        raise ValueError(f'Picture {number} of "images" has {channels} channels; 1 (grey), 3 (RGB) or 4 (RGBA) are allowed.')
+        raise ValueError(
+            f'Picture {number} of "images" has {channels} channels; 1 (grey), 3 (RGB) or 4 (RGBA) are allowed.'
+        )
     if not picture.isfinite().all():
-        raise ValueError(f'Picture {number} of "images" holds NaN or infinite values; each must be a number from 0 to 1.')
+        raise ValueError(
+            f'Picture {number} of "images" holds NaN or infinite values; each must be a number from 0 to 1.'
+        )
     if channels == 4:
         alpha = picture[..., 3:]
         picture = picture[..., :3] * alpha + (1 - alpha)

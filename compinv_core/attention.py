@@ -1,0 +1,53 @@
+"""The energy of cross-attention maps against a layout: what spatial inversion holds down while sampling."""
+
+from collections.abc import Sequence
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+
+def attention_maps(q: Tensor, k: Tensor, heads: int, columns: Sequence[int], height: int, width: int) -> Tensor:
+    """Cross-attention probabilities of chosen tokens, averaged over all heads.
+
+    The reference implementation reads only half of the heads: it takes the second half of a batch that holds the
+    conditional branch alone.
+
+    Args:
+        q: (B, h*w, heads*d).
+        k: (B, L, heads*d). L may be a multiple of the prompt's own length: ComfyUI repeats prompts of unequal length,
+            and the copies of a token are to be named in `columns` by the caller.
+        columns: P token columns.
+
+    Returns:
+        (B, P, h, w), non-negative; over all L tokens a cell's values sum to 1.
+    """
+    q = rearrange(q, "b n (a d) -> b a n d", a=heads)
+    k = rearrange(k, "b l (a d) -> b a l d", a=heads)
+    scores = torch.einsum("band,bald->banl", q.float(), k.float()) * q.shape[-1] ** -0.5
+    probabilities = scores.softmax(dim=-1)[..., list(columns)].mean(dim=1)
+    return rearrange(probabilities, "b (h w) p -> b p h w", h=height, w=width)
+
+
+def layout_energy(maps: Sequence[Tensor], owners: Sequence[int], cells: Sequence[Tensor]) -> Tensor:
+    """Attention that strays outside its subject's region (Zhang et al. 2024, spatial inversion).
+
+    E = mean_i mean_{p in P_i} mean_A (1 - sum_{R_i} A_p / sum A_p)^2
+
+    Args:
+        maps: for each used block, (B, P, h, w).
+        owners: P indices of subjects: whose token each column is.
+        cells: for each used block, (S, h, w) in 0..1: the subjects' regions.
+
+    Returns:
+        (B,), each in [0, 1]: 0 when every subject keeps to its region, 1 when none enters it.
+    """
+    strays: list[Tensor] = []
+    owner = torch.tensor(owners, device=maps[0].device)
+    for attention, regions in zip(maps, cells, strict=True):
+        inside = (attention * regions.to(attention)[owner]).sum(dim=(-2, -1))
+        total = attention.sum(dim=(-2, -1)).clamp_min(1e-8)
+        strays.append((1 - inside / total).square())
+    of_columns = torch.stack(strays).mean(dim=0)  # (B, P)
+    of_subjects = [of_columns[:, owner == subject].mean(dim=1) for subject in range(max(owners) + 1)]
+    return torch.stack(of_subjects).mean(dim=0)

@@ -1,0 +1,181 @@
+"""Where each subject of a prompt goes: regions of the canvas, and how to read them off cross-attention maps."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+LEAST_CONFIDENCE = 0.08  # under it the attention says no more than that the subject is somewhere
+MASS = 0.8  # of a subject's attention, which its box holds along each axis
+
+
+@dataclass(frozen=True)
+class Box:
+    """A region of the canvas. Edges are fractions of its size; the origin is top left."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.left < self.right <= 1 and 0 <= self.top < self.bottom <= 1):
+            raise ValueError(f"A box needs 0 <= left < right <= 1 and 0 <= top < bottom <= 1, but got {self}.")
+
+    @property
+    def area(self) -> float:
+        return (self.right - self.left) * (self.bottom - self.top)
+
+    def cells(self, height: int, width: int) -> Tensor:
+        """(height, width), how much of each cell the box covers, 0..1."""
+
+        def covered(start: float, end: float, count: int) -> Tensor:
+            edges = torch.arange(count + 1) / count
+            return (edges[1:].clamp_max(end) - edges[:-1].clamp_min(start)).clamp_min(0) * count
+
+        return covered(self.top, self.bottom, height)[:, None] * covered(self.left, self.right, width)
+
+    def overlap(self, other: "Box") -> float:
+        """The shared area, as a fraction of the smaller box."""
+        width = min(self.right, other.right) - max(self.left, other.left)
+        height = min(self.bottom, other.bottom) - max(self.top, other.top)
+        return max(0.0, width) * max(0.0, height) / min(self.area, other.area)
+
+
+@dataclass(frozen=True)
+class Region:
+    """One subject's place.
+
+    Attributes:
+        phrase: the subject, as the prompt writes it.
+        box: where it goes.
+        mask: (h, w) in 0..1, a softer form of the same, or None.
+        confidence: 0 (a guess) to 1.
+    """
+
+    phrase: str
+    box: Box
+    mask: Tensor | None = None
+    confidence: float = 1.0
+
+    def cells(self, height: int, width: int) -> Tensor:
+        """(height, width) in 0..1: the mask where there is one, else the box."""
+        if self.mask is None:
+            return self.box.cells(height, width)
+        return F.interpolate(self.mask[None, None], size=(height, width), mode="area")[0, 0]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Regions, and where they come from: "attention", "default boxes" or "my boxes"."""
+
+    regions: tuple[Region, ...]
+    source: str
+
+    def to_json(self) -> str:
+        boxes = {
+            r.phrase: [round(e, 4) for e in (r.box.left, r.box.top, r.box.right, r.box.bottom)] for r in self.regions
+        }
+        return json.dumps(boxes)
+
+
+def layout_from_json(text: str) -> Layout:
+    """A layout written by hand: {"cat": [left, top, right, bottom], ...}.
+
+    Raises:
+        ValueError: not of that form, or edges outside 0..1.
+    """
+    try:
+        raw: Any = json.loads(text)
+        boxes = {str(phrase): Box(*map(float, edges)) for phrase, edges in raw.items()}
+    except (json.JSONDecodeError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f'The input "boxes" cannot be read ({error}); write {{"cat": [left, top, right, bottom]}} with fractions from 0 to 1.'
+        ) from error
+    return Layout(tuple(Region(phrase, box) for phrase, box in boxes.items()), "my boxes")
+
+
+def default_layout(phrases: Sequence[str]) -> Layout:
+    """The boxes of the reference implementation for two subjects; one in the middle; more side by side."""
+    if len(phrases) == 2:
+        boxes = [Box(0.1, 0.2, 0.5, 0.8), Box(0.6, 0.2, 0.95, 0.8)]
+    elif len(phrases) == 1:
+        boxes = [Box(0.2, 0.2, 0.8, 0.8)]
+    else:
+        count = len(phrases)
+        boxes = [Box((i + 0.05) / count, 0.25, (i + 0.95) / count, 0.75) for i in range(count)]
+    return Layout(tuple(Region(p, b, confidence=0.0) for p, b in zip(phrases, boxes, strict=True)), "default boxes")
+
+
+def layout_from_attention(maps: Tensor, phrases: Sequence[str]) -> Layout:
+    """Read each subject's place off its attention.
+
+    Each map keeps what stands out of its own mean, shared out where subjects compete for a cell. Where a map says too
+    little, or two subjects fall on the same spot and cannot be parted, the default boxes take over for all.
+
+    Args:
+        maps: (S, h, w), how strongly each cell attends to subject s; non-negative.
+    """
+    strong = (maps - maps.mean(dim=(1, 2), keepdim=True)).clamp_min(0)
+    strong = strong / strong.amax(dim=(1, 2), keepdim=True).clamp_min(1e-8)
+    shares = strong * strong / strong.sum(dim=0, keepdim=True).clamp_min(1e-8)
+    regions: list[Region] = []
+    for phrase, own, raw in zip(phrases, shares, maps, strict=True):
+        box = _box(own)
+        inside = (raw * box.cells(*raw.shape)).sum() / raw.sum().clamp_min(1e-8)
+        confidence = ((inside - box.area) / max(1e-6, 1 - box.area)).clamp(0, 1).item()
+        regions.append(Region(phrase, box, None, confidence))
+    if min(region.confidence for region in regions) < LEAST_CONFIDENCE:
+        return default_layout(phrases)
+    return Layout(tuple(_apart(regions)), "attention")
+
+
+def _box(weights: Tensor) -> Box:
+    """The box that holds the middle of a map's mass along each axis, at least a fifth of the canvas wide."""
+
+    def span(marginal: Tensor) -> tuple[float, float]:
+        steps = torch.cat([torch.zeros(1), marginal.cumsum(0) / marginal.sum().clamp_min(1e-8)]).tolist()
+        count = len(marginal)
+
+        def quantile(share: float) -> float:
+            for i in range(count):
+                if steps[i + 1] >= share:
+                    gap = steps[i + 1] - steps[i]
+                    return (i + ((share - steps[i]) / gap if gap > 0 else 0.0)) / count
+            return 1.0
+
+        start, end = quantile((1 - MASS) / 2), quantile((1 + MASS) / 2)
+        wider = max(0.0, 0.2 - (end - start)) / 2
+        return max(0.0, start - wider), min(1.0, end + wider)
+
+    (left, right), (top, bottom) = span(weights.sum(0)), span(weights.sum(1))
+    return Box(left, top, right, bottom)
+
+
+def _apart(regions: list[Region], allowed: float = 0.25) -> list[Region]:
+    """Part boxes that share more than `allowed` of the smaller one, along the axis on which their centres differ more."""
+    result = list(regions)
+    for i in range(len(result)):
+        for j in range(i + 1, len(result)):
+            a, b = result[i].box, result[j].box
+            if a.overlap(b) <= allowed:
+                continue
+            across = (b.left + b.right - a.left - a.right) / 2
+            down = (b.top + b.bottom - a.top - a.bottom) / 2
+            if abs(across) >= abs(down):
+                first, second = (i, j) if across >= 0 else (j, i)
+                cut = min(max((result[first].box.right + result[second].box.left) / 2, 0.3), 0.7)
+                f, s = result[first].box, result[second].box
+                result[first] = replace(result[first], box=Box(min(f.left, cut - 0.25), f.top, cut, f.bottom))
+                result[second] = replace(result[second], box=Box(cut, s.top, max(s.right, cut + 0.25), s.bottom))
+            else:
+                first, second = (i, j) if down >= 0 else (j, i)
+                cut = min(max((result[first].box.bottom + result[second].box.top) / 2, 0.3), 0.7)
+                f, s = result[first].box, result[second].box
+                result[first] = replace(result[first], box=Box(f.left, min(f.top, cut - 0.25), f.right, cut))
+                result[second] = replace(result[second], box=Box(s.left, cut, s.right, max(s.bottom, cut + 0.25)))
+    return result
