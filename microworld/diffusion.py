@@ -76,11 +76,12 @@ class TextToNoise(nn.Module):
                 nn.init.zeros_(parameter)
 
     def encode(self, tokens: Tensor) -> Tensor:
-        """(B, 77) -> (B, 77, width). ComfyUI's layers add in place, which autograd refuses; these lines do not."""
+        """(B, L) -> (B, L, width). ComfyUI's layers add in place, which autograd refuses; these lines do not."""
         from comfy.ldm.modules.attention import attention_pytorch
 
         model = self.text.text_model
-        x = model.embeddings(tokens)
+        embeddings = model.embeddings
+        x = embeddings.token_embedding(tokens) + embeddings.position_embedding.weight[: tokens.shape[1]]
         mask = torch.full((x.shape[1], x.shape[1]), -torch.finfo(x.dtype).max).triu_(1)
         for layer in model.encoder.layers:
             x = x + layer.self_attn(layer.layer_norm1(x), mask, attention_pytorch)

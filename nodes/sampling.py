@@ -1,0 +1,142 @@
+"""Regularized Sampler and Apply Spatial Regularization: sampling that keeps every subject in its place."""
+
+from typing import Any
+
+import comfy.samplers
+from comfy_api.latest import io
+from nodes import common_ksampler
+from PIL import Image, ImageDraw
+
+from ..compinv_core.host.composition import subjects_of
+from ..compinv_core.host.sampler import Report, check_fit, check_layout, with_layout
+from ..compinv_core.layout import Layout
+from ..compinv_core.sampling import Guidance
+from .pictures import from_image, heat_pictures
+from .types import CATEGORY, LayoutType
+
+PAPER = Guidance()
+
+
+def _guidance_inputs() -> list[Any]:
+    return [
+        io.Float.Input(
+            "strength",
+            default=PAPER.strength,
+            min=0.0,
+            max=1000.0,
+            step=1.0,
+            tooltip="How far the latent is moved to hold attention in place. 0 switches it off.",
+        ),
+        io.Int.Input("corrections", default=PAPER.corrections, min=0, max=50, tooltip="At most so many before one step; 0: off."),
+        io.Float.Input(
+            "until",
+            default=PAPER.until,
+            min=0.0,
+            max=1.0,
+            step=0.05,
+            tooltip="The part of the schedule in which it works, from its start; 0 switches it off.",
+        ),
+        io.Float.Input(
+            "threshold",
+            default=PAPER.threshold,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            tooltip="An energy that is low enough: 0 when all attention keeps to its regions, 1 when none does.",
+        ),
+    ]
+
+
+class CompInvRegularizedSampler(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CompInvRegularizedSampler",
+            display_name="Regularized Sampler",
+            category=CATEGORY,
+            description="KSampler that holds every subject's attention to its region in the first steps. Without a layout it is "
+            "KSampler.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model. It is not changed."),
+                io.Conditioning.Input("positive", tooltip="From Composition Prompt."),
+                io.Conditioning.Input("negative", tooltip="What the picture should not show."),
+                io.Latent.Input("latent_image", tooltip="The latent to sample."),
+                LayoutType.Input("layout", optional=True, tooltip="From Spatial Layout Recover. Unconnected: plain sampling."),
+                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True, tooltip="Of the noise."),
+                io.Int.Input("steps", default=20, min=1, max=10000, tooltip="Sampling steps."),
+                io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="Classifier-free guidance."),
+                io.Combo.Input("sampler_name", options=list(comfy.samplers.KSampler.SAMPLERS), tooltip="The sampler."),
+                io.Combo.Input("scheduler", options=list(comfy.samplers.KSampler.SCHEDULERS), tooltip="The noise schedule."),
+                io.Float.Input("denoise", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="Under 1: start from the latent."),
+                *_guidance_inputs(),
+            ],
+            outputs=[
+                io.Latent.Output("LATENT", display_name="latent", tooltip="The sampled latent."),
+                io.Image.Output("HEAT_MAPS", display_name="heat maps", tooltip="Where each subject's attention went at last."),
+                io.String.Output("REPORT", display_name="report", tooltip="The energy before and after the corrections."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        positive: Any,
+        negative: Any,
+        latent_image: dict[str, Any],
+        seed: int,
+        steps: int,
+        cfg: float,
+        sampler_name: str,
+        scheduler: str,
+        denoise: float,
+        strength: float,
+        corrections: int,
+        until: float,
+        threshold: float,
+        layout: Layout | None = None,
+    ) -> io.NodeOutput:
+        reports: list[Report] = []
+        check_fit(model, positive)
+        if layout is not None:
+            check_layout(layout, subjects_of(positive))
+            model = with_layout(model, layout, Guidance(strength, corrections, until, threshold), reports.append)
+        (latent,) = common_ksampler(
+            model, seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image, denoise=denoise
+        )
+        if layout is None or not reports:
+            blank = Image.new("RGB", (384, 384), "#202030")
+            ImageDraw.Draw(blank).text((12, 12), "no layout was applied", fill="white")
+            return io.NodeOutput(latent, from_image(blank), "No layout was applied.")
+        names = [region.phrase for region in layout.regions]
+        lines = [
+            f"guided step {i}: energy {r.before.mean():.3f} -> {r.after.mean():.3f}" for i, r in enumerate(reports, start=1)
+        ]
+        return io.NodeOutput(latent, heat_pictures(reports[-1].maps, names), "\n".join(lines))
+
+
+class CompInvRegularizeModel(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CompInvRegularizeModel",
+            display_name="Apply Spatial Regularization",
+            category=CATEGORY,
+            description="A model that keeps every subject in its region, for any sampler. The positive prompt must come from "
+            "Composition Prompt.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model. It is not changed."),
+                LayoutType.Input("layout", tooltip="From Spatial Layout Recover."),
+                *_guidance_inputs(),
+            ],
+            outputs=[io.Model.Output("REGULARIZED", display_name="model", tooltip="For KSampler or any other sampler.")],
+        )
+
+    @classmethod
+    def execute(
+        cls, model: Any, layout: Layout, strength: float, corrections: int, until: float, threshold: float
+    ) -> io.NodeOutput:
+        return io.NodeOutput(with_layout(model, layout, Guidance(strength, corrections, until, threshold)))
+
+
+NODES = [CompInvRegularizedSampler, CompInvRegularizeModel]
