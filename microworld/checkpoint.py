@@ -1,0 +1,50 @@
+"""One file from the parts: what the stock checkpoint loader reads."""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .autoencoder import pictures
+from .latents import load_autoencoder
+from .spec import DEFAULT_WORLD, load_world
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--world", type=Path, default=DEFAULT_WORLD)
+    parser.add_argument("--out", type=Path, required=True, help="the folder of the runs")
+    parser.add_argument("--file", type=Path, default=Path(__file__).parent / "microworld.safetensors")
+    args = parser.parse_args()
+    autoencoder = load_autoencoder(args.out)
+    state = torch.load(args.out / "diffusion.ckpt", weights_only=True)
+    tensors: dict[str, Tensor] = {}
+    for key, value in state["ema"].items():
+        part, rest = key.split(".", 1)
+        tensors[f"{'model.diffusion_model' if part == 'unet' else 'cond_stage_model.transformer'}.{rest}"] = value
+    for part in ("encoder", "decoder"):
+        for key, value in getattr(autoencoder, part).state_dict().items():
+            tensors[f"first_stage_model.taesd_{part}.{key}"] = value
+    # The mean and spread that the diffusion model was trained with: of the first shard.
+    first = torch.load(args.out / "latents_000.pt", weights_only=True)["latents"].float()
+    tensors["first_stage_model.vae_scale"] = first.std()
+    tensors["first_stage_model.vae_shift"] = -first.mean() / first.std()
+    save_file({key: value.half().contiguous() for key, value in tensors.items()}, args.file, {"steps": str(state["step"])})
+    print(f"{args.file.name}: {args.file.stat().st_size / 1e6:.1f} MB, {state['step']} steps")
+    # Colours for previews without a decoder: the least-squares map from a latent cell to its pixels' mean.
+    world = load_world(args.world)
+    images = pictures(world, [world.seed, 4], 64, wild=False)
+    with torch.no_grad():
+        latents = (autoencoder.encode(images) - first.mean()) / first.std()
+    cells = torch.cat([latents.permute(0, 2, 3, 1).reshape(-1, 4), torch.ones(latents[:, 0].numel(), 1)], dim=1)
+    colors = torch.nn.functional.avg_pool2d(images * 2 - 1, 8).permute(0, 2, 3, 1).reshape(-1, 3)
+    fit = torch.linalg.lstsq(cells, colors).solution
+    text = json.dumps({"factors": fit[:4].tolist(), "bias": fit[4].tolist()}, indent=1)
+    (Path(__file__).parent / "comfyui_microworld" / "latent_colors.json").write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
