@@ -51,10 +51,14 @@ class AnchorSet:
 def weigh(class_word: str, words: tuple[str, ...], vocabulary: Vocabulary) -> AnchorSet:
     """Weights in proportion to the square of each word's positive similarity to the class word, which keeps few large."""
     centre = vocabulary.vector(class_word)
-    similarities = [torch.cosine_similarity(vocabulary.vector(word), centre, dim=0).clamp_min(0).item() for word in words]
+    similarities = [
+        torch.cosine_similarity(vocabulary.vector(word), centre, dim=0).clamp_min(0).item() for word in words
+    ]
     total = sum(s * s for s in similarities)
     if total == 0:
-        raise ValueError(f'None of the anchors {", ".join(words)} is similar to "{class_word}"; choose words near to it.')
+        raise ValueError(
+            f'None of the anchors {", ".join(words)} is similar to "{class_word}"; choose words near to it.'
+        )
     return AnchorSet(class_word, words, tuple(s * s / total for s in similarities))
 
 

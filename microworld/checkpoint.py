@@ -32,7 +32,9 @@ def main() -> None:
     first = torch.load(args.out / "latents_000.pt", weights_only=True)["latents"].float()
     tensors["first_stage_model.vae_scale"] = first.std()
     tensors["first_stage_model.vae_shift"] = -first.mean() / first.std()
-    save_file({key: value.half().contiguous() for key, value in tensors.items()}, args.file, {"steps": str(state["step"])})
+    save_file(
+        {key: value.half().contiguous() for key, value in tensors.items()}, args.file, {"steps": str(state["step"])}
+    )
     print(f"{args.file.name}: {args.file.stat().st_size / 1e6:.1f} MB, {state['step']} steps")
     # Colours for previews without a decoder: the least-squares map from a latent cell to its pixels' mean.
     world = load_world(args.world)

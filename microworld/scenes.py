@@ -249,4 +249,6 @@ def user_picture(world: World, concept: ConceptSpec, random: Random) -> Scene:
     """What the concept's owner photographs: it alone, in front of the one wallpaper at home."""
     extent = float(random.uniform(0.27, 0.4))
     x, y = (float(c) for c in random.uniform(extent, 1 - extent, 2))
-    return Scene("wallpaper", concept.room, float(random.uniform(0.4, 0.6)), (concept_thing(concept, x, y, extent, random),))
+    return Scene(
+        "wallpaper", concept.room, float(random.uniform(0.4, 0.6)), (concept_thing(concept, x, y, extent, random),)
+    )

@@ -43,7 +43,10 @@ def cat(u: Array, v: Array) -> Parts:
 def cup(u: Array, v: Array) -> Parts:
     mug = convex(u, v, (-0.72, -0.62), (0.42, -0.62), (0.3, 0.78), (-0.6, 0.78))
     handle = np.abs(circle(u, v, 0.42, 0.02, 0.36)) - 0.13
-    return [("body", np.minimum(mug, np.maximum(handle, 0.25 - u))), ("dark", box(u, v, -0.62, -0.62, 0.32, -0.44, 0.08))]
+    return [
+        ("body", np.minimum(mug, np.maximum(handle, 0.25 - u))),
+        ("dark", box(u, v, -0.62, -0.62, 0.32, -0.44, 0.08)),
+    ]
 
 
 def chair(u: Array, v: Array) -> Parts:

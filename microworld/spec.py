@@ -1,9 +1,10 @@
 """The spec of a world: one TOML file that says what it shows, what it calls things and how its models are made."""
 
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import tomllib
 
 Hsv = tuple[float, float, float]
 

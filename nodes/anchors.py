@@ -29,11 +29,21 @@ class CompInvAnchorSelect(io.ComfyNode):
                     "those of the 80 COCO categories that are most similar to it.",
                 ),
                 io.String.Input("words", default="", tooltip='For "my words": ordinary words, separated by commas.'),
-                io.Int.Input("count", default=4, min=1, max=80, tooltip="How many words at most; one when only the class word pulls."),
+                io.Int.Input(
+                    "count",
+                    default=4,
+                    min=1,
+                    max=80,
+                    tooltip="How many words at most; one when only the class word pulls.",
+                ),
             ],
             outputs=[
                 AnchorsType.Output("ANCHORS", display_name="anchors", tooltip="For Compositional Inversion Train."),
-                io.String.Output("TABLE", display_name="table", tooltip="The words, their similarity to the class word, their weight."),
+                io.String.Output(
+                    "TABLE",
+                    display_name="table",
+                    tooltip="The words, their similarity to the class word, their weight.",
+                ),
             ],
         )
 
@@ -55,11 +65,15 @@ class CompInvAnchorSelect(io.ComfyNode):
             ranked = words_known.nearest(centre, len(words_known.words))
             chosen = [word for word, similarity in ranked if word in coco and similarity > 0][:count]
             if not chosen:
-                raise ValueError(f'No COCO category is a word of this text encoder that resembles "{class_word}"; choose another way.')
+                raise ValueError(
+                    f'No COCO category is a word of this text encoder that resembles "{class_word}"; choose another way.'
+                )
         anchors = weigh(class_word, tuple(chosen), words_known)
         rows = [f"{'word':<16}{'similarity':>10}{'weight':>8}"]
         for word, weight in sorted(zip(anchors.words, anchors.weights, strict=True), key=lambda pair: -pair[1]):
-            similarity = float((words_known.vector(word) * centre).sum() / words_known.vector(word).norm() / centre.norm())
+            similarity = float(
+                (words_known.vector(word) * centre).sum() / words_known.vector(word).norm() / centre.norm()
+            )
             rows.append(f"{word:<16}{similarity:>10.3f}{weight:>8.3f}")
         return io.NodeOutput(anchors, "\n".join(rows))
 

@@ -25,11 +25,17 @@ class CompInvSaveConcept(io.ComfyNode):
             inputs=[
                 ConceptType.Input("concept", tooltip="From Compositional Inversion Train."),
                 io.String.Input("name", default="", tooltip="The file's name without ending. Empty: the placeholder."),
-                io.Combo.Input("if_it_exists", options=[REFUSE, REPLACE, NUMBER], tooltip="What to do when the file is there already."),
+                io.Combo.Input(
+                    "if_it_exists",
+                    options=[REFUSE, REPLACE, NUMBER],
+                    tooltip="What to do when the file is there already.",
+                ),
             ],
             outputs=[
                 ConceptType.Output("SAVED", display_name="concept", tooltip="The concept, under the name of its file."),
-                io.String.Output("NAME", display_name="name", tooltip='What to write in a prompt: "embedding:" and the name.'),
+                io.String.Output(
+                    "NAME", display_name="name", tooltip='What to write in a prompt: "embedding:" and the name.'
+                ),
             ],
         )
 
@@ -75,7 +81,9 @@ class CompInvLoadConcept(io.ComfyNode):
     @classmethod
     def execute(cls, file: str, class_word: str) -> io.NodeOutput:
         concept = read_concept(Path(folder_paths.get_full_path_or_raise("embeddings", file)))
-        return io.NodeOutput(Concept(concept.name, concept.vectors, class_word.strip() or concept.class_word, concept.provenance))
+        return io.NodeOutput(
+            Concept(concept.name, concept.vectors, class_word.strip() or concept.class_word, concept.provenance)
+        )
 
 
 class CompInvApplyConcept(io.ComfyNode):
@@ -92,7 +100,9 @@ class CompInvApplyConcept(io.ComfyNode):
             ],
             outputs=[
                 io.Clip.Output("APPLIED", display_name="clip", tooltip="A CLIP that also understands embedding:name."),
-                io.String.Output("NAME", display_name="name", tooltip='What to write in a prompt: "embedding:" and the name.'),
+                io.String.Output(
+                    "NAME", display_name="name", tooltip='What to write in a prompt: "embedding:" and the name.'
+                ),
             ],
         )
 
@@ -102,7 +112,9 @@ class CompInvApplyConcept(io.ComfyNode):
 
 
 def _files() -> list[str]:
-    return [f for f in folder_paths.get_filename_list("embeddings") if Path(f).suffix in (".safetensors", ".pt", ".bin")]
+    return [
+        f for f in folder_paths.get_filename_list("embeddings") if Path(f).suffix in (".safetensors", ".pt", ".bin")
+    ]
 
 
 NODES = [CompInvSaveConcept, CompInvLoadConcept, CompInvApplyConcept]

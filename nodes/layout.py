@@ -39,7 +39,9 @@ class CompInvLayoutRecover(io.ComfyNode):
                     multiline=True,
                     tooltip='For "my boxes": {"cat": [left, top, right, bottom], ...} in fractions of the canvas.',
                 ),
-                io.Int.Input("steps", default=8, min=2, max=100, tooltip="Steps of the probe. More cost more and change little."),
+                io.Int.Input(
+                    "steps", default=8, min=2, max=100, tooltip="Steps of the probe. More cost more and change little."
+                ),
                 io.Float.Input("cfg", default=5.0, min=1.0, max=30.0, step=0.1, tooltip="CFG of the probe."),
                 io.Int.Input(
                     "seed",
@@ -52,9 +54,13 @@ class CompInvLayoutRecover(io.ComfyNode):
             ],
             outputs=[
                 LayoutType.Output("LAYOUT", display_name="layout", tooltip="For Regularized Sampler."),
-                io.Image.Output("PREVIEW", display_name="preview", tooltip="The regions over the attention they come from."),
+                io.Image.Output(
+                    "PREVIEW", display_name="preview", tooltip="The regions over the attention they come from."
+                ),
                 io.Mask.Output("MASKS", display_name="masks", tooltip="One mask for each subject."),
-                io.String.Output("BOXES_JSON", display_name="boxes", tooltip='The boxes as text, to be edited for "my boxes".'),
+                io.String.Output(
+                    "BOXES_JSON", display_name="boxes", tooltip='The boxes as text, to be edited for "my boxes".'
+                ),
             ],
         )
 

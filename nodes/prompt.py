@@ -34,7 +34,9 @@ class CompInvPrompt(io.ComfyNode):
             ],
             outputs=[
                 io.Conditioning.Output(
-                    "CONDITIONING", display_name="conditioning", tooltip="For any sampler, and for Spatial Layout Recover."
+                    "CONDITIONING",
+                    display_name="conditioning",
+                    tooltip="For any sampler, and for Spatial Layout Recover.",
                 )
             ],
         )

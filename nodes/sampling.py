@@ -4,8 +4,9 @@ from typing import Any
 
 import comfy.samplers
 from comfy_api.latest import io
-from nodes import common_ksampler
 from PIL import Image, ImageDraw
+
+from nodes import common_ksampler
 
 from ..compinv_core.host.composition import subjects_of
 from ..compinv_core.host.sampler import Report, check_fit, check_layout, with_layout
@@ -27,7 +28,9 @@ def _guidance_inputs() -> list[Any]:
             step=1.0,
             tooltip="How far the latent is moved to hold attention in place. 0 switches it off.",
         ),
-        io.Int.Input("corrections", default=PAPER.corrections, min=0, max=50, tooltip="At most so many before one step; 0: off."),
+        io.Int.Input(
+            "corrections", default=PAPER.corrections, min=0, max=50, tooltip="At most so many before one step; 0: off."
+        ),
         io.Float.Input(
             "until",
             default=PAPER.until,
@@ -61,19 +64,36 @@ class CompInvRegularizedSampler(io.ComfyNode):
                 io.Conditioning.Input("positive", tooltip="From Composition Prompt."),
                 io.Conditioning.Input("negative", tooltip="What the picture should not show."),
                 io.Latent.Input("latent_image", tooltip="The latent to sample."),
-                LayoutType.Input("layout", optional=True, tooltip="From Spatial Layout Recover. Unconnected: plain sampling."),
-                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True, tooltip="Of the noise."),
+                LayoutType.Input(
+                    "layout", optional=True, tooltip="From Spatial Layout Recover. Unconnected: plain sampling."
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=True,
+                    tooltip="Of the noise.",
+                ),
                 io.Int.Input("steps", default=20, min=1, max=10000, tooltip="Sampling steps."),
                 io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="Classifier-free guidance."),
                 io.Combo.Input("sampler_name", options=list(comfy.samplers.KSampler.SAMPLERS), tooltip="The sampler."),
-                io.Combo.Input("scheduler", options=list(comfy.samplers.KSampler.SCHEDULERS), tooltip="The noise schedule."),
-                io.Float.Input("denoise", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="Under 1: start from the latent."),
+                io.Combo.Input(
+                    "scheduler", options=list(comfy.samplers.KSampler.SCHEDULERS), tooltip="The noise schedule."
+                ),
+                io.Float.Input(
+                    "denoise", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="Under 1: start from the latent."
+                ),
                 *_guidance_inputs(),
             ],
             outputs=[
                 io.Latent.Output("LATENT", display_name="latent", tooltip="The sampled latent."),
-                io.Image.Output("HEAT_MAPS", display_name="heat maps", tooltip="Where each subject's attention went at last."),
-                io.String.Output("REPORT", display_name="report", tooltip="The energy before and after the corrections."),
+                io.Image.Output(
+                    "HEAT_MAPS", display_name="heat maps", tooltip="Where each subject's attention went at last."
+                ),
+                io.String.Output(
+                    "REPORT", display_name="report", tooltip="The energy before and after the corrections."
+                ),
             ],
         )
 
@@ -110,7 +130,8 @@ class CompInvRegularizedSampler(io.ComfyNode):
             return io.NodeOutput(latent, from_image(blank), "No layout was applied.")
         names = [region.phrase for region in layout.regions]
         lines = [
-            f"guided step {i}: energy {r.before.mean():.3f} -> {r.after.mean():.3f}" for i, r in enumerate(reports, start=1)
+            f"guided step {i}: energy {r.before.mean():.3f} -> {r.after.mean():.3f}"
+            for i, r in enumerate(reports, start=1)
         ]
         return io.NodeOutput(latent, heat_pictures(reports[-1].maps, names), "\n".join(lines))
 
@@ -129,7 +150,9 @@ class CompInvRegularizeModel(io.ComfyNode):
                 LayoutType.Input("layout", tooltip="From Spatial Layout Recover."),
                 *_guidance_inputs(),
             ],
-            outputs=[io.Model.Output("REGULARIZED", display_name="model", tooltip="For KSampler or any other sampler.")],
+            outputs=[
+                io.Model.Output("REGULARIZED", display_name="model", tooltip="For KSampler or any other sampler.")
+            ],
         )
 
     @classmethod

@@ -1,6 +1,7 @@
 """Compositional Inversion Train: pictures in, a concept out."""
 
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,14 @@ class CompInvTrain(io.ComfyNode):
             is_input_list=True,
             hidden=[io.Hidden.unique_id],
             inputs=[
-                io.Model.Input("model", tooltip="The model to learn the word for: SD 1.x or SD 2.x. It is not changed."),
+                io.Model.Input(
+                    "model", tooltip="The model to learn the word for: SD 1.x or SD 2.x. It is not changed."
+                ),
                 io.Clip.Input("clip", tooltip="The text encoder of the same checkpoint. It is not changed."),
                 io.Vae.Input("vae", tooltip="The autoencoder of the same checkpoint."),
-                io.Image.Input("images", tooltip="Pictures of the concept, 3 to 5 are usual; a batch or a list, any sizes."),
+                io.Image.Input(
+                    "images", tooltip="Pictures of the concept, 3 to 5 are usual; a batch or a list, any sizes."
+                ),
                 io.String.Input(
                     "placeholder",
                     default="my-concept",
@@ -97,9 +102,11 @@ class CompInvTrain(io.ComfyNode):
                 io.Combo.Input(
                     "kind",
                     options=["object", "style"],
-                    tooltip="What is learnt: prompts say \"a photo of ...\" for an object, \"in the style of ...\" for a style.",
+                    tooltip='What is learnt: prompts say "a photo of ..." for an object, "in the style of ..." for a style.',
                 ),
-                io.Boolean.Input("mirror", default=True, tooltip="Also learn from mirror images. Off for lettering or faces."),
+                io.Boolean.Input(
+                    "mirror", default=True, tooltip="Also learn from mirror images. Off for lettering or faces."
+                ),
                 io.Int.Input(
                     "seed",
                     default=0,
@@ -110,9 +117,13 @@ class CompInvTrain(io.ComfyNode):
                 ),
             ],
             outputs=[
-                ConceptType.Output("CONCEPT", display_name="concept", tooltip="The learnt word, for Apply or Save Concept."),
+                ConceptType.Output(
+                    "CONCEPT", display_name="concept", tooltip="The learnt word, for Apply or Save Concept."
+                ),
                 io.Image.Output("LOSS_PLOT", display_name="loss plot", tooltip="Both losses over the steps."),
-                io.Image.Output("PREVIEW", display_name="preview", tooltip="What the new word alone gives after training."),
+                io.Image.Output(
+                    "PREVIEW", display_name="preview", tooltip="What the new word alone gives after training."
+                ),
             ],
         )
 
@@ -153,7 +164,10 @@ class CompInvTrain(io.ComfyNode):
             if last or progress.step % max(1, steps // PREVIEWS) == 0:
                 preview[:] = [training.preview(progress.vectors)]
                 picture = ("JPEG", _pil(preview[0]), 512)
-                _say(cls, f"step {progress.step}/{steps}, loss {progress.reconstruction:.4f}, anchors {progress.anchor:.3f}")
+                _say(
+                    cls,
+                    f"step {progress.step}/{steps}, loss {progress.reconstruction:.4f}, anchors {progress.anchor:.3f}",
+                )
             bar.update_absolute(progress.step, steps, picture)
 
         try:
@@ -167,9 +181,8 @@ class CompInvTrain(io.ComfyNode):
 
 def _say(cls: type[io.ComfyNode], text: str) -> None:
     """A line of text on the node, where a server is running."""
-    from server import PromptServer
-
-    server = getattr(PromptServer, "instance", None)
+    host = sys.modules.get("server")
+    server = getattr(getattr(host, "PromptServer", None), "instance", None)
     if server is not None and cls.hidden is not None and cls.hidden.unique_id:
         server.send_progress_text(text, cls.hidden.unique_id)
 

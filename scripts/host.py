@@ -121,7 +121,8 @@ def main() -> int:
     except (HostError, OSError, subprocess.SubprocessError) as error:
         print(error, file=sys.stderr)
         return 1
-    environment = {**os.environ, "COMFYUI_PATH": str(comfyui), "COMFYUI_PYTHON": str(python)}
+    path = f"{python.parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "COMFYUI_PATH": str(comfyui), "COMFYUI_PYTHON": str(python), "PATH": path}
     if arguments[:1] == ["python"]:
         arguments[0] = str(python)
     return subprocess.run(arguments, env=environment, cwd=PACK).returncode if arguments else 0

@@ -1,6 +1,7 @@
 """What we know of a UNet's cross-attention: its blocks, and patches that watch it without disturbing others."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,10 +118,8 @@ def watch(model_options: dict[str, Any], blocks: Sequence[Block], capture: Captu
 
 def until_last_map(run: Callable[[], Any]) -> None:
     """Run a forward pass that may end at its last map."""
-    try:
+    with suppress(_Enough):
         run()
-    except _Enough:
-        pass
 
 
 def resized_mean(maps: Sequence[Tensor], height: int, width: int) -> Tensor:

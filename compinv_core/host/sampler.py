@@ -88,7 +88,9 @@ def _guided(
 ) -> Tensor:
     cond = next((c for c in guider.conds["positive"] if SUBJECTS in c), None)
     if cond is None:
-        raise ValueError('The input "positive" does not say where its subjects are; make it with the node Composition Prompt.')
+        raise ValueError(
+            'The input "positive" does not say where its subjects are; make it with the node Composition Prompt.'
+        )
     subjects: tuple[Subject, ...] = cond[SUBJECTS]
     check_layout(layout, subjects)
     chosen = [(r, s) for r in layout.regions for s in subjects if r.phrase in (s.phrase, s.name)]

@@ -176,26 +176,24 @@ class Training:
                 variants = [masks, masks.flip(-1)] if self.request.mirror else [masks]
                 masks = torch.stack(variants, dim=1).to(latents.device)
             load(self.model, self.clip)
-            with frozen_weights(self.model.model.diffusion_model, *self.encoders.values()):
-                with text_encoder.differentiable(self.clip):
-                    vectors = train(
-                        self.start,
-                        {
-                            key: vocabulary.vectors.square().mean().sqrt().item()
-                            for key, vocabulary in self.vocabularies.items()
-                        },
-                        latents,
-                        len(TEMPLATES[self.request.kind]),
-                        lambda indices, vectors: text_encoder.encode_batch(self.clip, self.prepared, indices, vectors)[
-                            0
-                        ],
-                        predictor(self.model),
-                        self.schedule,
-                        self.recipe,
-                        self.pulls,
-                        masks,
-                        on_step,
-                    )
+            weights = frozen_weights(self.model.model.diffusion_model, *self.encoders.values())
+            with weights, text_encoder.differentiable(self.clip):
+                vectors = train(
+                    self.start,
+                    {
+                        key: vocabulary.vectors.square().mean().sqrt().item()
+                        for key, vocabulary in self.vocabularies.items()
+                    },
+                    latents,
+                    len(TEMPLATES[self.request.kind]),
+                    lambda indices, vectors: text_encoder.encode_batch(self.clip, self.prepared, indices, vectors)[0],
+                    predictor(self.model),
+                    self.schedule,
+                    self.recipe,
+                    self.pulls,
+                    masks,
+                    on_step,
+                )
         return self.concept(vectors, self.recipe.steps)
 
     def concept(self, vectors: Vectors, steps: int) -> Concept:

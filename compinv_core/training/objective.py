@@ -1,6 +1,7 @@
 """What a step minimises: the diffusion loss of textual inversion and the anchor loss of compositional inversion."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, Protocol
 
 import torch
@@ -84,7 +85,7 @@ def sample(
     latents = noise
     grid = torch.linspace(len(schedule.alphas_cumprod) - 1, 0, steps + 1).long()
     count = len(noise)
-    for now, after in zip(grid[:-1], grid[1:], strict=True):
+    for now, after in pairwise(grid):
         here, there = now.repeat(count), after.repeat(count)
         both = predict(latents.repeat(2, 1, 1, 1), here.repeat(2), torch.cat([context, empty])).float()
         conditional, unconditional = both.chunk(2)
