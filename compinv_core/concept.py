@@ -43,6 +43,12 @@ class Concept:
                     f'The concept "{self.name}" has vectors of shape {tuple(vectors.shape)} for {key}; '
                     "finite numbers of shape (vectors, width) are allowed."
                 )
+        if len({len(vectors) for vectors in self.vectors.values()}) > 1:
+            counts = ", ".join(f"{key}: {len(vectors)}" for key, vectors in self.vectors.items())
+            raise ValueError(
+                f'The concept "{self.name}" has another number of vectors for each text encoder ({counts}); '
+                "the same number is allowed, for their tokens stand side by side."
+            )
 
 
 def check_name(name: str) -> None:
@@ -106,11 +112,12 @@ def _tensors(raw: Any) -> dict[str, Tensor]:
         raw = raw["string_to_param"]
     if not isinstance(raw, dict):
         return {}
-    found: dict[str, Tensor] = {}
-    for key, value in raw.items():
-        if isinstance(value, Tensor) and value.ndim in (1, 2):
-            vectors = value.detach().float().reshape(-1, value.shape[-1])
-            known = key if key in WIDTHS.values() else WIDTHS.get(vectors.shape[1])
-            if known is not None:
-                found[known] = vectors
-    return found
+    tensors = {
+        key: value.detach().float().reshape(-1, value.shape[-1])
+        for key, value in raw.items()
+        if isinstance(value, Tensor) and value.ndim in (1, 2)
+    }
+    named = {key: vectors for key, vectors in tensors.items() if key in WIDTHS.values()}
+    if named:  # OneTrainer keeps vectors of another kind beside them, "clip_l_out"
+        return named
+    return {WIDTHS[vectors.shape[1]]: vectors for vectors in tensors.values() if vectors.shape[1] in WIDTHS}

@@ -1,11 +1,12 @@
 """A CONDITIONING that remembers its subjects, and the probe: the same prompt in ordinary words."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..concept import Concept
 from ..prompts import Subject
-from .text_encoder import encode, find_columns, known_concepts
+from .text_encoder import columns_between, encode, find_phrase, known_concepts
 
 SUBJECTS, PROBE = "compinv_subjects", "compinv_probe"
 
@@ -30,18 +31,48 @@ def composition_prompt(clip: Any, text: str, phrases: Sequence[str]) -> list[Any
         )
     if len(set(named)) < len(named):
         raise ValueError(f'The input "subjects" names one thing twice: {", ".join(named)}; name each once.')
-    columns = {phrase: find_columns(clip, text, phrase) for phrase in named}
-    probe_text = text
-    for name, concept in concepts.items():
-        if concept.class_word:
-            probe_text = re.sub(rf"embedding:{re.escape(name)}(?![\w-])", concept.class_word, probe_text)
+    spans = [find_phrase(text, phrase) for phrase in named]
+    columns = [columns_between(clip, text, *span) for span in spans]
+    edits = _ordinary_words(text, concepts, [start for start, _ in spans])
+    probe_text = _edited(text, edits)
     subjects: list[Subject] = []
-    for phrase in named:
-        concept = concepts.get(phrase.removeprefix("embedding:")) if phrase.startswith("embedding:") else None
-        ordinary = concept.class_word if concept is not None and concept.class_word else phrase
-        subjects.append(Subject(phrase, ordinary, columns[phrase], find_columns(clip, probe_text, ordinary)))
+    for phrase, span, at in zip(named, spans, columns, strict=True):
+        start, end = (_moved(position, edits) for position in span)
+        subjects.append(Subject(phrase, probe_text[start:end], at, columns_between(clip, probe_text, start, end)))
     probe = encode(clip, probe_text)
     return [[cond, {**rest, SUBJECTS: tuple(subjects), PROBE: probe}] for cond, rest in encode(clip, text)]
+
+
+Edit = tuple[int, int, str]
+"""The characters from the first number to before the second become the text."""
+
+
+def _ordinary_words(text: str, concepts: Mapping[str, Concept], kept: Sequence[int]) -> list[Edit]:
+    """What turns a prompt into its probe: each concept's class word in its place, and not twice ("embedding:mittens cat").
+
+    Args:
+        kept: where subjects begin; these are not taken out.
+    """
+    edits: list[Edit] = []
+    for name, concept in concepts.items():
+        word = re.escape(concept.class_word)
+        for match in re.finditer(rf"embedding:{re.escape(name)}(?![\w-])(\s+{word}(?![\w-]))?", text if word else ""):
+            after, end = match.end() if match[1] is None else match.start(1), match.end()
+            edits.append((match.start(), after, concept.class_word))
+            if after < end and not any(after < start < end for start in kept):
+                edits.append((after, end, ""))
+    return sorted(edits)
+
+
+def _edited(text: str, edits: Sequence[Edit]) -> str:
+    for start, end, words in reversed(edits):
+        text = text[:start] + words + text[end:]
+    return text
+
+
+def _moved(position: int, edits: Sequence[Edit]) -> int:
+    """Where a position at the edge of edits, or outside them, is in the edited text."""
+    return position + sum(len(words) - (end - start) for start, end, words in edits if end <= position)
 
 
 def subjects_of(conditioning: Sequence[Any]) -> tuple[Subject, ...]:

@@ -31,9 +31,11 @@ def text_encoders(clip: Any) -> dict[str, Any]:
     """
     model = clip.cond_stage_model
     parts = {name: part for name, part in model.named_children() if isinstance(part, SDClipModel)}
-    if not parts or any(
-        name not in KEYS or not hasattr(part.transformer, "text_model") for name, part in parts.items()
-    ):
+    foreign = any(
+        name not in KEYS or not hasattr(part.transformer, "text_model") or part.enable_attention_masks
+        for name, part in parts.items()
+    )
+    if not parts or foreign or hasattr(clip.tokenizer, "t5xxl"):  # SD3 may come without its T5, and joins them its way
         raise ValueError(f'The input "clip" is a {type(model).__name__}; {SUPPORTED}.')
     return {key: parts[key] for key in KEYS if key in parts}
 
@@ -55,7 +57,7 @@ def vocabulary(clip: Any, key: str) -> Vocabulary:
 
 def known_concepts(clip: Any) -> Mapping[str, Concept]:
     """The concepts that were applied to this CLIP, by name."""
-    return getattr(clip, "compinv_concepts", {})
+    return getattr(clip.tokenizer, "compinv_concepts", {})  # stock nodes clone the CLIP; its tokenizer stays
 
 
 def with_concept(clip: Any, concept: Concept) -> Any:
@@ -80,19 +82,23 @@ def with_concept(clip: Any, concept: Concept) -> Any:
         if words.embedding_directory is None:
             words.embedding_directory = []
         setattr(clone.tokenizer, key, words)
-    clone.compinv_concepts = {**known_concepts(clip), concept.name: concept}
+    clone.tokenizer.compinv_concepts = {**known_concepts(clip), concept.name: concept}
     return clone
 
 
 def _finder(stock: Any, name: str, vectors: Tensor) -> Any:
-    """The tokenizer's look-up of `embedding:...`, which knows one name more."""
+    """The tokenizer's look-up of `embedding:...`, which knows one name more.
+
+    It gives commas back to the text and nothing else, as the stock look-up of files does: a prompt must mean the same
+    whether the concept comes by wire or by file.
+    """
 
     def find(embedding_name: str) -> tuple[Tensor | None, str]:
         first, *rest = embedding_name.split()
-        base = first.rstrip(",.;:!?")
+        base = first.rstrip(",")
         if base != name:
             return stock(embedding_name)
-        return vectors, " ".join([*([first[len(base) :]] if len(base) < len(first) else []), *rest])
+        return vectors, " ".join([first[len(base) :], *rest]).lstrip()
 
     return find
 
@@ -138,13 +144,32 @@ def find_columns(clip: Any, text: str, phrase: str) -> tuple[int, ...]:
     Raises:
         ValueError: the prompt does not have the phrase, or the end of a chunk of 77 tokens cuts it in two.
     """
-    at = _find(text, phrase)
-    if at is None:
+    return columns_between(clip, text, *find_phrase(text, phrase))
+
+
+def find_phrase(text: str, phrase: str) -> tuple[int, int]:
+    """Where a phrase's first occurrence as whole words begins and ends, in characters."""
+    match = re.search(rf"(?<![\w-]){re.escape(phrase)}(?![\w-])", text)
+    if match is None:
         raise ValueError(f'The subject "{phrase}" is not in the prompt "{text}"; write it exactly as the prompt does.')
-    before, through = (_content(clip, text[:end]) for end in (at, at + len(phrase)))
-    whole = [(c * len(chunk) + p) for c, chunk in enumerate(_rows(clip, text)) for p, (_, w) in enumerate(chunk) if w]
-    columns = tuple(whole[before:through])
-    length = len(_rows(clip, text)[0])
+    return match.span()
+
+
+def columns_between(clip: Any, text: str, start: int, end: int) -> tuple[int, ...]:
+    """Where the characters `start` to `end` of a prompt sit on the token axis of the encoded prompt."""
+    phrase = text[start:end]
+    rows = _rows(clip, text)
+    length = len(rows[0])
+    whole = [(c * length + p, token) for c, row in enumerate(rows) for p, (token, word) in enumerate(row) if word]
+    before, through = _content(clip, text[:start]), _content(clip, text[:end])
+    found = whole[len(before) : len(through)]
+    columns = tuple(column for column, _ in found)
+    alike = all(_same(token, alone) for (_, token), alone in zip(found, through[len(before) :], strict=False))
+    spelt = phrase.startswith("embedding:") and bool(found) and not isinstance(found[0][1], Tensor)  # as plain text
+    if spelt or not alike:
+        raise ValueError(
+            f'The subject "{phrase}" is not read as such in the prompt "{text}"; put a space before and after it.'
+        )
     if columns and columns[0] // length != columns[-1] // length:
         raise ValueError(
             f'The subject "{phrase}" is cut in two by the end of a chunk of {length} tokens; move it in the prompt.'
@@ -154,15 +179,16 @@ def find_columns(clip: Any, text: str, phrase: str) -> tuple[int, ...]:
     return columns
 
 
-def _find(text: str, phrase: str) -> int | None:
-    match = re.search(rf"(?<![\w-]){re.escape(phrase)}(?![\w-])", text)
-    return match.start() if match else None
-
-
-def _content(clip: Any, text: str) -> int:
-    """How many tokens a text has, without start, end and padding. An open bracket of a weight is left out."""
+def _content(clip: Any, text: str) -> list[Any]:
+    """The tokens of a text, without start, end and padding. An open bracket of a weight is left out."""
     text = re.sub(r"(?<!\\)[()]|(?<=\w):\d+(\.\d+)?(?=\))", "", text).rstrip()
-    return sum(1 for chunk in _rows(clip, text) for _, word in chunk if word) if text else 0
+    return [token for row in _rows(clip, text) for token, word in row if word] if text else []
+
+
+def _same(token: Any, other: Any) -> bool:
+    if isinstance(token, Tensor) and isinstance(other, Tensor):
+        return torch.equal(token, other)
+    return type(token) is type(other) and token == other
 
 
 # ---- a backward through it
