@@ -91,11 +91,14 @@ def layout_from_json(text: str) -> Layout:
     """
     try:
         raw: Any = json.loads(text)
-        boxes = {str(phrase): Box(*map(float, edges)) for phrase, edges in raw.items()}
-    except (json.JSONDecodeError, TypeError, AttributeError) as error:
+        edges = {str(phrase): [float(edge) for edge in box] for phrase, box in raw.items()}
+        if not edges or any(len(box) != 4 for box in edges.values()):
+            raise ValueError("a box has four edges")
+    except (TypeError, AttributeError, ValueError) as error:
         raise ValueError(
-            f'The input "boxes" cannot be read ({error}); write {{"cat": [left, top, right, bottom]}} with fractions from 0 to 1.'
+            f'The input "boxes" cannot be read ({error}); write {{"cat": [left, top, right, bottom]}} in fractions of 1.'
         ) from error
+    boxes = {phrase: Box(*box) for phrase, box in edges.items()}
     return Layout(tuple(Region(phrase, box) for phrase, box in boxes.items()), "my boxes")
 
 

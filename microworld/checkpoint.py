@@ -8,9 +8,25 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .autoencoder import pictures
+from .autoencoder import Autoencoder, pictures
 from .latents import load_autoencoder
 from .spec import DEFAULT_WORLD, load_world
+
+
+def write_checkpoint(
+    file: Path, diffusion: dict[str, Tensor], autoencoder: Autoencoder, mean: Tensor, std: Tensor
+) -> None:
+    """`diffusion` is the state dict of a TextToNoise; `mean` and `std` are those of the encoder's latents."""
+    tensors: dict[str, Tensor] = {}
+    for key, value in diffusion.items():
+        part, rest = key.split(".", 1)
+        tensors[f"{'model.diffusion_model' if part == 'unet' else 'cond_stage_model.transformer'}.{rest}"] = value
+    for part in ("encoder", "decoder"):
+        for key, value in getattr(autoencoder, part).state_dict().items():
+            tensors[f"first_stage_model.taesd_{part}.{key}"] = value
+    tensors["first_stage_model.vae_scale"] = std
+    tensors["first_stage_model.vae_shift"] = -mean / std
+    save_file({key: value.detach().half().contiguous() for key, value in tensors.items()}, file)
 
 
 def main() -> None:
@@ -21,20 +37,9 @@ def main() -> None:
     args = parser.parse_args()
     autoencoder = load_autoencoder(args.out)
     state = torch.load(args.out / "diffusion.ckpt", weights_only=True)
-    tensors: dict[str, Tensor] = {}
-    for key, value in state["ema"].items():
-        part, rest = key.split(".", 1)
-        tensors[f"{'model.diffusion_model' if part == 'unet' else 'cond_stage_model.transformer'}.{rest}"] = value
-    for part in ("encoder", "decoder"):
-        for key, value in getattr(autoencoder, part).state_dict().items():
-            tensors[f"first_stage_model.taesd_{part}.{key}"] = value
     # The mean and spread that the diffusion model was trained with: of the first shard.
     first = torch.load(args.out / "latents_000.pt", weights_only=True)["latents"].float()
-    tensors["first_stage_model.vae_scale"] = first.std()
-    tensors["first_stage_model.vae_shift"] = -first.mean() / first.std()
-    save_file(
-        {key: value.half().contiguous() for key, value in tensors.items()}, args.file, {"steps": str(state["step"])}
-    )
+    write_checkpoint(args.file, state["ema"], autoencoder, first.mean(), first.std())
     print(f"{args.file.name}: {args.file.stat().st_size / 1e6:.1f} MB, {state['step']} steps")
     # Colours for previews without a decoder: the least-squares map from a latent cell to its pixels' mean.
     world = load_world(args.world)

@@ -1,0 +1,39 @@
+"""The pictures that the concepts' owners took: files as a user would have them."""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from .scenes import draw, user_picture
+from .spec import DEFAULT_WORLD, load_world
+
+SIZES = [(320, 320), (384, 320), (320, 400), (400, 400), (360, 320)]  # width, height
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--world", type=Path, default=DEFAULT_WORLD)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "user_pictures")
+    args = parser.parse_args()
+    world = load_world(args.world)
+    for number, concept in enumerate(world.concepts.values()):
+        random = np.random.default_rng([world.seed, 5, number])
+        folder = args.out / concept.name
+        folder.mkdir(parents=True, exist_ok=True)
+        for i, (width, height) in enumerate(SIZES):
+            side = min(width, height)
+            pixels = draw(user_picture(world, concept, random), side, side)
+            image = Image.fromarray((pixels * 255).round().astype(np.uint8))
+            full = Image.new("RGB", (width, height), tuple(int(c) for c in (pixels[0, 0] * 255).round()))
+            full.paste(image, ((width - side) // 2, (height - side) // 2))
+            name = f"{concept.name}_{i + 1}"
+            if i % 2:
+                full.save(folder / f"{name}.jpg", quality=90)
+            else:
+                full.save(folder / f"{name}.png", optimize=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""The four layers: unit needs torch; host a real ComfyUI in process; server one over its API; browser its real page."""
+
+import importlib.util
+import os
+import shutil
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+sys.path.append(str(ROOT))  # last: our `nodes` must not shadow ComfyUI's module of that name
+sys.path.append(str(ROOT / "scripts"))
+
+
+def need(condition: bool, reason: str) -> None:
+    """Skip, or fail where `make test` promised that everything is there."""
+    if not condition:
+        if os.environ.get("COMPINV_REQUIRE_HOST"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+
+def _package(name: str, folder: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(
+        name, folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def comfyui() -> Path:
+    """ComfyUI's folder, its modules importable, set to the CPU."""
+    path = os.environ.get("COMFYUI_PATH")
+    need(bool(path), "COMFYUI_PATH is not set; `make test` sets it")
+    assert path is not None
+    if path not in sys.path:
+        sys.path.insert(0, path)
+    from comfy.cli_args import args
+
+    args.cpu = True
+    return Path(path)
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory, comfyui: Path) -> Path:
+    """A base folder with the micro world's checkpoint and the user pictures."""
+    from micro import checkpoint
+
+    folder = tmp_path_factory.mktemp("base")
+    (folder / "models" / "checkpoints").mkdir(parents=True)
+    (folder / "models" / "embeddings").mkdir()
+    checkpoint(folder / "models" / "checkpoints")
+    shutil.copytree(ROOT / "microworld" / "user_pictures", folder / "input")
+    return folder
+
+
+class Pack:
+    """The pack's nodes by id, as ComfyUI calls them."""
+
+    def __init__(self, nodes: dict[str, Any]):
+        self.nodes = nodes
+
+    def run(self, node: str, **inputs: Any) -> tuple[Any, ...]:
+        return self.nodes[node].execute(**inputs).args
+
+
+@pytest.fixture(scope="session")
+def pack(comfyui: Path, base: Path) -> Pack:
+    import asyncio
+
+    import folder_paths
+
+    folder_paths.set_output_directory(str(base / "output"))
+    for kind in ("checkpoints", "embeddings"):
+        folder_paths.add_model_folder_path(kind, str(base / "models" / kind), is_default=True)
+    _package("comfyui_microworld", ROOT / "microworld" / "comfyui_microworld")
+    extension = asyncio.run(_package("compositional_inversion", ROOT).comfy_entrypoint())
+    return Pack({node.define_schema().node_id: node for node in asyncio.run(extension.get_node_list())})
+
+
+@pytest.fixture(scope="session")
+def microworld(pack: Pack) -> tuple[Any, Any, Any]:
+    """(MODEL, CLIP, VAE), loaded by the stock loader under inference mode, as in the server."""
+    import nodes
+    import torch
+
+    with torch.inference_mode():
+        return nodes.CheckpointLoaderSimple().load_checkpoint("microworld.safetensors")

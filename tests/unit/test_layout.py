@@ -1,0 +1,102 @@
+import pytest
+import torch
+from compinv_core.attention import attention_maps, layout_energy
+from compinv_core.layout import Box, default_layout, layout_from_attention, layout_from_json
+from compinv_core.sampling import Guidance, correct
+
+LEFT = Box(0, 0, 0.5, 1)
+
+
+def test_attention_inside_its_region_costs_nothing():
+    inside = LEFT.cells(8, 8)
+    assert layout_energy([inside[None, None]], [0], [inside[None]]) == 0
+
+
+def test_attention_outside_its_region_costs_one():
+    inside = LEFT.cells(8, 8)
+    assert layout_energy([1 - inside[None, None]], [0], [inside[None]]) == 1
+
+
+def test_even_attention_in_half_the_canvas_costs_a_quarter():
+    energy = layout_energy([torch.ones(1, 1, 8, 8)], [0], [LEFT.cells(8, 8)[None]])
+    assert energy.item() == pytest.approx(0.25)
+
+
+def test_a_subject_of_many_tokens_weighs_as_much_as_one_of_one():
+    inside = LEFT.cells(4, 4)
+    maps = torch.stack([1 - inside, 1 - inside, 1 - inside, inside])[None]
+    both = layout_energy([maps], [0, 0, 0, 1], [torch.stack([inside, inside])])
+    assert both.item() == pytest.approx(0.5)
+
+
+def test_energies_of_a_batch_do_not_mix():
+    inside = LEFT.cells(4, 4)
+    maps = torch.stack([inside, 1 - inside])[:, None]
+    assert layout_energy([maps], [0], [inside[None]]).tolist() == [0, 1]
+
+
+def test_maps_are_the_mean_over_all_heads():
+    """The reference implementation reads the second half of the heads only."""
+    q = torch.zeros(1, 4, 2 * 3)
+    k = torch.zeros(1, 2, 2 * 3)
+    q[..., 0], k[0, 0, 0] = 100.0, 100.0  # the first head looks at token 0 alone, the second at both alike
+    maps = attention_maps(q, k, heads=2, columns=[0], height=2, width=2)
+    assert torch.allclose(maps, torch.full((1, 1, 2, 2), 0.75))
+
+
+def test_a_correction_lowers_the_energy_and_stops_at_the_threshold():
+    energies = correct(
+        torch.tensor([1.0, 0.1]).view(2, 1, 1, 1),
+        sigma=1.0,
+        energy=lambda z: z.square().flatten(),
+        guidance=Guidance(strength=0.1, corrections=3, threshold=0.05),
+    )[1]
+    assert len(energies) == 3
+    assert energies[2][0] < energies[1][0] < energies[0][0]
+    assert energies[2][1] == energies[0][1]  # it was low enough from the start
+
+
+def test_a_correction_is_the_papers_step():
+    moved, _ = correct(
+        torch.full((1, 1, 1, 1), 2.0), 3.0, lambda z: z.square().flatten(), Guidance(strength=0.01, corrections=1)
+    )
+    assert moved.item() == pytest.approx(2 - 3**2 * 0.01 * 2 * 2)
+
+
+def test_guidance_covers_the_first_fifth_of_a_schedule():
+    sigmas = torch.linspace(10, 0, 51)
+    assert sum(Guidance().covers(s.item(), sigmas) for s in sigmas[:-1]) == 10
+
+
+def test_two_spots_of_attention_become_two_boxes():
+    maps = torch.full((2, 8, 8), 0.01)
+    maps[0, 2:6, 0:3], maps[1, 2:6, 5:8] = 1.0, 1.0
+    layout = layout_from_attention(maps, ["cat", "car"])
+    cat, car = (region.box for region in layout.regions)
+    assert layout.source == "attention"
+    assert cat.right <= 0.5 <= car.left
+    assert 0.2 <= cat.top and cat.bottom <= 0.8
+
+
+def test_attention_that_says_nothing_gives_the_default_boxes():
+    layout = layout_from_attention(torch.ones(2, 8, 8), ["cat", "car"])
+    assert layout == default_layout(["cat", "car"])
+
+
+def test_subjects_on_the_same_spot_are_parted():
+    maps = torch.full((2, 8, 8), 0.01)
+    maps[0, 2:6, 2:5], maps[1, 2:6, 3:6] = 1.0, 1.0
+    cat, car = (region.box for region in layout_from_attention(maps, ["cat", "car"]).regions)
+    assert cat.overlap(car) <= 0.25
+
+
+def test_a_layout_survives_json():
+    layout = default_layout(["cat", "car"])
+    again = layout_from_json(layout.to_json())
+    assert [(r.phrase, r.box) for r in again.regions] == [(r.phrase, r.box) for r in layout.regions]
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"cat": 3}', '{"cat": [0, 0, 1]}', '{"cat": [0, 0, 2, 1]}', '{"cat": "x"}'])
+def test_boxes_that_cannot_be_are_refused(text: str):
+    with pytest.raises(ValueError, match="boxes|box needs"):
+        layout_from_json(text)

@@ -1,0 +1,101 @@
+import pytest
+import torch
+from compinv_core.training.loop import Pull, Recipe, train
+from compinv_core.training.objective import NoiseSchedule, diffusion_loss
+from compinv_core.training.pictures import training_pictures
+
+EPSILON = NoiseSchedule(torch.linspace(0.99, 0.01, 10), "epsilon")
+V = NoiseSchedule(torch.linspace(0.99, 0.01, 10), "v")
+
+
+def test_a_perfect_prediction_costs_nothing():
+    latents, noise, steps = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8), torch.tensor([1, 8])
+    for schedule in (EPSILON, V):
+        target = schedule.target(latents, noise, steps)
+        loss = diffusion_loss(lambda *_, t=target: t, schedule, latents, noise, steps, torch.zeros(2, 77, 4))
+        assert loss == 0
+
+
+def test_the_output_of_either_prediction_tells_latents_and_noise():
+    latents, noise, steps = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8), torch.tensor([1, 8])
+    for schedule in (EPSILON, V):
+        noisy = schedule.noisy(latents, noise, steps)
+        clean, found = schedule.clean(noisy, schedule.target(latents, noise, steps), steps)
+        assert torch.allclose(clean, latents, atol=1e-4)  # 1 / sqrt(0.01) magnifies rounding tenfold
+        assert torch.allclose(found, noise, atol=1e-4)
+
+
+def test_what_a_mask_covers_is_not_learnt():
+    """The reference implementation averages the error before it masks it, which changes nothing."""
+    mask = torch.zeros(1, 1, 8, 8)
+    mask[..., :4] = 1
+    latents, noise, steps = torch.zeros(1, 4, 8, 8), torch.zeros(1, 4, 8, 8), torch.tensor([5])
+    output = torch.where(mask > 0, 1.0, 100.0).expand(1, 4, 8, 8)
+    loss = diffusion_loss(lambda *_: output, EPSILON, latents, noise, steps, torch.zeros(1, 77, 4), mask)
+    assert loss == 1
+
+
+def _train(steps: int, pulls: dict[str, Pull] | None, reconstruction: float, anchor: float) -> torch.Tensor:
+    """A UNet whose prediction is the prompt's last token: the best word is zero, the mean of the noise."""
+    start = {"clip_l": torch.full((1, 4), 3.0)}
+    return train(
+        start,
+        {"clip_l": 1.0},
+        torch.zeros(3, 1, 4, 2, 2),
+        prompts=2,
+        encode=lambda indices, vectors: vectors["clip_l"].expand(len(indices), 1, 4),
+        predict=lambda noisy, steps, context: context[:, -1, :, None, None].expand_as(noisy),
+        schedule=EPSILON,
+        recipe=Recipe(steps, 4, 0.1, reconstruction, anchor, seed=1),
+        pulls=pulls,
+    )["clip_l"]
+
+
+def test_plain_training_finds_the_best_word():
+    assert _train(200, None, 1, 0).abs().max() < 0.5
+
+
+def test_anchors_alone_end_on_their_target():
+    target = torch.tensor([1.0, -1.0, 2.0, 0.0])
+    assert torch.allclose(_train(300, {"clip_l": Pull(target, 1.0)}, 0, 1), target[None], atol=0.05)
+
+
+def test_the_same_seed_learns_the_same_word():
+    assert torch.equal(_train(5, None, 1, 0), _train(5, None, 1, 0))
+
+
+def test_a_loss_that_is_no_number_stops_the_run():
+    with pytest.raises(FloatingPointError, match="loss of step 1"):
+        train(
+            {"clip_l": torch.zeros(1, 4)},
+            {"clip_l": 1.0},
+            torch.zeros(1, 1, 4, 2, 2),
+            1,
+            lambda indices, vectors: vectors["clip_l"].expand(len(indices), 1, 4),
+            lambda noisy, steps, context: context.sum() * noisy * float("nan"),
+            EPSILON,
+            Recipe(1),
+        )
+
+
+def test_pictures_of_any_kind_become_square_rgb():
+    grey, rgb, rgba = torch.rand(1, 40, 30, 1), torch.rand(2, 32, 32, 3), torch.rand(1, 64, 100, 4)
+    assert training_pictures([grey, rgb, rgba], 64).shape == (4, 64, 64, 3)
+
+
+def test_alpha_is_laid_on_white():
+    assert training_pictures([torch.zeros(1, 32, 32, 4)], 64).min() > 0.99
+
+
+@pytest.mark.parametrize(
+    ("images", "sentence"),
+    [
+        ([], "is empty"),
+        ([torch.zeros(1, 1, 1, 3)], "1 x 1 pixels"),
+        ([torch.zeros(1, 32, 32, 2)], "2 channels"),
+        ([torch.full((1, 32, 32, 3), float("nan"))], "NaN"),
+    ],
+)
+def test_pictures_that_cannot_be_learnt_from_are_refused(images: list[torch.Tensor], sentence: str):
+    with pytest.raises(ValueError, match=sentence):
+        training_pictures(images, 64)
