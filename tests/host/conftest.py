@@ -1,30 +1,11 @@
 """Real ComfyUI in process: text encoders of the real shapes and tokenizers, but narrow, shallow and with random weights."""
 
-import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def _comfyui() -> None:
-    path = os.environ.get("COMFYUI_PATH")
-    if path is None:
-        if os.environ.get("COMPINV_REQUIRE_HOST"):
-            raise RuntimeError("COMFYUI_PATH is not set, but these tests must run.")
-        pytest.skip("COMFYUI_PATH is not set")
-    if path not in sys.path:
-        sys.path.insert(0, path)
-    if str(ROOT) not in sys.path:
-        sys.path.append(str(ROOT))  # last: our `nodes` must not hide ComfyUI's
-    import comfy.cli_args
-
-    comfy.cli_args.args.cpu = True
 
 
 def _clip(tokenizer: Any, model: Any, folder: Path, encoders: tuple[str, ...]) -> Any:
@@ -50,18 +31,16 @@ def embeddings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def sd1(embeddings: Path) -> Any:
+def sd1(comfyui: Path, embeddings: Path) -> Any:
     """A CLIP of SD 1.x: clip_l, 48 wide."""
-    _comfyui()
     import comfy.sd1_clip as host
 
     return _clip(host.SD1Tokenizer, host.SD1ClipModel, embeddings, ("clip_l",))
 
 
 @pytest.fixture(scope="session")
-def sd2(embeddings: Path) -> Any:
+def sd2(comfyui: Path, embeddings: Path) -> Any:
     """A CLIP of SD 2.x: clip_h, 56 wide."""
-    _comfyui()
     import comfy.text_encoders.sd2_clip as host
 
     class ClipH(host.SD2ClipHModel):
@@ -78,9 +57,8 @@ def sd2(embeddings: Path) -> Any:
 
 
 @pytest.fixture(scope="session")
-def sdxl(embeddings: Path) -> Any:
+def sdxl(comfyui: Path, embeddings: Path) -> Any:
     """A CLIP of SDXL: clip_l, 48 wide, and clip_g, 64 wide."""
-    _comfyui()
     import comfy.sdxl_clip as host
 
     return _clip(host.SDXLTokenizer, host.SDXLClipModel, embeddings, ("clip_l", "clip_g"))

@@ -1,0 +1,99 @@
+"""Anchor Select, Save, Load and Apply Concept, and Composition Prompt, as the graph calls them."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def folder(pack) -> Path:
+    import folder_paths
+
+    return Path(folder_paths.get_folder_paths("embeddings")[0])
+
+
+@pytest.fixture
+def concept(pack, microworld):
+    """A made-up word of the micro world, with the pack's own type."""
+    from compositional_inversion.compinv_core.concept import Concept
+    from compositional_inversion.compinv_core.host.text_encoder import text_encoders
+
+    vectors = {
+        key: torch.randn(2, encoder.transformer.get_input_embeddings().weight.shape[1]) / 4
+        for key, encoder in text_encoders(microworld[1]).items()
+    }
+    return Concept("test-mittens", vectors, "cat")
+
+
+def test_a_saved_concept_is_the_applied_one_bit_for_bit_in_stock_text_encode(pack, microworld, concept, folder):
+    import nodes
+
+    clip = microworld[1]
+    saved, name = pack.run("CompInvSaveConcept", concept=concept, name="", if_it_exists="replace it")
+    assert name == "embedding:test-mittens"
+    text = "a photo of a embedding:test-mittens, and a car on grass"
+    by_file = nodes.CLIPTextEncode().encode(clip, text)[0]
+    applied, _ = pack.run("CompInvApplyConcept", clip=clip, concept=concept)
+    by_wire = nodes.CLIPTextEncode().encode(applied, text)[0]
+    (loaded,) = pack.run("CompInvLoadConcept", file="test-mittens.safetensors", class_word="")
+    by_load = nodes.CLIPTextEncode().encode(pack.run("CompInvApplyConcept", clip=clip, concept=loaded)[0], text)[0]
+    (prompt,) = pack.run("CompInvPrompt", clip=applied, text=text, subjects="test-mittens, car")
+    for other in (by_wire, by_load, prompt):
+        assert torch.equal(other[0][0], by_file[0][0])
+        assert torch.equal(other[0][1]["pooled_output"], by_file[0][1]["pooled_output"])
+    assert loaded.class_word == saved.class_word == "cat"
+    (folder / "test-mittens.safetensors").unlink()
+
+
+def test_saving_never_overwrites_silently(pack, concept, folder):
+    pack.run("CompInvSaveConcept", concept=concept, name="test-twice", if_it_exists="refuse")
+    with pytest.raises(FileExistsError, match="exists already"):
+        pack.run("CompInvSaveConcept", concept=concept, name="test-twice", if_it_exists="refuse")
+    saved, name = pack.run("CompInvSaveConcept", concept=concept, name="test-twice", if_it_exists="add a number")
+    assert (saved.name, name) == ("test-twice-2", "embedding:test-twice-2")
+    for path in folder.glob("test-twice*"):
+        path.unlink()
+
+
+@pytest.mark.parametrize("name", ["../test", "a test", "a/b"])
+def test_saving_stays_in_the_folder(pack, concept, name):
+    with pytest.raises(ValueError, match="cannot be used"):
+        pack.run("CompInvSaveConcept", concept=concept, name=name, if_it_exists="refuse")
+
+
+def test_a_changed_file_is_read_again(pack, concept, folder):
+    pack.run("CompInvSaveConcept", concept=concept, name="test-again", if_it_exists="replace it")
+    fingerprint = pack.nodes["CompInvLoadConcept"].fingerprint_inputs
+    before = fingerprint(file="test-again.safetensors", class_word="")
+    pack.run("CompInvSaveConcept", concept=concept, name="test-again", if_it_exists="replace it")
+    assert fingerprint(file="test-again.safetensors", class_word="") != before
+    (folder / "test-again.safetensors").unlink()
+
+
+@pytest.mark.parametrize("how", ["class word only", "nearest words", "my words", "COCO categories"])
+def test_anchors_are_few_words_whose_weights_sum_to_one(pack, microworld, how):
+    anchors, table = pack.run(
+        "CompInvAnchorSelect", clip=microworld[1], class_word="Cat", how=how, words="cat, car, cat", count=3
+    )
+    assert anchors.class_word == "cat" and 1 <= len(anchors.words) <= 3 and anchors.words.count("cat") == 1
+    assert sum(anchors.weights) == pytest.approx(1)
+    assert all(word in table for word in anchors.words)
+
+
+def test_anchor_select_refuses_words_it_does_not_know(pack, microworld):
+    given = {"clip": microworld[1], "how": "my words", "words": "", "count": 3}
+    with pytest.raises(ValueError, match="is not one word of this text encoder"):
+        pack.run("CompInvAnchorSelect", **given, class_word="qwxzy")
+    with pytest.raises(ValueError, match='"words" is empty'):
+        pack.run("CompInvAnchorSelect", **given, class_word="cat")
+
+
+def test_every_input_and_output_has_a_tooltip_and_every_node_a_help_page(pack):
+    for name, node in pack.nodes.items():
+        schema = node.define_schema()
+        assert schema.description and all(part.tooltip for part in [*schema.inputs, *schema.outputs]), name
+        for page in ("CompInvAnchorSelect", "Concept", "CompInvPrompt"):
+            if page in name:
+                root = Path(__file__).resolve().parents[2]
+                assert (root / "web" / "docs" / name / "en.md").read_text(encoding="utf-8").startswith("# "), name

@@ -1,0 +1,91 @@
+"""A concept's file: whole or not at all, in the ecosystem's own forms."""
+
+import os
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from compinv_core.concept import Concept, check_name, is_ours, read_concept, write_concept
+
+CONCEPT = Concept("my-cat", {"clip_l": torch.randn(2, 768), "clip_g": torch.randn(2, 1280)}, "cat", {"steps": "30"})
+
+
+def test_what_was_written_is_read_back_bit_for_bit(tmp_path):
+    write_concept(CONCEPT, tmp_path / "my-cat.safetensors")
+    read = read_concept(tmp_path / "my-cat.safetensors")
+    assert (read.name, read.class_word, read.provenance["steps"]) == ("my-cat", "cat", "30")
+    assert all(torch.equal(read.vectors[key], CONCEPT.vectors[key]) for key in CONCEPT.vectors)
+    assert is_ours(tmp_path / "my-cat.safetensors")
+
+
+def test_a_file_is_replaced_only_when_asked(tmp_path):
+    path = tmp_path / "my-cat.safetensors"
+    path.write_text("somebody's")
+    with pytest.raises(FileExistsError, match="exists already"):
+        write_concept(CONCEPT, path)
+    assert path.read_text() == "somebody's"
+    write_concept(CONCEPT, path, replace=True)
+    assert read_concept(path).class_word == "cat"
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "my-cat.safetensors"
+    path.write_text("old")
+
+    def full_disk(tensors, file, metadata):
+        open(file, "w").close()
+        raise OSError("no space left")
+
+    monkeypatch.setattr("compinv_core.concept.save_file", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        write_concept(CONCEPT, path, replace=True)
+    assert os.listdir(tmp_path) == [path.name] and path.read_text() == "old"
+
+
+def test_foreign_files_are_read(tmp_path):
+    vectors = torch.randn(3, 768)
+    torch.save({"string_to_param": {"*": torch.nn.Parameter(vectors)}, "name": "x", "step": 5}, tmp_path / "a1111.pt")
+    torch.save({"<cat>": vectors[0]}, tmp_path / "diffusers.bin")
+    save_file({"emb_params": vectors.half()}, tmp_path / "kohya.safetensors")
+    save_file(
+        {"clip_l": vectors, "clip_g": torch.ones(3, 1280), "clip_l_out": torch.zeros(3, 768)},
+        tmp_path / "onetrainer.safetensors",
+    )
+    assert torch.equal(read_concept(tmp_path / "a1111.pt").vectors["clip_l"], vectors)
+    assert torch.equal(read_concept(tmp_path / "diffusers.bin").vectors["clip_l"], vectors[:1])
+    assert torch.equal(read_concept(tmp_path / "kohya.safetensors").vectors["clip_l"], vectors.half().float())
+    onetrainer = read_concept(tmp_path / "onetrainer.safetensors").vectors
+    assert torch.equal(onetrainer["clip_l"], vectors) and set(onetrainer) == {"clip_l", "clip_g"}
+    assert not is_ours(tmp_path / "kohya.safetensors")
+
+
+def test_a_file_without_an_embedding_is_refused(tmp_path):
+    (tmp_path / "text.safetensors").write_text("hello")
+    save_file({"weight": torch.zeros(2, 13)}, tmp_path / "odd.safetensors")
+    torch.save([1, 2], tmp_path / "list.pt")
+    with pytest.raises(ValueError, match="cannot be read as an embedding"):
+        read_concept(tmp_path / "text.safetensors")
+    for name in ("odd.safetensors", "list.pt"):
+        with pytest.raises(ValueError, match="holds no embedding"):
+            read_concept(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("vectors", "message"),
+    [
+        ({}, "has no vectors"),
+        ({"clip_l": torch.full((1, 4), torch.nan)}, "finite numbers"),
+        ({"clip_l": torch.zeros(4)}, "finite numbers"),
+        ({"clip_l": torch.zeros(1, 4), "clip_g": torch.zeros(2, 5)}, "another number of vectors"),
+    ],
+)
+def test_vectors_that_no_prompt_can_hold_are_refused(vectors, message):
+    with pytest.raises(ValueError, match=message):
+        Concept("my-cat", vectors)
+
+
+@pytest.mark.parametrize("name", ["", "my cat", "../cat", "a/b", "a\\b", ".hidden", "cat.safetensors", "cat,", "(cat)"])
+def test_a_name_that_a_prompt_or_a_folder_would_misread_is_refused(name):
+    with pytest.raises(ValueError, match="cannot be used"):
+        check_name(name)
