@@ -203,13 +203,16 @@ def differentiable(clip: Any) -> Generator[None]:
         x = x + self.self_attn(self.layer_norm1(x), mask, optimized_attention)
         return x + self.mlp(self.layer_norm2(x))
 
+    before = [layer.__dict__.get("forward") for layer in layers]  # of another pack, or of an outer use of this
     try:
         for layer in layers:
             layer.forward = types.MethodType(forward, layer)
         yield
     finally:
-        for layer in layers:
+        for layer, own in zip(layers, before, strict=True):
             layer.__dict__.pop("forward", None)
+            if own is not None:
+                layer.forward = own
 
 
 @dataclass(frozen=True)

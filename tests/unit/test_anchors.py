@@ -49,7 +49,7 @@ def test_words_that_point_elsewhere_do_not_pull():
 
 @pytest.mark.parametrize("weights", [(), (0.5, 0.6), (1.5, -0.5)])
 def test_weights_lie_on_the_simplex(weights):
-    with pytest.raises(ValueError, match="[Ww]eight"):
+    with pytest.raises(ValueError, match=r"[Ww]eight"):
         AnchorSet("cat0", ("cat0", "cat1"), weights)
 
 
