@@ -94,7 +94,9 @@ class ComfyServer:
         self.close()
         raise ServerError(f"ComfyUI did not answer within {seconds:.0f} seconds; see {self.log}.")
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -122,9 +124,7 @@ class ComfyServer:
         """Queue a graph in API form; its id. Raises ServerError with ComfyUI's reasons when it is refused."""
         return json.loads(self.fetch("/prompt", {"prompt": prompt}))["prompt_id"]
 
-    def wait(
-        self, prompt_id: str, seconds: float = 1200, on_poll: Callable[[], None] = lambda: None
-    ) -> dict[str, Any]:
+    def wait(self, prompt_id: str, seconds: float = 1200, on_poll: Callable[[], None] = lambda: None) -> dict[str, Any]:
         """The history entry of a graph that has ended, in success or not: see `status` and `outputs` in it."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:

@@ -33,7 +33,9 @@ def to_prompt(workflow: dict[str, Any], object_info: dict[str, Any]) -> dict[str
         if kind in NOTES or mode == MUTED:
             continue
         if kind not in object_info:
-            raise ValueError(f'The workflow has a node "{kind}" that this ComfyUI does not know; install the pack it is from.')
+            raise ValueError(
+                f'The workflow has a node "{kind}" that this ComfyUI does not know; install the pack it is from.'
+            )
         if mode == BYPASSED:
             raise ValueError(f'The node "{kind}" is bypassed; only whole graphs can be queued here.')
         described = object_info[kind]["input"]

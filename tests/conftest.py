@@ -88,8 +88,9 @@ def pack(comfyui: Path, base: Path) -> Pack:
 @pytest.fixture(scope="session")
 def microworld(pack: Pack) -> tuple[Any, Any, Any]:
     """(MODEL, CLIP, VAE), loaded by the stock loader under inference mode, as in the server."""
-    import nodes
     import torch
+
+    import nodes
 
     with torch.inference_mode():
         return nodes.CheckpointLoaderSimple().load_checkpoint("microworld.safetensors")

@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from compinv_core.attention import attention_maps, layout_energy
 from compinv_core.layout import Box, default_layout, layout_from_attention, layout_from_json
 from compinv_core.sampling import Guidance, correct
@@ -75,7 +76,7 @@ def test_two_spots_of_attention_become_two_boxes():
     cat, car = (region.box for region in layout.regions)
     assert layout.source == "attention"
     assert cat.right <= 0.5 <= car.left
-    assert 0.2 <= cat.top and cat.bottom <= 0.8
+    assert cat.top >= 0.2 and cat.bottom <= 0.8
 
 
 def test_attention_that_says_nothing_gives_the_default_boxes():
@@ -96,7 +97,9 @@ def test_a_layout_survives_json():
     assert [(r.phrase, r.box) for r in again.regions] == [(r.phrase, r.box) for r in layout.regions]
 
 
-@pytest.mark.parametrize("text", ["", "[1]", '{"cat": 3}', '{"cat": [0, 0, 1]}', '{"cat": [0, 0, 2, 1]}', '{"cat": "x"}'])
+@pytest.mark.parametrize(
+    "text", ["", "[1]", '{"cat": 3}', '{"cat": [0, 0, 1]}', '{"cat": [0, 0, 2, 1]}', '{"cat": "x"}']
+)
 def test_boxes_that_cannot_be_are_refused(text: str):
-    with pytest.raises(ValueError, match="boxes|box needs"):
+    with pytest.raises(ValueError, match=r"boxes|box needs"):
         layout_from_json(text)

@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from compinv_core.training.loop import Pull, Recipe, train
 from compinv_core.training.objective import NoiseSchedule, diffusion_loss
 from compinv_core.training.pictures import training_pictures

@@ -1,0 +1,44 @@
+"""A whole world from its spec, in one command that can be stopped and goes on: `make world`.
+
+On two cores: autoencoder 11 min, latents 5 min, diffusion model hours, judge 8 min.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from .spec import DEFAULT_WORLD, load_world
+
+# A process a core; the allocator keeps what it has, which saves a quarter of the time.
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
+    "MALLOC_TOP_PAD_": str(1 << 28),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--world", type=Path, default=DEFAULT_WORLD)
+    parser.add_argument("--out", type=Path, required=True, help="checkpoints of the runs")
+    args = parser.parse_args()
+    load_world(args.world)
+    common = ["--world", str(args.world), "--out", str(args.out)]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(os.cpu_count()), "-m"]
+    for step in (
+        ["-m", "microworld.tokenizer", "--world", str(args.world)],
+        ["-m", "microworld.pictures", "--world", str(args.world)],
+        [*torchrun, "microworld.autoencoder", *common],
+        [*torchrun, "microworld.latents", *common],
+        [*torchrun, "microworld.diffusion", *common],
+        ["-m", "microworld.checkpoint", *common],
+        [*torchrun, "microworld.judge", *common],
+    ):
+        subprocess.run([sys.executable, *step], check=True, env={**os.environ, **ENVIRONMENT})
+
+
+if __name__ == "__main__":
+    main()
