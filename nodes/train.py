@@ -157,8 +157,8 @@ class CompInvTrain(io.ComfyNode):
         preview: list[torch.Tensor] = []
 
         def on_step(progress: Progress) -> None:
-            comfy.model_management.throw_exception_if_processing_interrupted()
             history.append(progress)
+            comfy.model_management.throw_exception_if_processing_interrupted()
             last = progress.step == steps
             picture = None
             if last or progress.step % max(1, steps // PREVIEWS) == 0:

@@ -1,0 +1,226 @@
+"""Training on the real host: gradients against diffusers, nothing left changed, cancel, refusals."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture
+def images() -> list[torch.Tensor]:
+    folder = ROOT / "microworld" / "user_pictures" / "mittens"
+    return [torch.from_numpy(np.asarray(Image.open(p), np.float32) / 255)[None] for p in sorted(folder.iterdir())]
+
+
+def train(pack: Any, microworld: Any, images: list[torch.Tensor], **changes: Any) -> tuple[Any, ...]:
+    model, clip, vae = microworld
+    inputs = {
+        "model": model,
+        "clip": clip,
+        "vae": vae,
+        "placeholder": "my-mittens",
+        "class_word": "cat",
+        "resolution": 64,
+        "steps": 3,
+        "batch": 2,
+        "vectors": 2,
+        "learning_rate": 0.05,
+        "anchor_weight": 0.5,
+        "kind": "object",
+        "mirror": True,
+        "seed": 0,
+        **changes,
+    }
+    with torch.inference_mode():
+        return pack.run("CompInvTrain", images=images, **{name: [value] for name, value in inputs.items()})
+
+
+def latent_of(microworld: Any) -> torch.Tensor:
+    """What a stock KSampler gives for one seed."""
+    import nodes
+
+    model, clip, _ = microworld
+    with torch.inference_mode():
+        positive, negative = (nodes.CLIPTextEncode().encode(clip, text)[0] for text in ("a photo of a cat", ""))
+        latent = {"samples": torch.zeros(1, 4, 8, 8)}
+        sampled = nodes.KSampler().sample(model, 5, 3, 4.0, "euler", "normal", positive, negative, latent)[0]
+        return sampled["samples"].clone()
+
+
+def test_a_concept_is_learnt_and_nothing_else_changes(pack: Any, microworld: Any, images: list[torch.Tensor]):
+    before = latent_of(microworld)
+    concept, plot, preview = train(pack, microworld, images)
+    assert concept.vectors["clip_l"].shape == (2, 96)
+    assert concept.provenance["steps"] == "3"
+    assert preview.shape == (1, 64, 64, 3) and plot.shape[-1] == 3
+    assert torch.equal(latent_of(microworld), before)
+    assert all(p.is_inference() for p in microworld[0].model.diffusion_model.parameters())
+
+
+def test_the_same_seed_learns_the_same_word(pack: Any, microworld: Any, images: list[torch.Tensor]):
+    first, second = (train(pack, microworld, images)[0].vectors["clip_l"] for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_anchors_pull(pack: Any, microworld: Any, images: list[torch.Tensor]):
+    with torch.inference_mode():
+        anchors = pack.run(
+            "CompInvAnchorSelect", clip=microworld[1], class_word="cat", how="class word only", words="", count=1
+        )[0]
+    held, free = (
+        train(pack, microworld, images, steps=20, learning_rate=0.3, **extra)[0].vectors["clip_l"]
+        for extra in ({"anchors": anchors, "anchor_weight": 0.95}, {})
+    )
+    from compinv_core.host.text_encoder import vocabulary
+
+    cat = vocabulary(microworld[1], "clip_l").vector("cat")
+    assert (held - cat).norm() < (free - cat).norm()
+
+
+def test_cancel_keeps_what_was_learnt(
+    pack: Any, microworld: Any, images: list[torch.Tensor], base: Path, monkeypatch: Any
+):
+    import comfy.model_management as management
+    import folder_paths
+
+    monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(base / "output"))
+    before = latent_of(microworld)
+    seen: list[bool] = []
+
+    def interrupted() -> None:
+        seen.append(sys._getframe(1).f_code.co_name == "on_step")  # the host asks too, elsewhere
+        if sum(seen) == 3:
+            raise management.InterruptProcessingException
+
+    monkeypatch.setattr(management, "throw_exception_if_processing_interrupted", interrupted)
+    with pytest.raises(management.InterruptProcessingException):
+        train(pack, microworld, images, steps=1000, placeholder="cancelled-one")
+    monkeypatch.undo()
+    assert list((base / "output" / "embeddings").glob("cancelled-one-cancelled-*.safetensors"))
+    assert torch.equal(latent_of(microworld), before)
+
+
+def test_an_error_in_the_middle_changes_nothing(
+    pack: Any, microworld: Any, images: list[torch.Tensor], monkeypatch: Any
+):
+    before = latent_of(microworld)
+    module = sys.modules["compositional_inversion.compinv_core.host.training"]
+    monkeypatch.setattr(module.Training, "preview", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(pack, microworld, images)
+    monkeypatch.undo()
+    assert torch.equal(latent_of(microworld), before)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"class_word": "xylophone"}, '"xylophone" is not one word'),
+        ({"placeholder": "cat"}, "ordinary word"),
+        ({"placeholder": "my cat"}, "without spaces"),
+        ({"placeholder": "../cat"}, "without spaces or folders"),
+        ({"vectors": 16, "placeholder": "long-one", "masks": torch.ones(1, 64, 64)}, "masks"),
+    ],
+)
+def test_nonsense_is_refused_before_it_starts(
+    pack: Any, microworld: Any, images: list[torch.Tensor], changes: dict[str, Any], sentence: str
+):
+    with pytest.raises(ValueError, match=sentence):
+        train(pack, microworld, images, **changes)
+
+
+def test_no_picture_is_refused(pack: Any, microworld: Any):
+    with pytest.raises(ValueError, match='"images" is empty'):
+        train(pack, microworld, [])
+
+
+def test_a_model_and_clip_that_do_not_belong_together_are_refused(
+    pack: Any, microworld: Any, images: list[torch.Tensor], sd1: Any
+):
+    with pytest.raises(ValueError, match="do not belong together"):
+        train(pack, microworld, images, clip=sd1)
+
+
+def test_the_gradient_is_that_of_diffusers(pack: Any, microworld: Any):
+    """Same weights, latents, noise, timesteps; UNet and text encoder of diffusers and transformers, float32."""
+    import comfy.utils
+    from diffusers import DDPMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    from compinv_core.host import text_encoder
+    from compinv_core.host.model import frozen_weights
+    from compinv_core.host.training import noise_schedule, predictor
+    from compinv_core.training.objective import diffusion_loss
+
+    model, clip, _ = microworld
+    unet_config = model.model.model_config.unet_config
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(64, 128),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D",) * 2,
+        up_block_types=("CrossAttnUpBlock2D",) * 2,
+        cross_attention_dim=96,
+        attention_head_dim=4,  # diffusers' name for the number of heads
+    )
+    ours = {k: v.detach().clone() for k, v in model.model.diffusion_model.state_dict().items()}
+    mapping = {k: v for k, v in comfy.utils.unet_to_diffusers(unet_config).items() if v in ours}
+    unet.load_state_dict({theirs: ours[mine] for theirs, mine in mapping.items()}, strict=True)
+
+    torch.manual_seed(3)
+    vectors = torch.randn(2, 96) * 0.1
+    transformer = clip.cond_stage_model.clip_l.transformer
+    table = transformer.get_input_embeddings().weight.detach().clone().float()
+    words = len(table)
+    config = CLIPTextConfig(
+        vocab_size=words + 2,
+        hidden_size=96,
+        intermediate_size=384,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        eos_token_id=words - 1,
+        bos_token_id=words - 2,
+        pad_token_id=words - 1,
+    )
+    text = CLIPTextModel(config)
+    state = {k: v.detach().clone().float() for k, v in transformer.state_dict().items()}
+    state["text_model.embeddings.token_embedding.weight"] = torch.cat([table, vectors])
+    names = text.state_dict().keys()
+    prefix = "" if any(name.startswith("text_model.") for name in names) else "text_model."
+    text.load_state_dict({name: state[prefix + name] for name in names if prefix + name in state}, strict=False)
+
+    latents, noise = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
+    steps = torch.tensor([120, 840])
+    prompts = ["a photo of a embedding:probe", "a rendering of the embedding:probe"]
+    with torch.inference_mode(), torch.inference_mode(False), torch.enable_grad():
+        prepared = text_encoder.prepare(clip, prompts, "probe", {"clip_l": 2})
+        trained = vectors.clone().requires_grad_()
+        weights = frozen_weights(model.model.diffusion_model, transformer)
+        with weights, text_encoder.differentiable(clip):
+            context, _ = text_encoder.encode_batch(clip, prepared, [0, 1], {"clip_l": trained})
+            loss = diffusion_loss(predictor(model), noise_schedule(model), latents, noise, steps, context)
+            (gradient,) = torch.autograd.grad(loss, trained)
+
+    rows: list[list[int]] = []
+    for prompt in prompts:
+        tokens = [t for t, _ in clip.tokenize(prompt.replace(" embedding:probe", ""))["l"][0]]
+        at = tokens.index(words - 1)
+        rows.append([*tokens[:at], words, words + 1, *tokens[at:]][:77])
+    embedding = text.get_input_embeddings()
+    embedding.weight.requires_grad_()
+    hidden = text(torch.tensor(rows)).last_hidden_state
+    scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    output = unet(scheduler.add_noise(latents, noise, steps), steps, hidden).sample
+    expected_loss = torch.nn.functional.mse_loss(output, noise)
+    expected_loss.backward()
+    expected = embedding.weight.grad[words:]
+
+    assert loss.item() == pytest.approx(expected_loss.item(), rel=1e-5)
+    # Float32 through some forty layers in another order of summation: 1e-4 of the gradient's own size.
+    assert (gradient - expected).norm() < 1e-4 * expected.norm()
