@@ -18,7 +18,7 @@ from typing import Any
 PACK = Path(__file__).resolve().parent.parent
 sys.path.append(str(PACK))
 
-from server import ComfyServer, ServerError  # noqa: E402
+from comfy_server import ComfyServer, ServerError  # noqa: E402
 from workflow import find, to_prompt  # noqa: E402
 
 OUTPUT = PACK / "demo_output"

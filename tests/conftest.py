@@ -94,3 +94,12 @@ def microworld(pack: Pack) -> tuple[Any, Any, Any]:
 
     with torch.inference_mode():
         return nodes.CheckpointLoaderSimple().load_checkpoint("microworld.safetensors")
+
+
+@pytest.fixture(scope="session")
+def server(base: Path) -> Any:
+    """A running ComfyServer on the base folder."""
+    from comfy_server import ComfyServer
+
+    with ComfyServer(base) as running:
+        yield running

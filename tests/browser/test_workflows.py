@@ -1,0 +1,77 @@
+"""The real page in a real browser: every shipped workflow opens from the template browser, whole."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import need
+
+ROOT = Path(__file__).parent.parent.parent
+WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def browser(server: Any) -> Iterator[Any]:
+    chromium = shutil.which("chromium")
+    need(bool(chromium), "Debian's chromium is not installed")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def page(browser: Any, server: Any) -> Iterator[tuple[Any, list[str]]]:
+    """A page on which the front end is up, and the console errors that come from us."""
+    errors: list[str] = []
+    page = browser.new_page(viewport={"width": 1600, "height": 1000})
+    page.on("console", lambda m: errors.append(m.text) if m.type == "error" and "compositional" in m.text.lower() else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(server.url)
+    page.wait_for_function("window.app && window.app.graph && window.LiteGraph?.registered_node_types?.CompInvTrain", timeout=120_000)
+    yield page, errors
+    page.close()
+
+
+def test_three_workflows_ship():
+    assert len(WORKFLOWS) >= 3
+
+
+def test_a_template_opens_from_the_template_browser(page: tuple[Any, list[str]]):
+    here, errors = page
+    here.wait_for_timeout(2000)
+    dialog = here.locator('[role="dialog"]')
+    if not dialog.count():
+        here.evaluate("window.app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+    here.get_by_text("compositional_inversion", exact=False).first.wait_for(timeout=30_000)
+    here.screenshot(path=str(ROOT / "demo_output" / "templates.png"))
+    assert not errors
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_a_workflow_opens_whole(page: tuple[Any, list[str]], server: Any, path: Path):
+    here, errors = page
+    assert path.stem in json.dumps(server.get("/workflow_templates")["compositional_inversion"])
+    workflow = json.loads(server.fetch(f"/api/workflow_templates/compositional_inversion/{path.name}"))
+    here.evaluate("workflow => window.app.loadGraphData(workflow)", workflow)
+    here.wait_for_timeout(1500)
+    kinds = here.evaluate("window.app.graph._nodes.map(node => [node.type, Boolean(node.has_errors)])")
+    assert sorted(kind for kind, _ in kinds) == sorted(node["type"] for node in workflow["nodes"])
+    assert not any(wrong for _, wrong in kinds)
+    assert not here.get_by_text("Missing Node", exact=False).count()
+    # What the page would queue is what the demo queues.
+    queued = here.evaluate("window.app.graphToPrompt().then(result => result.output)")
+    from workflow import to_prompt
+
+    mine = to_prompt(workflow, server.get("/object_info"))
+    assert {k: v["inputs"] for k, v in queued.items()} == {k: v["inputs"] for k, v in mine.items()}
+    assert not errors

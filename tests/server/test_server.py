@@ -1,0 +1,151 @@
+"""The pack in a real server, over its own API."""
+
+import io
+import json
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from workflow import find, to_prompt
+
+ROOT = Path(__file__).parent.parent.parent
+IDS = {
+    "CompInvAnchorSelect", "CompInvTrain", "CompInvSaveConcept", "CompInvLoadConcept", "CompInvApplyConcept", "CompInvPrompt",
+    "CompInvLayoutRecover", "CompInvRegularizedSampler", "CompInvRegularizeModel",
+}  # fmt: skip
+
+
+def graph(server: Any, name: str) -> dict[str, Any]:
+    workflow = json.loads((ROOT / "workflows" / f"compositional_inversion_{name}.json").read_text())
+    return to_prompt(workflow, server.get("/object_info"))
+
+
+def inputs_of(prompt: dict[str, Any], kind: str) -> dict[str, Any]:
+    return next(node["inputs"] for node in prompt.values() if node["class_type"] == kind)
+
+
+def short(server: Any, steps: int = 3) -> dict[str, Any]:
+    """The shipped workflow with little training and sampling."""
+    prompt = graph(server, "train_and_compose")
+    inputs_of(prompt, "CompInvTrain")["steps"] = steps
+    inputs_of(prompt, "CompInvRegularizedSampler")["steps"] = 4
+    return prompt
+
+
+def pixels(data: bytes) -> bytes:
+    """A PNG without the prompt that its metadata holds."""
+    return Image.open(io.BytesIO(data)).tobytes()
+
+
+def stock(server: Any) -> bytes:
+    """What a stock graph gives for one seed; a denoise that rounds to 1 makes it new to the cache each time."""
+    prompt = {
+        "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "microworld.safetensors"}},
+        "2": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["1", 1], "text": "a photo of a cat and a car"}},
+        "3": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}},
+        "4": {
+            "class_type": "KSampler",
+            "inputs": {
+                "model": ["1", 0], "positive": ["2", 0], "negative": ["2", 0], "latent_image": ["3", 0], "seed": 7,
+                "steps": 4, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal",
+                "denoise": 1.0 - 1e-9 * (time.time() % 1000),
+            },
+        },
+        "5": {"class_type": "VAEDecode", "inputs": {"samples": ["4", 0], "vae": ["1", 2]}},
+        "6": {"class_type": "PreviewImage", "inputs": {"images": ["5", 0]}},
+    }  # fmt: skip
+    return pixels(server.picture(server.run(prompt)["6"]["images"][0]))
+
+
+def test_the_pack_starts_without_a_warning(server: Any):
+    assert {name for name in server.get("/object_info") if name.startswith("CompInv")} == IDS
+    for line in server.log.read_text().splitlines():
+        ours = "compositional_inversion" in line or "comfyui_microworld" in line or "compinv" in line.lower()
+        assert not (ours and ("warn" in line.lower() or "error" in line.lower() or "failed" in line.lower())), line
+
+
+@pytest.mark.parametrize("name", sorted(IDS))
+def test_every_input_and_output_has_a_tooltip_and_every_node_a_page(server: Any, name: str):
+    node = server.get("/object_info")[name]
+    described = {**node["input"].get("required", {}), **node["input"].get("optional", {})}
+    assert all(description[1].get("tooltip") for description in described.values())
+    assert all(node["output_tooltips"])
+    with urllib.request.urlopen(f"{server.url}/extensions/compositional_inversion/docs/{name}/en.md") as page:
+        assert page.read().decode().startswith("# " + node["display_name"])
+
+
+def test_the_shipped_workflows_run_and_leave_the_model_as_it_was(server: Any, base: Path):
+    before = stock(server)
+    prompt = short(server)
+    outputs = server.run(prompt)
+    assert len(outputs[find(prompt, "Composition")]["images"]) == 4
+    assert (base / "models" / "embeddings" / "mittens.safetensors").exists()
+    assert stock(server) == before
+    (base / "models" / "embeddings" / "sippy.safetensors").write_bytes(
+        (base / "models" / "embeddings" / "mittens.safetensors").read_bytes()
+    )
+    for name in ("saved_concept", "two_concepts"):
+        prompt = graph(server, name)
+        inputs_of(prompt, "CompInvRegularizedSampler")["steps"] = 4
+        assert server.run(prompt)[find(prompt, "Composition")]["images"]
+
+
+def test_a_file_is_the_wire(server: Any):
+    """embedding:name in stock CLIP Text Encode gives the picture that Apply Concept gives."""
+    prompt = short(server)
+    server.run(prompt)
+    text = "a photo of embedding:mittens on grass"
+    loader = {"class_type": "CompInvLoadConcept", "inputs": {"file": "mittens.safetensors", "class_word": ""}}
+    both = {
+        "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "microworld.safetensors"}},
+        "2": loader,
+        "3": {"class_type": "CompInvApplyConcept", "inputs": {"clip": ["1", 1], "concept": ["2", 0]}},
+        "4": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}},
+    }
+    for number, clip in (("10", ["1", 1]), ("20", ["3", 0])):
+        sampler = {
+            "model": ["1", 0], "positive": [number, 0], "negative": [number, 0], "latent_image": ["4", 0], "seed": 3,
+            "steps": 3, "cfg": 1.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0,
+        }  # fmt: skip
+        both[number] = {"class_type": "CLIPTextEncode", "inputs": {"clip": clip, "text": text}}
+        both[f"{number}1"] = {"class_type": "KSampler", "inputs": sampler}
+        both[f"{number}2"] = {"class_type": "VAEDecode", "inputs": {"samples": [f"{number}1", 0], "vae": ["1", 2]}}
+        both[f"{number}3"] = {"class_type": "PreviewImage", "inputs": {"images": [f"{number}2", 0]}}
+    outputs = server.run(both)
+    wire, file = (pixels(server.picture(outputs[number]["images"][0])) for number in ("203", "103"))
+    assert wire == file
+
+
+def test_training_is_cancelled_within_a_step(server: Any, base: Path):
+    before = stock(server)
+    prompt = short(server, steps=100_000)
+    inputs_of(prompt, "CompInvTrain")["placeholder"] = "stopped"
+    number = server.queue(prompt)
+    time.sleep(8)
+    server.interrupt()
+    began = time.monotonic()
+    assert server.wait(number, seconds=60)["status"]["status_str"] == "error"
+    assert time.monotonic() - began < 20
+    assert list((base / "output" / "embeddings").glob("stopped-cancelled-*.safetensors"))
+    assert stock(server) == before
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "sentence"),
+    [
+        ("CompInvTrain", {"class_word": "xylophone"}, "not one word of this text encoder"),
+        ("CompInvTrain", {"placeholder": "cat"}, "ordinary word"),
+        ("CompInvPrompt", {"subjects": "zebra"}, "not in the prompt"),
+        ("CompInvLayoutRecover", {"method": "my boxes", "boxes": "{}"}, "cannot be read"),
+    ],
+)
+def test_a_node_that_refuses_says_one_sentence(server: Any, kind: str, change: dict[str, str], sentence: str):
+    from comfy_server import ServerError
+
+    prompt = short(server)
+    inputs_of(prompt, kind).update(change)
+    with pytest.raises(ServerError, match=sentence):
+        server.run(prompt)
