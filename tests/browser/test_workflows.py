@@ -50,14 +50,22 @@ def test_three_workflows_ship():
     assert len(WORKFLOWS) >= 3
 
 
-def test_the_template_browser_lists_the_pack(page: tuple[Any, list[str]], tmp_path: Path):
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_a_workflow_opens_from_the_template_browser(page: tuple[Any, list[str]], path: Path, tmp_path: Path):
     here, errors = page
     here.wait_for_timeout(2000)
-    dialog = here.locator('[role="dialog"]')
-    if not dialog.count():
+    if not here.locator('[role="dialog"]').count():  # the first visit of all opens it by itself
         here.evaluate("window.app.extensionManager.command.execute('Comfy.BrowseTemplates')")
-    here.get_by_text("compositional_inversion", exact=False).first.wait_for(timeout=30_000)
+    here.get_by_text("compositional_inversion", exact=True).first.click(timeout=30_000)
+    here.wait_for_timeout(1000)
     here.screenshot(path=str(tmp_path / "templates.png"))
+    here.locator('[role="dialog"]').get_by_text(path.stem, exact=False).first.click(timeout=30_000)
+    here.wait_for_function("window.app.graph._nodes.some(node => node.type === 'CompInvPrompt')", timeout=30_000)
+    here.wait_for_timeout(500)
+    here.screenshot(path=str(tmp_path / "opened.png"))
+    kinds = here.evaluate("window.app.graph._nodes.map(node => node.type)")
+    assert sorted(kinds) == sorted(node["type"] for node in json.loads(path.read_text())["nodes"])
+    assert not here.get_by_text("Missing Node", exact=False).count()
     assert not errors
 
 

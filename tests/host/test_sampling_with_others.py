@@ -1,0 +1,106 @@
+"""Spatial inversion beside ControlNet, prompt schedules and inpainting, and what a correction does in each sampler."""
+
+from typing import Any
+
+import pytest
+import torch
+from test_sampling import SETTINGS, ksampler, layout, negative, prompt, sample
+
+
+@pytest.fixture(autouse=True)
+def inference() -> Any:
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(scope="module")
+def controlnet(microworld: Any) -> Any:
+    """A ControlNet of the micro world's shape with random weights, made under inference mode as the loader does."""
+    import comfy.cldm.cldm
+    import comfy.controlnet
+    import comfy.ops
+
+    config = dict(microworld[0].model.model_config.unet_config)
+    for unknown in ("out_channels", "transformer_depth_output", "image_size", "use_temporal_attention"):
+        config.pop(unknown, None)
+    with torch.inference_mode():
+        torch.manual_seed(0)
+        model = comfy.cldm.cldm.ControlNet(
+            **{**config, "hint_channels": 3}, operations=comfy.ops.disable_weight_init, dtype=torch.float32
+        )
+        for weight in model.parameters():
+            weight.copy_(torch.randn(weight.shape) * 0.05)
+        return comfy.controlnet.ControlNet(model, load_device=torch.device("cpu"))
+
+
+def test_a_controlnet_takes_part(pack: Any, microworld: Any, controlnet: Any):
+    import nodes
+
+    apply = nodes.ControlNetApplyAdvanced().apply_controlnet
+    positive, other = apply(
+        prompt(pack, microworld), negative(microworld), controlnet, torch.rand(1, 64, 64, 3), 1.0, 0.0, 1.0
+    )
+    conditioning = {"positive": positive, "negative": other}
+    plain = ksampler(pack, microworld, **conditioning)
+    guided = sample(pack, microworld, layout=layout(pack, microworld)[0], **conditioning)[0]["samples"]
+    assert guided.isfinite().all() and not torch.equal(guided, plain)
+    assert torch.equal(ksampler(pack, microworld, **conditioning), plain)
+
+
+def test_a_prompt_that_ends_early_is_held_only_as_long(pack: Any, microworld: Any):
+    import node_helpers
+
+    first = node_helpers.conditioning_set_values(prompt(pack, microworld), {"start_percent": 0.0, "end_percent": 0.3})
+    rest = node_helpers.conditioning_set_values(negative(microworld, "a cat"), {"start_percent": 0.3, "end_percent": 1.0})
+    latent, _, report = sample(
+        pack, microworld, positive=first + rest, layout=layout(pack, microworld)[0], steps=8, until=1.0
+    )
+    assert latent["samples"].isfinite().all()
+    assert 1 <= len(report.splitlines()) < 8
+
+
+def test_an_inpainting_mask_is_kept(pack: Any, microworld: Any):
+    mask = torch.zeros(1, 64, 64)
+    mask[:, :, 32:] = 1
+    latent = {"samples": torch.randn(1, 4, 8, 8), "noise_mask": mask}
+    guided = sample(pack, microworld, layout=layout(pack, microworld)[0], latent_image=latent)[0]["samples"]
+    assert torch.allclose(guided[..., :4], latent["samples"][..., :4], atol=1e-5)
+    assert not torch.equal(guided, ksampler(pack, microworld, latent_image=latent))
+
+
+@pytest.mark.parametrize("sampler", ["euler", "heun", "dpmpp_2m", "lms", "ddim", "uni_pc", "dpm_2", "res_multistep"])
+def test_a_correction_moves_the_picture_its_own_way(pack: Any, microworld: Any, sampler: str):
+    """The latent of the next step moves along the correction in every sampler, not against it."""
+    import compositional_inversion.compinv_core.host.sampler as host
+    from comfy.patcher_extension import WrappersMP
+    from compositional_inversion.compinv_core.sampling import Guidance
+
+    moves: list[torch.Tensor] = []
+    correct = host.correct
+
+    def noted(latents: torch.Tensor, *rest: Any) -> Any:
+        moved, met = correct(latents, *rest)
+        moves.append(moved - latents)
+        return moved, met
+
+    def steps(model: Any) -> torch.Tensor:
+        model, seen = model.clone(), []
+
+        def spy(executor: Any, x: torch.Tensor, timestep: torch.Tensor, *rest: Any) -> torch.Tensor:
+            seen.append((timestep[0].item(), x.clone()))
+            return executor(x, timestep, *rest)
+
+        model.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, "spy", spy)
+        ksampler(pack, microworld, model, sampler_name=sampler, steps=10)
+        levels = sorted({sigma for sigma, _ in seen}, reverse=True)
+        return next(x for sigma, x in reversed(seen) if sigma == levels[-1])
+
+    guided = host.with_layout(microworld[0], layout(pack, microworld)[0], Guidance(0.2, 1, 0.1, 0.0))
+    host.correct = noted
+    try:
+        difference = steps(guided) - steps(microworld[0])
+    finally:
+        host.correct = correct
+    along = (difference * moves[0]).sum() / moves[0].square().sum()
+    print(sampler, len(moves), along.item())
+    assert along > 0
