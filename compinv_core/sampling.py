@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 Energy = Callable[[Tensor], Tensor]
+GRADIENT_SCALE = 2.0**10  # a power of two, so exact in float32; without it half-precision models lose small gradients
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def correct(latents: Tensor, sigma: float, energy: Energy, guidance: Guidance) -
         high = energies.detach() > guidance.threshold
         if not high.any():
             break
-        (gradient,) = torch.autograd.grad(energies.sum(), latents)
-        step = sigma**2 * guidance.strength * gradient
+        (gradient,) = torch.autograd.grad(energies.sum() * GRADIENT_SCALE, latents)
+        step = sigma**2 * guidance.strength * gradient / GRADIENT_SCALE
         latents = torch.where(high[:, None, None, None], latents - step, latents)
     return latents.detach(), met

@@ -1,13 +1,15 @@
 """Spatial inversion inside ComfyUI's samplers: recover a layout, and hold attention to it."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-import comfy.model_management
+import comfy.model_patcher
 import comfy.sample
 import comfy.samplers
 import torch
+from comfy.extra_samplers import uni_pc
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
@@ -46,7 +48,10 @@ def check_layout(layout: Layout, subjects: Sequence[Subject], prompt: str = "the
 
 @dataclass(frozen=True)
 class Report:
-    """One guided step: energies before and after (B,), and the subjects' maps (S, h, w), mean over the batch."""
+    """One guided step: the energies (B,) met first and last, and the subjects' maps (S, h, w), mean over the batch.
+
+    The last energy is the one that the last correction started from, as measuring after it would cost a pass more.
+    """
 
     before: Tensor
     after: Tensor
@@ -66,14 +71,32 @@ def with_layout(
 
     def wrapper(executor: Any, x: Tensor, timestep: Tensor, model_options: dict[str, Any], seed: int | None) -> Tensor:
         sigma = timestep.flatten()[0].item()
-        sigmas = model_options.get("transformer_options", {}).get("sample_sigmas")
-        if sigmas is not None and guidance.covers(sigma, sigmas):
+        options = model_options.get("transformer_options", {})
+        sigmas = options.get("sample_sigmas")
+        if sigmas is None or not guidance.covers(sigma, sigmas):
+            return executor(x, timestep, model_options, seed)
+        moved = _guided(model, executor.class_obj, x, timestep, model_options, layout, guidance, report)
+        if options.get(KEY, True):
             # In place: a sampler that goes on from its own x goes on from the corrected one.
-            x.copy_(_guided(model, executor.class_obj, x, timestep, model_options, layout, guidance, report))
-        return executor(x, timestep, model_options, seed)
+            moved = x.copy_(moved)
+        return executor(moved, timestep, model_options, seed)
 
+    clone.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, _note_sampler)
     clone.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, wrapper)
     return clone
+
+
+def _note_sampler(executor: Any, guider: Any, sigmas: Tensor, extra_args: dict[str, Any], *rest: Any) -> Tensor:
+    """Tells the run's model options whether the sampler's own latent is the one that the model is shown.
+
+    UniPC shows the model a scaled copy, from which it takes the prediction away: a correction of the copy would come
+    back with the opposite sign. There, the correction acts through the prediction alone.
+    """
+    function = getattr(executor.class_obj, "sampler_function", None)
+    options = comfy.model_patcher.create_model_options_clone(extra_args["model_options"])
+    shown = function not in (uni_pc.sample_unipc, uni_pc.sample_unipc_bh2)
+    options["transformer_options"] = {**options.get("transformer_options", {}), KEY: shown}
+    return executor(guider, sigmas, {**extra_args, "model_options": options}, *rest)
 
 
 def _guided(
@@ -86,11 +109,14 @@ def _guided(
     guidance: Guidance,
     report: Callable[[Report], None],
 ) -> Tensor:
-    cond = next((c for c in guider.conds["positive"] if SUBJECTS in c), None)
-    if cond is None:
+    conds = [cond for cond in guider.conds["positive"] if SUBJECTS in cond]
+    if not conds:
         raise ValueError(
             'The input "positive" does not say where its subjects are; make it with the node Composition Prompt.'
         )
+    cond = next((cond for cond in conds if _active(cond, timestep)), None)
+    if cond is None:
+        return x
     subjects: tuple[Subject, ...] = cond[SUBJECTS]
     check_layout(layout, subjects)
     chosen = [(r, s) for r in layout.regions for s in subjects if r.phrase in (s.phrase, s.name)]
@@ -99,8 +125,17 @@ def _guided(
     blocks = guided_blocks(model, *x.shape[-2:])
     seen: list[list[Tensor]] = []
 
-    with torch.inference_mode(False), torch.enable_grad(), frozen_weights(guider.inner_model.diffusion_model):
+    # A ControlNet's output is added in place to what autograd has kept.
+    adding = torch.autograd.graph.allow_mutation_on_saved_tensors() if cond.get("control") else nullcontext()
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        frozen_weights(guider.inner_model.diffusion_model),
+        adding,
+    ):
         plain = {key: _normal(value) for key, value in cond.items()}
+        if cond.get("control"):
+            plain["control"] = _FixedControl(cond["control"])
         sigma = timestep.clone()
         length = plain["cross_attn"].shape[1]
 
@@ -119,6 +154,23 @@ def _guided(
     height, width = max((m.shape[-2:] for m in seen[-1]), key=lambda shape: shape[0])
     report(Report(met[0], met[-1], _by_subject(resized_mean(seen[-1], height, width).mean(0), owners, len(chosen))))
     return moved
+
+
+def _active(cond: dict[str, Any], timestep: Tensor) -> bool:
+    """Whether a conditioning takes part at this noise level: its range, as ComfyUI keeps it, is of falling sigmas."""
+    sigma = timestep.flatten()[0].item()
+    return cond.get("timestep_end", 0.0) <= sigma <= cond.get("timestep_start", float("inf"))
+
+
+@dataclass(frozen=True)
+class _FixedControl:
+    """A ControlNet whose output is taken as it is: no backward goes through it, so its weights need no swap."""
+
+    control: Any
+
+    def get_control(self, x: Tensor, *rest: Any) -> Any:
+        with torch.no_grad():
+            return self.control.get_control(x.detach(), *rest)
 
 
 def _normal(value: Any) -> Any:

@@ -103,3 +103,12 @@ def test_a_layout_survives_json():
 def test_boxes_that_cannot_be_are_refused(text: str):
     with pytest.raises(ValueError, match=r"boxes|box needs"):
         layout_from_json(text)
+
+
+def test_a_half_precision_models_small_gradients_are_not_lost():
+    z = torch.ones(1, 1, 1, 1)
+    small = 1e-8  # under the smallest number of half precision
+    moved, _ = correct(
+        z, 1.0, lambda z: 0.5 + small * z.half().float().flatten(), Guidance(strength=1e7, corrections=1)
+    )
+    assert moved.item() == pytest.approx(1 - 0.1, abs=1e-3)
