@@ -43,11 +43,11 @@ def layout_energy(maps: Sequence[Tensor], owners: Sequence[int], cells: Sequence
         (B,), each in [0, 1]: 0 when every subject keeps to its region, 1 when none enters it.
     """
     strays: list[Tensor] = []
-    owner = torch.tensor(owners, device=maps[0].device)
     for attention, regions in zip(maps, cells, strict=True):
-        inside = (attention * regions.to(attention)[owner]).sum(dim=(-2, -1))
+        inside = (attention * regions.to(attention)[list(owners)]).sum(dim=(-2, -1))
         total = attention.sum(dim=(-2, -1)).clamp_min(1e-8)
         strays.append((1 - inside / total).square())
     of_columns = torch.stack(strays).mean(dim=0)  # (B, P)
-    of_subjects = [of_columns[:, owner == subject].mean(dim=1) for subject in range(max(owners) + 1)]
+    tokens = [[i for i, owner in enumerate(owners) if owner == subject] for subject in range(max(owners) + 1)]
+    of_subjects = [of_columns[:, own].mean(dim=1) for own in tokens]
     return torch.stack(of_subjects).mean(dim=0)
