@@ -223,6 +223,8 @@ def recover_layout(
         return result
 
     probing = model.clone()
+    for kind in (WrappersMP.PREDICT_NOISE, WrappersMP.SAMPLER_SAMPLE):
+        probing.remove_wrappers_with_key(kind, KEY)  # a layout that the model is held to already
     probing.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, wrapper)
     noise = comfy.sample.prepare_noise(latent, seed)
     comfy.sample.sample(

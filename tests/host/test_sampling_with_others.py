@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_sampling import ksampler, layout, negative, prompt, sample
+from test_sampling import SETTINGS, ksampler, layout, negative, prompt, sample
 
 
 @pytest.fixture(autouse=True)
@@ -136,3 +136,10 @@ def test_the_gradient_is_exact_and_needs_only_the_first_part_of_the_pass(pack: A
         step = 0.02  # float32 energies differ by about 1e-3 over it, of which rounding is 1e-4
         slope = (energy(start + step * direction) - energy(start - step * direction)) / (2 * step)
         assert slope.item() == pytest.approx((gradient(stop=True) * direction).sum().item(), rel=1e-2)
+
+
+def test_the_probe_of_a_model_that_is_held_to_a_layout_is_free(pack: Any, microworld: Any):
+    regions = layout(pack, microworld)[0]
+    (held,) = pack.run("CompInvRegularizeModel", model=microworld[0], layout=regions, **SETTINGS)
+    free = layout(pack, microworld, "from attention")[0]
+    assert layout(pack, (held, *microworld[1:]), "from attention")[0] == free
