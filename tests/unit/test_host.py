@@ -1,0 +1,85 @@
+"""The set-up script, with the slow part, installing, replaced."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import host
+import pytest
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: Any) -> Path:
+    monkeypatch.setenv("COMPINV_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("COMFYUI_PATH", raising=False)
+    return tmp_path / "cache"
+
+
+def made(folder: Path) -> None:
+    (folder / "ComfyUI").mkdir()
+    (folder / "ComfyUI" / "main.py").touch()
+
+
+def test_a_host_is_made_once(cache: Path, monkeypatch: Any):
+    calls: list[Path] = []
+    monkeypatch.setattr(host, "make_host", lambda folder: (calls.append(folder), made(folder)))
+    assert host.host() == host.host()
+    assert len(calls) == 1
+    assert host.host()[0] == host.cache_folder() / "ComfyUI"
+
+
+def test_a_half_finished_host_is_made_again(cache: Path, monkeypatch: Any):
+    def broken(folder: Path) -> None:
+        made(folder)
+        raise host.HostError("no network")
+
+    monkeypatch.setattr(host, "make_host", broken)
+    with pytest.raises(host.HostError):
+        host.host()
+    assert not (host.cache_folder() / "ready").exists()
+    monkeypatch.setattr(host, "make_host", made)  # would fail on what the first left
+    assert (host.host()[0] / "main.py").exists()
+
+
+def test_another_requirement_is_another_folder(cache: Path, monkeypatch: Any):
+    before = host.cache_folder()
+    monkeypatch.setattr(host, "TORCH", ["torch==1.0"])
+    assert host.cache_folder() != before
+
+
+def test_a_second_process_waits_for_the_first(cache: Path):
+    """Both find the host that one of them made."""
+    script = (
+        "import sys, time, pathlib; sys.path.append(sys.argv[1]); import host\n"
+        "def make(folder):\n"
+        "    time.sleep(1)\n"
+        "    (folder / 'ComfyUI').mkdir()\n"
+        "    print('made')\n"
+        "host.make_host = make\n"
+        "host.host()\n"
+    )
+    command = [sys.executable, "-c", script, str(Path(host.__file__).parent)]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=60)[0] for process in running]
+    assert sorted(said) == ["", "made\n"]
+
+
+def test_a_failed_download_is_one_sentence(cache: Path, tmp_path: Path):
+    with pytest.raises(host.HostError, match=r"failed; see the end of .*setup\.log, then run this again"):
+        host.install(Path(sys.executable), tmp_path / "setup.log", "--no-index", "no-such-package-anywhere")
+
+
+def test_a_folder_that_is_no_comfyui_is_refused(tmp_path: Path, monkeypatch: Any):
+    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
+    with pytest.raises(host.HostError, match="not a ComfyUI folder"):
+        host.host()
+
+
+def test_a_python_without_torch_is_refused(tmp_path: Path, monkeypatch: Any):
+    (tmp_path / "comfy").mkdir()
+    (tmp_path / "main.py").touch()
+    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
+    monkeypatch.setenv("COMFYUI_PYTHON", "/bin/false")
+    with pytest.raises(host.HostError, match="COMFYUI_PYTHON"):
+        host.host()
