@@ -17,6 +17,7 @@ from ..compinv_core.concept import Concept, write_concept
 from ..compinv_core.host.text_encoder import check_new_placeholder
 from ..compinv_core.host.training import Request, Training
 from ..compinv_core.training.loop import Progress, Recipe
+from .pictures import from_image, to_image
 from .types import CATEGORY, AnchorsType, ConceptType
 
 log = logging.getLogger(__name__)
@@ -163,7 +164,7 @@ class CompInvTrain(io.ComfyNode):
             picture = None
             if last or progress.step % max(1, steps // PREVIEWS) == 0:
                 preview[:] = [training.preview(progress.vectors)]
-                picture = ("JPEG", _pil(preview[0]), 512)
+                picture = ("JPEG", to_image(preview[0][0]), 512)
                 _say(
                     cls,
                     f"step {progress.step}/{steps}, loss {progress.reconstruction:.4f}, anchors {progress.anchor:.3f}",
@@ -198,11 +199,6 @@ def _keep(concept: Concept) -> None:
     log.info("Training was cancelled after %s steps; what it had learnt is in %s.", concept.provenance["steps"], path)
 
 
-def _pil(image: torch.Tensor) -> Image.Image:
-    """(1, H, W, 3) in 0..1 as a PIL image."""
-    return Image.fromarray((image[0].detach().cpu() * 255).round().byte().numpy())
-
-
 def _plot(history: list[Progress]) -> torch.Tensor:
     """Both losses over the steps, each on its own scale from zero, averaged over a fiftieth of the run."""
     width, height, margin = 512, 320, 24
@@ -221,8 +217,7 @@ def _plot(history: list[Progress]) -> torch.Tensor:
         draw.text((margin, 4 + 13 * row), f"{name}: {means[0]:.4f} to {means[-1]:.4f}, highest {top:.4f}", fill=color)
     draw.line([(margin, 2 * margin), (margin, height - margin), (width - margin, height - margin)], fill="black")
     draw.text((width - margin - 60, height - 18), f"{len(history)} steps", fill="black")
-    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-    return pixels.view(1, height, width, 3).float() / 255
+    return from_image(image)
 
 
 NODES = [CompInvTrain]
