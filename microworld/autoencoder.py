@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from . import runs
 from .comfyui import use_host
 from .optim import optimizers
-from .scenes import draw, random_scene
+from .scenes import class_map, draw, random_scene
 from .spec import DEFAULT_WORLD, World, load_world
 
 ENCODER_RECTIFIERS = (1, 4, 5)  # blocks of TAESD's Encoder and Decoder that stay a rectifier
@@ -59,21 +59,30 @@ class Autoencoder(nn.Module):
         return self._decode[0](latents.contiguous(memory_format=torch.channels_last))
 
 
-def pictures(world: World, seed: list[int], count: int, wild: bool) -> Tensor:
-    """(count, 3, size, size): scenes; with `wild`, half of them in front of wallpaper."""
+def pictures(world: World, seed: list[int], count: int, wild: bool) -> tuple[Tensor, Tensor]:
+    """(count, 3, size, size) scenes, and (count, 1, size, size) whether a thing is there.
+
+    With `wild`, half of the scenes are in front of wallpaper.
+    """
     random = np.random.default_rng(seed)
-    images = []
+    images, things = [], []
     for i in range(count):
         scene = random_scene(world, random)
         if wild and i % 2:
             scene = type(scene)("wallpaper", scene.wallpaper, scene.slant, scene.things)
         images.append(draw(scene, world.size, world.size))
-    return rearrange(torch.from_numpy(np.stack(images)), "b h w c -> b c h w")
+        things.append(class_map(world, scene, world.size) < len(world.classes))
+    return rearrange(torch.from_numpy(np.stack(images)), "b h w c -> b c h w"), torch.from_numpy(np.stack(things))[
+        :, None
+    ]
 
 
-def reconstruction_loss(output: Tensor, images: Tensor) -> Tensor:
-    """Squared and absolute error, and the squared error of horizontal and vertical differences, which holds edges."""
-    error = output - images
+def reconstruction_loss(output: Tensor, images: Tensor, things: Tensor) -> Tensor:
+    """Squared and absolute error, and the squared error of horizontal and vertical differences, which holds edges.
+
+    An error on a thing counts double: rooms fill most of a scene and matter least.
+    """
+    error = (output - images) * (1 + things.float())
     dx, dy = error.diff(dim=-1), error.diff(dim=-2)
     return error.square().mean() + 0.1 * error.abs().mean() + 0.5 * (dx.square().mean() + dy.square().mean())
 
@@ -82,7 +91,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--world", type=Path, default=DEFAULT_WORLD)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--batch", type=int, default=8, help="a process's share")
     parser.add_argument("--lr", type=float, default=2e-3)
     args = parser.parse_args()
@@ -93,19 +102,21 @@ def main() -> None:
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
 
     def loss_of(step: int) -> Tensor:
-        images = pictures(world, [world.seed, 1, rank, step], args.batch, wild=True)
+        images, things = pictures(world, [world.seed, 1, rank, step], args.batch, wild=True)
         latents = model.encode(images)
         # Noise makes the decoder forgiving of a diffusion model's small errors; the pull keeps latents within TAESD's clamp.
         noisy = latents + 0.05 * torch.randn(latents.shape, generator=torch.Generator().manual_seed(step * 8 + rank))
-        return reconstruction_loss(model.decode(noisy), images) + 0.0002 * latents.square().mean()
+        return reconstruction_loss(model.decode(noisy), images, things) + 0.0002 * latents.square().mean()
 
-    test = pictures(world, [world.seed, 2], 32, wild=False)
+    test, things = pictures(world, [world.seed, 2], 32, wild=False)
 
     def report(step: int) -> None:
         with torch.no_grad():
             latents = model.encode(test)
-            mse = (model.decode(latents).clamp(0, 1) - test).square().mean((1, 2, 3))
-        print(f"autoencoder step {step}: {-10 * mse.log10().mean():.2f} dB, latent std {latents.std():.3f}", flush=True)
+            errors = (model.decode(latents).clamp(0, 1) - test).square().mean(1, keepdim=True)
+        decibels = [-10 * errors.mean((1, 2, 3)).log10().mean().item(), -10 * errors[things].mean().log10().item()]
+        text = "{:.2f} dB, on things {:.2f} dB".format(*decibels)
+        print(f"autoencoder step {step}: {text}, latent std {latents.std():.3f}", flush=True)
 
     runs.train("autoencoder", model, optimizers(named, args.lr), loss_of, args.steps, args.out, report=report)
 

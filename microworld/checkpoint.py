@@ -18,9 +18,11 @@ def write_checkpoint(
 ) -> None:
     """`diffusion` is the state dict of a TextToNoise; `mean` and `std` are those of the encoder's latents."""
     tensors: dict[str, Tensor] = {}
+    prefixes = {"unet": "model.diffusion_model", "text": "cond_stage_model.transformer"}
     for key, value in diffusion.items():
         part, rest = key.split(".", 1)
-        tensors[f"{'model.diffusion_model' if part == 'unet' else 'cond_stage_model.transformer'}.{rest}"] = value
+        if part in prefixes:
+            tensors[f"{prefixes[part]}.{rest}"] = value
     for part in ("encoder", "decoder"):
         for key, value in getattr(autoencoder, part).state_dict().items():
             tensors[f"first_stage_model.taesd_{part}.{key}"] = value
@@ -43,7 +45,7 @@ def main() -> None:
     print(f"{args.file.name}: {args.file.stat().st_size / 1e6:.1f} MB, {state['step']} steps")
     # Colours for previews without a decoder: the least-squares map from a latent cell to its pixels' mean.
     world = load_world(args.world)
-    images = pictures(world, [world.seed, 4], 64, wild=False)
+    images, _ = pictures(world, [world.seed, 4], 64, wild=False)
     with torch.no_grad():
         latents = (autoencoder.encode(images) - first.mean()) / first.std()
     cells = torch.cat([latents.permute(0, 2, 3, 1).reshape(-1, 4), torch.ones(latents[:, 0].numel(), 1)], dim=1)

@@ -12,7 +12,7 @@ from torch import Tensor
 from . import runs
 from .autoencoder import Autoencoder
 from .captions import caption
-from .scenes import draw, random_scene
+from .scenes import class_map, draw, random_scene
 from .spec import DEFAULT_WORLD, World, load_world
 
 SHARD = 4096
@@ -27,19 +27,27 @@ def load_autoencoder(folder: Path) -> Autoencoder:
 
 
 def make_shard(world: World, autoencoder: Autoencoder, tokenizer: Any, number: int) -> dict[str, Tensor]:
-    """`latents` (SHARD, 4, h, w) float16 as the encoder gives them, `tokens` (SHARD, CAPTIONS, LENGTH) int16."""
+    """`latents` (SHARD, 4, h, w) float16 as the encoder gives them, `tokens` (SHARD, CAPTIONS, LENGTH) int16.
+
+    `classes` (SHARD, h, w) int8 says which class stands where.
+    """
     random = np.random.default_rng([world.seed, 3, number])
-    latents, tokens = [], []
+    latents, tokens, classes = [], [], []
     for _ in range(SHARD // 64):
         images = []
         for _ in range(64):
             scene = random_scene(world, random)
             images.append(draw(scene, world.size, world.size))
+            classes.append(class_map(world, scene, world.size // 8))
             texts = [caption(world, scene, random) for _ in range(CAPTIONS)]
             tokens.append(tokenizer(texts, padding="max_length", max_length=LENGTH)["input_ids"])
         with torch.no_grad():
             latents.append(autoencoder.encode(rearrange(torch.from_numpy(np.stack(images)), "b h w c -> b c h w")))
-    return {"latents": torch.cat(latents).half().contiguous(), "tokens": torch.tensor(tokens, dtype=torch.int16)}
+    return {
+        "latents": torch.cat(latents).half().contiguous(),
+        "tokens": torch.tensor(tokens, dtype=torch.int16),
+        "classes": torch.from_numpy(np.stack(classes)),
+    }
 
 
 def main() -> None:

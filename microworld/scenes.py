@@ -142,6 +142,16 @@ def draw(scene: Scene, width: int, height: int) -> Array:
     return np.clip(canvas, 0, 1)
 
 
+def class_map(world: World, scene: Scene, cells: int) -> NDArray[np.int8]:
+    """(cells, cells): the index of the class that stands at each cell, or how many classes there are where none does."""
+    centres = (np.arange(cells) + 0.5) / cells
+    labels = np.full((cells, cells), len(world.classes), np.int8)
+    for thing in scene.things:
+        inside = np.hypot(centres[None, :] - thing.x, centres[:, None] - thing.y) < 0.8 * thing.extent
+        labels[inside] = world.classes.index(thing.word)
+    return labels
+
+
 def _pick(random: Random, shares: dict[str, float]) -> str:
     weights = np.array(list(shares.values()))
     return str(random.choice(list(shares), p=weights / weights.sum()))

@@ -19,7 +19,7 @@ def checkpoint(folder: Path) -> Path:
     from microworld.diffusion import TextToNoise
 
     torch.manual_seed(0)
-    model = TextToNoise()
+    model = TextToNoise(classes=8)
     with torch.no_grad():
         for parameter in model.parameters():
             if not parameter.any():
