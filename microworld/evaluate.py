@@ -32,6 +32,7 @@ def load_checkpoint(file: Path) -> tuple[Any, Any, Any]:
     """(MODEL, CLIP, VAE) from ComfyUI's stock loader."""
     use_host()
     import folder_paths
+
     import nodes  # the host's
 
     from . import comfyui_microworld  # noqa: F401  # pyright: ignore[reportUnusedImport]
