@@ -114,13 +114,25 @@ class Shards:
                 time.sleep(1)
             self.shards.append(torch.load(path, weights_only=True))
 
-    def draw(self, generator: torch.Generator, size: int, easy: float) -> tuple[Tensor, Tensor, Tensor]:
-        """A batch of latents, tokens and class maps; a share `easy` of it are the shortest captions of as many again, mostly scenes of one thing."""
+    def draw(self, generator: torch.Generator, size: int, progress: float) -> tuple[Tensor, Tensor, Tensor]:
+        """A batch of latents, tokens and class maps, chosen from more.
+
+        In the first 30 % of a run the shortest captions, mostly of one thing; in the last 30 % mostly scenes of two.
+        """
         rows = len(self.shards[0]["latents"])
-        picks = torch.randint(len(self.shards) * rows, (size + round(size * easy),), generator=generator).tolist()
-        if easy:
-            picks.sort(key=lambda i: int((self.shards[i // rows]["tokens"][i % rows, 0] != self.end).sum()))
-            picks = picks[:size]
+        picks = torch.randint(len(self.shards) * rows, (size + round(size * 0.7),), generator=generator).tolist()
+
+        def length(i: int) -> int:
+            return int((self.shards[i // rows]["tokens"][i % rows, 0] != self.end).sum())
+
+        def from_two(i: int) -> int:
+            return abs(len(self.shards[i // rows]["classes"][i % rows].unique()) - 3)  # the room counts too
+
+        if progress < 0.3:
+            picks.sort(key=length)
+        elif progress >= 0.7:
+            picks.sort(key=from_two)
+        picks = picks[:size]
         captions = self.shards[0]["tokens"].shape[1]
         which = torch.randint(captions, (size,), generator=generator).tolist()
         latents = torch.stack([self.shards[i // rows]["latents"][i % rows] for i in picks]).float()
@@ -155,15 +167,15 @@ def main() -> None:
     def loss_of(step: int) -> Tensor:
         shards.upto(1 + step // 60)
         generator = torch.Generator().manual_seed((world.seed * 100_003 + step) * 64 + rank)
-        latents, tokens, classes = shards.draw(generator, args.batch, easy=0.7 if step < 0.3 * args.steps else 0.0)
+        latents, tokens, classes = shards.draw(generator, args.batch, step / args.steps)
         latents = (latents - mean) / std
         dropped = torch.rand(args.batch, generator=generator) < 0.1
         tokens[dropped] = torch.tensor([model.start] + [model.end] * (tokens.shape[1] - 1))
-        if step < 0.85 * args.steps:  # most of a prompt's 77 tokens are padding: a third faster without it
+        if step < 0.92 * args.steps:  # most of a prompt's 77 tokens are padding: a third faster without it
             tokens = tokens[:, :SHORT]
-        # What stands where is decided at high noise: a third of the batch goes there.
+        # What stands where is decided at high noise: a third of the batch goes there, at last half of it.
         steps = torch.randint(1000, (args.batch,), generator=generator)
-        high = torch.rand(args.batch, generator=generator) < 1 / 3
+        high = torch.rand(args.batch, generator=generator) < (1 / 3 if step < 0.7 * args.steps else 1 / 2)
         steps = torch.where(high, 600 + steps * 2 // 5, steps)
         noise = torch.randn(latents.shape, generator=generator)
         a = alphas[steps][:, None, None, None]
