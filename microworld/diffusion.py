@@ -117,7 +117,7 @@ class Shards:
     def draw(self, generator: torch.Generator, size: int, progress: float) -> tuple[Tensor, Tensor, Tensor]:
         """A batch of latents, tokens and class maps, chosen from more.
 
-        In the first 30 % of a run the shortest captions, mostly of one thing; in the last 30 % mostly scenes of two.
+        In the first 30 % of a run the shortest captions, mostly of one thing; from 55 % on mostly scenes of two.
         """
         rows = len(self.shards[0]["latents"])
         picks = torch.randint(len(self.shards) * rows, (size + round(size * 0.7),), generator=generator).tolist()
@@ -130,7 +130,7 @@ class Shards:
 
         if progress < 0.3:
             picks.sort(key=length)
-        elif progress >= 0.7:
+        elif progress >= 0.55:
             picks.sort(key=from_two)
         picks = picks[:size]
         captions = self.shards[0]["tokens"].shape[1]
@@ -145,7 +145,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--world", type=Path, default=DEFAULT_WORLD)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=8000)
+    parser.add_argument("--steps", type=int, default=12000)
     parser.add_argument("--batch", type=int, default=48, help="a process's share")
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--shards", type=int, default=12)
@@ -175,7 +175,7 @@ def main() -> None:
             tokens = tokens[:, :SHORT]
         # What stands where is decided at high noise: a third of the batch goes there, at last half of it.
         steps = torch.randint(1000, (args.batch,), generator=generator)
-        high = torch.rand(args.batch, generator=generator) < (1 / 3 if step < 0.7 * args.steps else 1 / 2)
+        high = torch.rand(args.batch, generator=generator) < (1 / 3 if step < 0.55 * args.steps else 1 / 2)
         steps = torch.where(high, 600 + steps * 2 // 5, steps)
         noise = torch.randn(latents.shape, generator=generator)
         a = alphas[steps][:, None, None, None]

@@ -64,11 +64,10 @@ def phrase(words: tuple[str, ...]) -> str:
     return " and ".join(f"{'an' if word[0] in 'aeiou' else 'a'} {word}" for word in words)
 
 
-def sheet(images: Tensor, columns: int, file: Path, zoom: int = 1) -> None:
+def sheet(images: Tensor, columns: int, file: Path) -> None:
     rows = [torch.cat(list(row), dim=1) for row in images.split(columns)]
     pixels = (torch.cat(rows).numpy() * 255).round().astype(np.uint8)
-    picture = Image.fromarray(pixels)
-    picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST).save(file, optimize=True)
+    Image.fromarray(pixels).save(file, quality=88)
 
 
 def shares(found: list[Verdict], asked: list[tuple[str, ...]]) -> dict[str, float]:
@@ -105,7 +104,7 @@ def main() -> None:
         print(f"{name}: all there in {present:.1%} of {len(asked)}; {json.dumps(by_words)}", flush=True)
         columns = min(16, count)
         rows = torch.cat([part[:columns] for part in images.split(count)])
-        sheet(rows, columns, args.out / f"{name}.png")
+        sheet(rows, columns, args.out / f"{name}.jpg")
     (args.out / "evaluation.json").write_text(json.dumps(figures, indent=1) + "\n")
 
 

@@ -36,6 +36,7 @@ def main() -> None:
         [*torchrun, "microworld.diffusion", *common],
         ["-m", "microworld.checkpoint", *common],
         [*torchrun, "microworld.judge", *common],
+        ["-m", "microworld.evaluate", "--world", str(args.world)],
     ):
         subprocess.run([sys.executable, *step], check=True, env={**os.environ, **ENVIRONMENT})
 
