@@ -9,11 +9,14 @@ Random = np.random.Generator
 
 
 def describe(world: World, thing: Thing, random: Random) -> str:
-    """Words for one thing, without an article: "red striped cat"."""
+    """Words for one thing, without an article: "red striped cat", or "red blue striped cat" of a look in two colours."""
     says = world.scenes
     words: list[str] = []
-    if thing.color and random.random() < says["says_color"]:
-        words.append(thing.color)
+    first, second = thing.colors
+    if first and random.random() < says["says_color"]:
+        words.append(first)
+        if second and random.random() < says["says_second"]:
+            words.append(second)
     pattern = world.patterns[thing.look.pattern]["word"]
     if pattern and random.random() < says["says_pattern"]:
         words.append(pattern)

@@ -69,7 +69,7 @@ def _lookalike(world: World, thing: Thing, random: np.random.Generator) -> Thing
             look = Look(look.pattern, look.primary, concept.look.secondary)
         case _:
             look = Look(concept.look.pattern, look.primary, look.secondary)
-    return replace(thing, word=concept.word, look=look, color="")
+    return replace(thing, word=concept.word, look=look, colors=("", ""))
 
 
 def judged_scene(world: World, random: np.random.Generator) -> Scene:

@@ -17,7 +17,8 @@ Random = np.random.Generator
 class Thing:
     """An object of a scene. Centre and half extent are fractions of the canvas; tilt is in radians.
 
-    `color` and `says` are what a caption could say of it: a colour's name or "", and whether the look is a concept's.
+    `colors` are what a caption could say of it: the names of its two colours, "" where one has none. `concept` is the
+    concept that it is, or "".
     """
 
     word: str
@@ -27,7 +28,7 @@ class Thing:
     extent: float
     tilt: float
     mirrored: bool
-    color: str = ""
+    colors: tuple[str, str] = ("", "")
     concept: str = ""
 
 
@@ -52,11 +53,11 @@ def pattern(look: Look, u: Array, v: Array, edge: Array, pixels: float) -> Array
     """Where the second colour goes, 0..1, in an object's own square; `edge` is the distance to its outline."""
     match look.pattern:
         case "stripes":
-            return _soft(np.abs(((u * 0.94 + v * 0.34) / 0.5) % 1 - 0.5) * 0.5 - 0.125, pixels)
+            return _soft(np.abs(((u * 0.94 + v * 0.34) / 0.9) % 1 - 0.5) * 0.9 - 0.225, pixels)
         case "dots":
-            return _soft(np.hypot(u / 0.56 % 1 - 0.5, v / 0.56 % 1 - 0.5) * 0.56 - 0.17, pixels)
+            return _soft(np.hypot(u / 0.84 % 1 - 0.5, v / 0.84 % 1 - 0.5) * 0.84 - 0.26, pixels)
         case "checks":
-            return _soft(np.sin(u * np.pi / 0.42) * np.sin(v * np.pi / 0.42) * 0.13, pixels)
+            return _soft(np.sin(u * np.pi / 0.7) * np.sin(v * np.pi / 0.7) * 0.22, pixels)
         case "rim":
             return _soft(-0.17 - edge, pixels)
         case "halves":
@@ -191,22 +192,23 @@ def resembles(word: str, look: Look, concept: ConceptSpec) -> bool:
     return min(straight, crossed) < 30
 
 
-def random_look(world: World, word: str, random: Random) -> tuple[Look, str]:
-    """A look that is no concept's, and the name of its first colour, "" when it has none."""
+def _any_or_named(world: World, named: float, random: Random) -> tuple[Hsv, str]:
+    if random.random() < named:
+        name = str(random.choice(list(world.colors)))
+        return _near(world.colors[name], random), name
+    return _any_color(random), ""
+
+
+def random_look(world: World, word: str, random: Random) -> tuple[Look, tuple[str, str]]:
+    """A look that is no concept's, and the names of its colours, "" where one has none or is not to be seen."""
     while True:
-        name = ""
-        primary = _any_color(random)
-        if random.random() < world.scenes["named_color"]:
-            name = str(random.choice(list(world.colors)))
-            primary = _near(world.colors[name], random)
-        secondary = _any_color(random)
-        if random.random() < 0.4:
-            secondary = _near(world.colors[str(random.choice(list(world.colors)))], random)
+        primary, first = _any_or_named(world, world.scenes["named_color"], random)
+        secondary, second = _any_or_named(world, world.scenes["named_second"], random)
         if not _apart(rgb(primary), rgb(secondary)):
             continue
         look = Look(_pick(random, {k: p["share"] for k, p in world.patterns.items()}), primary, secondary)
         if not any(resembles(word, look, concept) for concept in world.concepts.values()):
-            return look, name
+            return look, (first, "" if look.pattern == "plain" else second)
 
 
 def random_room(world: World, random: Random) -> tuple[str, Look, float]:
@@ -239,9 +241,9 @@ def random_scene(world: World, random: Random, words: list[str] | None = None) -
         words = [str(w) for w in random.choice(world.classes, count, replace=False)]
     things: list[Thing] = []
     for word, (x, y, extent) in zip(words, place(world, len(words), random), strict=True):
-        look, color = random_look(world, word, random)
+        look, colors = random_look(world, word, random)
         tilt, mirrored = float(random.uniform(-0.2, 0.2)), bool(random.random() < 0.5)
-        things.append(Thing(word, look, x, y, extent, tilt, mirrored, color))
+        things.append(Thing(word, look, x, y, extent, tilt, mirrored, colors))
     return Scene(*random_room(world, random), tuple(things))
 
 
