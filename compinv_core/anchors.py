@@ -21,6 +21,10 @@ _PHRASES = {
 }  # fmt: skip
 COCO_CATEGORIES = tuple(name for part in COCO for name in ([part] if part in _PHRASES else part.split()))
 
+# What a word's nearest neighbours differ by in the reconstruction loss, roughly: one spread from the target weighs this much,
+# so that equal weights of both losses are a fair fight. (The reference's .95 and .05 on SD 1.x come to a tenth of it.)
+ON_PAR = 1e-3
+
 
 @dataclass(frozen=True)
 class AnchorSet:

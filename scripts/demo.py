@@ -92,6 +92,23 @@ def judged(images: list[bytes], other: str) -> list[tuple[bool, bool, bool]]:
     return [(CONCEPT in v.present, other in v.present, v.room == f"room of {CONCEPT}") for v in found]
 
 
+def comparison(rows: dict[str, dict[str, list[bytes]]]) -> Any:
+    """One picture to share: an object a line, plain textual inversion on the left, ours on the right."""
+    from PIL import Image, ImageDraw
+
+    side, head, gap = 96, 20, 16
+    count = len(rows[next(iter(rows))][OTHERS[0]])
+    whole = Image.new("RGB", (len(rows) * (count * side + gap) - gap, head + len(OTHERS) * side), "white")
+    for column, (name, by_object) in enumerate(rows.items()):
+        left = column * (count * side + gap)
+        ImageDraw.Draw(whole).text((left + 4, 4), name, "black")
+        for line, other in enumerate(OTHERS):
+            for i, data in enumerate(by_object[other]):
+                image = Image.open(io.BytesIO(data)).convert("RGB").resize((side, side), Image.Resampling.NEAREST)
+                whole.paste(image, (left + i * side, head + line * side))
+    return whole
+
+
 def write_report(rows: dict[str, dict[str, list[bytes]]], figures: dict[str, Any], side: dict[str, bytes]) -> Path:
     folder = OUTPUT / "images"
     folder.mkdir(parents=True)
@@ -162,6 +179,7 @@ def demo(server: ComfyServer) -> Path:
     shutil.rmtree(OUTPUT, ignore_errors=True)
     OUTPUT.mkdir()
     report = write_report(rows, figures, side)
+    comparison(rows).save(OUTPUT / "comparison.jpg", quality=90)
     for name, share in shares.items():
         print(
             f"  {name}: the cat in {share['concept']:.0%}, the other object in {share['other']:.0%}, both in {share['both']:.0%}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..anchors import anchor_loss
+from ..anchors import ON_PAR, anchor_loss
 from .objective import NoiseSchedule, Predictor, diffusion_loss
 
 Vectors = dict[str, Tensor]
@@ -23,7 +23,7 @@ class Recipe:
         batch: pictures a step.
         learning_rate: an AdamW step in units of the vocabulary's own root mean square per coordinate, so that one
             number serves every text encoder; falls to zero along a half cosine.
-        reconstruction_weight, anchor_weight: the two weights of semantic inversion.
+        reconstruction_weight, anchor_weight: the two weights of semantic inversion; a spread from the anchors counts ON_PAR.
         seed: of pictures, prompts, timesteps and noise.
     """
 
@@ -116,7 +116,7 @@ def train(
             anchor = torch.stack(
                 [anchor_loss(vectors[k], p.target.to(device), p.spread) for k, p in pulls.items()]
             ).mean()
-            loss = recipe.reconstruction_weight * reconstruction + recipe.anchor_weight * anchor
+            loss = recipe.reconstruction_weight * reconstruction + recipe.anchor_weight * ON_PAR * anchor
         optimizer.zero_grad()
         loss.backward()
         if not math.isfinite(loss.item()):

@@ -1,0 +1,49 @@
+"""The pictures that the template browser shows: what each shipped workflow gives on the micro world.
+
+    python3 scripts/host.py python scripts/thumbnails.py      after any change to a workflow or to the world
+"""
+
+import io
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from comfy_server import PACK, ComfyServer
+from demo import CONCEPT, load_graph, pictures, run
+from PIL import Image
+from workflow import find
+
+SECOND, SECOND_WORD = "sippy", "cup"
+ZOOM = 4
+
+
+def square(images: list[bytes]) -> Image.Image:
+    """Four pictures as one, each pixel ZOOM pixels wide."""
+    opened = [Image.open(io.BytesIO(data)).convert("RGB") for data in images[:4]]
+    width, height = opened[0].size
+    whole = Image.new("RGB", (2 * width, 2 * height))
+    for i, image in enumerate(opened):
+        whole.paste(image, (i % 2 * width, i // 2 * height))
+    return whole.resize((whole.width * ZOOM, whole.height * ZOOM), Image.Resampling.NEAREST)
+
+
+def main() -> int:
+    with tempfile.TemporaryDirectory(prefix="compinv-thumbnails-") as folder:
+        base = Path(folder)
+        shutil.copytree(PACK / "microworld" / "user_pictures", base / "input")
+        with ComfyServer(base) as server:
+            text = json.dumps(load_graph(server, "train_and_compose"))
+            second = json.loads(text.replace(CONCEPT, SECOND).replace('"cat"', f'"{SECOND_WORD}"'))
+            run(server, second, f"training {SECOND}")
+            for name in ("train_and_compose", "saved_concept", "two_concepts"):  # the first one saves the concept
+                graph = load_graph(server, name)
+                outputs, _ = run(server, graph, name)
+                file = PACK / "workflows" / f"compositional_inversion_{name}.jpg"
+                square(pictures(server, outputs, find(graph, "Composition"))).save(file, quality=90)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
