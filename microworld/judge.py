@@ -18,7 +18,7 @@ from . import runs
 from .autoencoder import Autoencoder
 from .latents import load_autoencoder
 from .optim import optimizers
-from .scenes import Scene, Thing, concept_thing, draw, random_look, random_room, random_scene, user_picture
+from .scenes import Scene, Thing, concept_thing, draw, random_look, random_room, random_scene, resembles, user_picture
 from .spec import DEFAULT_WORLD, Look, World, load_world
 
 FILE = Path(__file__).parent / "judge.safetensors"
@@ -61,17 +61,22 @@ class Judge(nn.Module):
 
 
 def _lookalike(world: World, thing: Thing, random: np.random.Generator) -> Thing:
-    """Something near to a concept that is not it: its class with one of its colours, or with its pattern alone."""
+    """Something near to a concept that is not it: another class in its look, or its class in one of its colours."""
     concept = world.concepts[str(random.choice(list(world.concepts)))]
-    look, _ = random_look(world, concept.word, random)
-    match random.integers(3):
-        case 0:
-            look = Look(look.pattern, concept.look.primary, look.secondary)
-        case 1:
-            look = Look(look.pattern, look.primary, concept.look.secondary)
-        case _:
-            look = Look(concept.look.pattern, look.primary, look.secondary)
-    return replace(thing, word=concept.word, look=look, colors=("", ""))
+    own = concept.look
+    while True:
+        word = concept.word
+        look, _ = random_look(world, word, random)
+        match random.integers(3):
+            case 0:
+                word, look = thing.word, own
+            case 1:
+                look = Look(look.pattern, own.primary, look.secondary)
+            case _:
+                look = Look(own.pattern, look.primary, own.secondary)
+        if not any(resembles(word, look, other) for other in world.concepts.values()):
+            return replace(thing, word=word, look=look, colors=("", ""))
+        thing = replace(thing, word=str(random.choice(world.classes)))
 
 
 def judged_scene(world: World, random: np.random.Generator) -> Scene:
@@ -198,7 +203,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--world", type=Path, default=DEFAULT_WORLD)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=4500)
+    parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--batch", type=int, default=32, help="a process's share; half of it through the autoencoder")
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--file", type=Path, default=FILE)

@@ -179,17 +179,21 @@ def _apart(a: Array, b: Array) -> bool:
     return float(np.abs(a - b).sum()) > 0.6
 
 
-def _hue_gap(a: Hsv, b: Hsv) -> float:
-    return abs((a[0] - b[0] + 180) % 360 - 180)
+def alike(a: Hsv, b: Hsv) -> bool:
+    """Whether two colours could be taken for the same one."""
+    hue = abs((a[0] - b[0] + 180) % 360 - 180)
+    return hue < 25 and abs(a[1] - b[1]) < 0.4 and abs(a[2] - b[2]) < 0.3
 
 
 def resembles(word: str, look: Look, concept: ConceptSpec) -> bool:
     """Whether a look is so near to a concept's that a scene with it would show the concept."""
-    if word != concept.word or look.pattern != concept.look.pattern:
+    own = concept.look
+    if word != concept.word or look.pattern != own.pattern:
         return False
-    straight = max(_hue_gap(look.primary, concept.look.primary), _hue_gap(look.secondary, concept.look.secondary))
-    crossed = max(_hue_gap(look.primary, concept.look.secondary), _hue_gap(look.secondary, concept.look.primary))
-    return min(straight, crossed) < 30
+    if look.pattern == "plain":
+        return alike(look.primary, own.primary)
+    straight = alike(look.primary, own.primary) and alike(look.secondary, own.secondary)
+    return straight or (alike(look.primary, own.secondary) and alike(look.secondary, own.primary))
 
 
 def _any_or_named(world: World, named: float, random: Random) -> tuple[Hsv, str]:

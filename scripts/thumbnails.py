@@ -1,6 +1,6 @@
 """The pictures that the template browser shows: what each shipped workflow gives on the micro world.
 
-    python3 scripts/host.py python scripts/thumbnails.py      after any change to a workflow or to the world
+python3 scripts/host.py python scripts/thumbnails.py      after any change to a workflow or to the world
 """
 
 import io
