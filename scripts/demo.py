@@ -1,4 +1,4 @@
-"""The main job, end to end, on a real ComfyUI server: five pictures of somebody's cat -> a word -> the cat next to things.
+"""The main job, end to end, on a real ComfyUI server: five pictures of somebody's car -> a word -> the car next to things.
 
 Runs the shipped workflow as it is, then plain textual inversion with the same pictures and seeds, and puts both side by
 side in demo_output/. Started by `make demo`.
@@ -22,10 +22,15 @@ from comfy_server import ComfyServer, ServerError  # noqa: E402
 from workflow import find, to_prompt  # noqa: E402
 
 OUTPUT = PACK / "demo_output"
-CONCEPT = "mittens"
-OTHERS = ["car", "boat", "kite", "umbrella", "chair"]
+CONCEPT = "zippy"
+WORD, OTHER = "car", "cat"  # what it is, and what the shipped workflow puts next to it
+OTHERS = ["cat", "cup", "boat", "umbrella", "donut"]
 SEED = 1000
 Graph = dict[str, Any]
+
+
+def article(word: str) -> str:
+    return "an" if word[0] in "aeiou" else "a"
 
 
 def load_graph(server: ComfyServer, name: str) -> Graph:
@@ -55,8 +60,8 @@ def compose(graph: Graph, other: str, seed: int) -> Graph:
     """The graph for a saved concept with another object, and without its side pictures."""
     graph = copy.deepcopy(graph)
     prompt = node(graph, "CompInvPrompt")
-    prompt["text"] = prompt["text"].replace("a car", f"{'an' if other[0] in 'aeiou' else 'a'} {other}")
-    prompt["subjects"] = prompt["subjects"].replace("car", other)
+    prompt["text"] = prompt["text"].replace(f"a {OTHER}", f"{article(other)} {other}")
+    prompt["subjects"] = prompt["subjects"].replace(OTHER, other)
     node(graph, "CompInvLayoutRecover")["seed"] = node(graph, "CompInvRegularizedSampler")["seed"] = seed
     return {k: n for k, n in graph.items() if n["class_type"] not in ("PreviewImage", "PreviewAny")}
 
@@ -121,19 +126,19 @@ def write_report(rows: dict[str, dict[str, list[bytes]]], figures: dict[str, Any
     lines += [
         "<style>body{font:16px sans-serif;margin:2em;max-width:75em}td,th{padding:.3em .8em;text-align:left}</style>"
     ]
-    lines += ["<h1>Somebody's cat, next to other things</h1><h2>The five pictures</h2>"]
+    lines += [f"<h1>Somebody's {WORD}, next to other things</h1><h2>The five pictures</h2>"]
     for path in sorted((PACK / "microworld" / "user_pictures" / CONCEPT).iterdir()):
         shutil.copy(path, folder / path.name)
         lines.append(f'<img src="images/{path.name}" width="128">')
     lines.append(
-        "<h2>Shares of images, same seeds</h2><table><tr><th><th>the cat<th>the other object<th>both<th>the owner's wallpaper"
+        f"<h2>Shares of images, same seeds</h2><table><tr><th><th>the {WORD} in its colours<th>the other object<th>both<th>the owner's wallpaper"
     )
     for name, share in figures["shares"].items():
         cells = "".join(f"<td>{share[key]:.0%}" for key in ("concept", "other", "both", "wallpaper"))
         lines.append(f"<tr><th>{html.escape(name)}{cells}")
     lines.append(f"</table><p>{figures['images']} images each, judged by the micro world's detector.</p>")
     for other in OTHERS:
-        lines.append(f"<h2>the cat and {'an' if other[0] in 'aeiou' else 'a'} {other}</h2><table>")
+        lines.append(f"<h2>the {WORD} and {article(other)} {other}</h2><table>")
         for name, by_object in rows.items():
             cells = [picture(f"{name}_{other}_{i}".replace(" ", "_"), d) for i, d in enumerate(by_object[other])]
             lines.append(f"<tr><th>{html.escape(name)}<td>{' '.join(cells)}")
@@ -182,7 +187,7 @@ def demo(server: ComfyServer) -> Path:
     comparison(rows).save(OUTPUT / "comparison.jpg", quality=90)
     for name, share in shares.items():
         print(
-            f"  {name}: the cat in {share['concept']:.0%}, the other object in {share['other']:.0%}, both in {share['both']:.0%}"
+            f"  {name}: the {WORD} in {share['concept']:.0%}, the other object in {share['other']:.0%}, both in {share['both']:.0%}"
         )
     return report
 

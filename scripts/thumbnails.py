@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from comfy_server import PACK, ComfyServer
-from demo import CONCEPT, load_graph, pictures, run
+from demo import CONCEPT, WORD, load_graph, pictures, run
 from PIL import Image
 from workflow import find
 
@@ -35,7 +35,7 @@ def main() -> int:
         shutil.copytree(PACK / "microworld" / "user_pictures", base / "input")
         with ComfyServer(base) as server:
             text = json.dumps(load_graph(server, "train_and_compose"))
-            second = json.loads(text.replace(CONCEPT, SECOND).replace('"cat"', f'"{SECOND_WORD}"'))
+            second = json.loads(text.replace(CONCEPT, SECOND).replace(f'"{WORD}"', f'"{SECOND_WORD}"'))
             run(server, second, f"training {SECOND}")
             for name in ("train_and_compose", "saved_concept", "two_concepts"):  # the first one saves the concept
                 graph = load_graph(server, name)

@@ -27,11 +27,11 @@ class Recipe:
         seed: of pictures, prompts, timesteps and noise.
     """
 
-    steps: int = 400
+    steps: int = 800
     batch: int = 4
-    learning_rate: float = 0.05
-    reconstruction_weight: float = 0.5
-    anchor_weight: float = 0.5
+    learning_rate: float = 0.1
+    reconstruction_weight: float = 0.9
+    anchor_weight: float = 0.1
     seed: int = 0
 
     def __post_init__(self) -> None:

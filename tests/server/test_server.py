@@ -82,10 +82,10 @@ def test_the_shipped_workflows_run_and_leave_the_model_as_it_was(server: Any, ba
     prompt = short(server)
     outputs = server.run(prompt)
     assert len(outputs[find(prompt, "Composition")]["images"]) == 4
-    assert (base / "models" / "embeddings" / "mittens.safetensors").exists()
+    assert (base / "models" / "embeddings" / "zippy.safetensors").exists()
     assert stock(server) == before
     (base / "models" / "embeddings" / "sippy.safetensors").write_bytes(
-        (base / "models" / "embeddings" / "mittens.safetensors").read_bytes()
+        (base / "models" / "embeddings" / "zippy.safetensors").read_bytes()
     )
     for name in ("saved_concept", "two_concepts"):
         prompt = graph(server, name)
@@ -97,8 +97,8 @@ def test_a_file_is_the_wire(server: Any):
     """embedding:name in stock CLIP Text Encode gives the picture that Apply Concept gives."""
     prompt = short(server)
     server.run(prompt)
-    text = "a photo of embedding:mittens on grass"
-    loader = {"class_type": "CompInvLoadConcept", "inputs": {"file": "mittens.safetensors", "class_word": ""}}
+    text = "a photo of embedding:zippy on grass"
+    loader = {"class_type": "CompInvLoadConcept", "inputs": {"file": "zippy.safetensors", "class_word": ""}}
     both = {
         "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "microworld.safetensors"}},
         "2": loader,
