@@ -22,8 +22,8 @@ _PHRASES = {
 COCO_CATEGORIES = tuple(name for part in COCO for name in ([part] if part in _PHRASES else part.split()))
 
 # What a word's nearest neighbours differ by in the reconstruction loss, roughly: one spread from the target weighs this much,
-# so that equal weights of both losses are a fair fight. (By estimate
-# the reference's .95 and .05 on SD 1.x come to .1 and .9 here: its loss is a mean over 77 positions, nearly all of them 0.)
+# so that equal weights of both losses are a fair fight. By estimate the reference's .95 and .05 on SD 1.x come to .1 and .9
+# here, for its loss is a mean over 77 positions, nearly all of them 0.
 ON_PAR = 1e-3
 
 
