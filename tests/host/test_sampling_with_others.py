@@ -102,9 +102,10 @@ def test_a_correction_moves_the_picture_its_own_way(pack: Any, microworld: Any, 
     finally:
         host.correct = correct
     along = (difference * moves[0]).sum() / moves[0].square().sum()
-    # UniPC's own latent cannot be reached: there a correction acts through the prediction alone, which is next to nothing
-    # where the noise is highest. Had it come back with the opposite sign, half of it would be there.
-    assert along > (-0.01 if sampler == "uni_pc" else 0.1)
+    assert along > -0.01  # reversed, half of it would be there
+    if sampler == "uni_pc" and along <= 0.1:
+        pytest.xfail("UniPC's own latent cannot be reached; through the prediction alone next to nothing arrives.")
+    assert along > 0.1
 
 
 def test_the_gradient_is_exact_and_needs_only_the_first_part_of_the_pass(pack: Any, microworld: Any):
