@@ -5,15 +5,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import safetensors
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
 from . import __version__
 
+safe_open = cast(Any, safetensors.safe_open)  # its signature has no types
 WIDTHS = {768: "clip_l", 1280: "clip_g", 1024: "clip_h"}  # of a file that does not name its text encoder
 FORMAT = "compositional inversion"
 
@@ -85,7 +86,7 @@ def read_concept(path: Path) -> Concept:
     metadata: dict[str, str] = {}
     try:
         if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:  # pyright: ignore[reportUnknownVariableType]
+            with safe_open(path, framework="pt") as file:
                 metadata = dict(file.metadata() or {})
                 raw: Any = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
         else:
@@ -103,18 +104,20 @@ def is_ours(path: Path) -> bool:
     """Whether we wrote this file."""
     if path.suffix != ".safetensors":
         return False
-    with safe_open(path, framework="pt") as file:  # pyright: ignore[reportUnknownVariableType]
-        return (file.metadata() or {}).get("format") == FORMAT
+    with safe_open(path, framework="pt") as file:
+        metadata: dict[str, str] = file.metadata() or {}
+    return metadata.get("format") == FORMAT
 
 
 def _tensors(raw: Any) -> dict[str, Tensor]:
-    if isinstance(raw, dict) and isinstance(raw.get("string_to_param"), dict):
-        raw = raw["string_to_param"]
     if not isinstance(raw, dict):
         return {}
+    entries = cast("dict[str, Any]", raw)
+    if isinstance(entries.get("string_to_param"), dict):
+        entries = cast("dict[str, Any]", entries["string_to_param"])
     tensors = {
         key: value.detach().float().reshape(-1, value.shape[-1])
-        for key, value in raw.items()
+        for key, value in entries.items()
         if isinstance(value, Tensor) and value.ndim in (1, 2)
     }
     named = {key: vectors for key, vectors in tensors.items() if key in WIDTHS.values()}

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -141,7 +141,8 @@ def _box(weights: Tensor) -> Box:
     """The box that holds the middle of a map's mass along each axis, at least a fifth of the canvas wide."""
 
     def span(marginal: Tensor) -> tuple[float, float]:
-        steps = torch.cat([torch.zeros(1), marginal.cumsum(0) / marginal.sum().clamp_min(1e-8)]).tolist()
+        shares = torch.cat([torch.zeros(1), marginal.cumsum(0) / marginal.sum().clamp_min(1e-8)])
+        steps = cast("list[float]", shares.tolist())
         count = len(marginal)
 
         def quantile(share: float) -> float:

@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -49,7 +50,7 @@ class Vocabulary:
     def nearest(self, vector: Tensor, count: int, exclude: Collection[str] = ()) -> list[tuple[str, float]]:
         """The `count` words most similar to a vector (E,), with their cosine similarities."""
         similarity = torch.cosine_similarity(self.vectors, vector.float()[None], dim=1)
-        order = similarity.argsort(descending=True).tolist()
+        order = cast("list[int]", similarity.argsort(descending=True).tolist())
         return [(self.words[i], similarity[i].item()) for i in order if self.words[i] not in exclude][:count]
 
     @cached_property

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -108,7 +109,7 @@ def train(
         clean = latents[picture, variant]
         noise = torch.randn(clean.shape, generator=generator).to(device)
         mask = None if masks is None else masks[picture, variant]
-        context = encode(prompt.tolist(), vectors)
+        context = encode(cast("list[int]", prompt.tolist()), vectors)
         reconstruction = diffusion_loss(predict, schedule, clean, noise, timesteps, context, mask)
         anchor = torch.zeros((), device=device)
         loss = reconstruction
