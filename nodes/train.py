@@ -152,32 +152,37 @@ class CompInvTrain(io.ComfyNode):
 
     @classmethod
     def _run(cls, training: Training) -> io.NodeOutput:
-        steps = training.recipe.steps
+        management, steps = comfy.model_management, training.recipe.steps
         bar = comfy.utils.ProgressBar(steps)
         history: list[Progress] = []
-        preview: list[torch.Tensor] = []
 
-        def on_step(progress: Progress) -> None:
+        def interrupted() -> bool:
+            if management.processing_interrupted():
+                return True
+            bar.update(1)
+            return False
+
+        def on_report(progress: Progress) -> None:
+            shown = history[-1].step * PREVIEWS // steps if history else 0
             history.append(progress)
-            comfy.model_management.throw_exception_if_processing_interrupted()
-            last = progress.step == steps
             picture = None
-            if last or progress.step % max(1, steps // PREVIEWS) == 0:
-                preview[:] = [training.preview(progress.vectors)]
-                picture = ("JPEG", to_image(preview[0][0]), 512)
+            if progress.step * PREVIEWS // steps > shown:
+                picture = ("JPEG", to_image(training.preview(progress.checkpoint.vectors)[0]), 512)
                 _say(
                     cls,
                     f"step {progress.step}/{steps}, loss {progress.reconstruction:.4f}, anchors {progress.anchor:.3f}",
                 )
             bar.update_absolute(progress.step, steps, picture)
 
+        folder = Path(folder_paths.get_user_directory()) / "compositional_inversion" / "runs"
         try:
-            concept = training.run(on_step)
-        except comfy.model_management.InterruptProcessingException:
+            concept = training.run(folder, interrupted, on_report)
+            management.throw_exception_if_processing_interrupted()
+        except (management.InterruptProcessingException, FloatingPointError) as error:
             if history:
-                _keep(training.concept(history[-1].vectors, history[-1].step))
+                _keep(training.concept(history[-1].checkpoint), error)
             raise
-        return io.NodeOutput(concept, _plot(history), preview[0])
+        return io.NodeOutput(concept, _plot(history), training.preview(dict(concept.vectors)))
 
 
 def _say(cls: type[io.ComfyNode], text: str) -> None:
@@ -188,15 +193,16 @@ def _say(cls: type[io.ComfyNode], text: str) -> None:
         server.send_progress_text(text, cls.hidden.unique_id)
 
 
-def _keep(concept: Concept) -> None:
-    """What a cancelled run had learnt, where Load Concept will not list it until the user moves it there."""
+def _keep(concept: Concept, error: Exception) -> None:
+    """What a run had learnt that did not end well, where Load Concept will not list it until the user moves it there."""
     folder = Path(folder_paths.get_output_directory()) / "embeddings"
     folder.mkdir(parents=True, exist_ok=True)
     number = 1
-    while (path := folder / f"{concept.name}-cancelled-{number}.safetensors").exists():
+    while (path := folder / f"{concept.name}-unfinished-{number}.safetensors").exists():
         number += 1
     write_concept(concept, path)
-    log.info("Training was cancelled after %s steps; what it had learnt is in %s.", concept.provenance["steps"], path)
+    what = "was cancelled" if isinstance(error, comfy.model_management.InterruptProcessingException) else "went astray"
+    log.info("Training %s; the word of step %s is in %s.", what, concept.provenance["steps"], path)
 
 
 def _plot(history: list[Progress]) -> torch.Tensor:

@@ -1,7 +1,9 @@
 """Training on ComfyUI's MODEL, CLIP and VAE: schedule, latents, the frozen UNet's prediction, and the whole run."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,12 +14,14 @@ from .. import __version__
 from ..anchors import AnchorSet
 from ..concept import Concept
 from ..prompts import OBJECT_TEMPLATES, STYLE_TEMPLATES
-from ..training.loop import Progress, Pull, Recipe, Vectors, train
+from ..training.loop import Checkpoint, Progress, Pull, Recipe, Vectors, train
 from ..training.objective import NoiseSchedule, Predictor, sample
 from ..training.pictures import training_pictures
+from ..training.runs import fingerprint, load_run, save_run
 from . import text_encoder
 from .model import frozen_weights
 
+log = logging.getLogger(__name__)
 TEMPLATES = {"object": OBJECT_TEMPLATES, "style": STYLE_TEMPLATES}
 PREVIEW_STEPS, PREVIEW_CFG = 12, 4.0
 
@@ -166,8 +170,36 @@ class Training:
         squares = training_pictures([mask[None, ..., None] for mask in masks], self.request.resolution)[..., 0]
         return torch.nn.functional.interpolate(squares[:, None], scale_factor=1 / 8, mode="area")
 
-    def run(self, on_step: Callable[[Progress], None]) -> Concept:
-        """Train; `on_step` may raise to stop. MODEL, CLIP and VAE are left as they were, also then."""
+    @property
+    def name(self) -> str:
+        """Of the run: the same for the same pictures, settings and anchors."""
+        given = [self.pictures, *self.start.values(), self.schedule.alphas_cumprod]
+        given += [] if self.masks is None else [self.masks]
+        given += [pull.target for pull in (self.pulls or {}).values()]
+        request = self.request
+        settings = (
+            request.name,
+            request.kind,
+            request.mirror,
+            request.resolution,
+            self.schedule.prediction,
+            self.recipe,
+        )
+        return f"{request.name}-{fingerprint(settings, given)}"
+
+    def run(self, runs: Path, interrupted: Callable[[], bool], on_report: Callable[[Progress], None]) -> Concept:
+        """Train. MODEL, CLIP and VAE are left as they were, also after an error.
+
+        Args:
+            runs: a folder where the run is kept until it is done. What was interrupted or killed goes on from there,
+                bit for bit as if it had not been.
+            interrupted: asked after every step; True ends the run there.
+            on_report: see `train`.
+
+        Returns:
+            The concept as far as it was learnt.
+        """
+        file = runs / f"{self.name}.pt"
         with torch.inference_mode(False), torch.enable_grad():
             with torch.no_grad():
                 latents = encode_pictures(self.model, self.vae, self.pictures, self.request.mirror)
@@ -178,7 +210,19 @@ class Training:
             load(self.model, self.clip)
             weights = frozen_weights(self.model.model.diffusion_model, *self.encoders.values())
             with weights, text_encoder.differentiable(self.clip):
-                vectors = train(
+                probe = self._probe(latents)
+                resume = load_run(file, probe)
+                if resume is not None:
+                    log.info('The training of "%s" goes on after step %s.', self.request.name, resume.step)
+
+                def report(progress: Progress) -> None:
+                    try:
+                        save_run(progress.checkpoint, probe, file)
+                    except OSError as error:  # a full disk must not cost what is learnt
+                        log.warning("The run cannot be kept in %s: %s.", file, error)
+                    on_report(progress)
+
+                end = train(
                     self.start,
                     {
                         key: vocabulary.vectors.square().mean().sqrt().item()
@@ -192,14 +236,25 @@ class Training:
                     self.recipe,
                     self.pulls,
                     masks,
-                    on_step,
+                    resume,
+                    interrupted,
+                    report,
                 )
-        return self.concept(vectors, self.recipe.steps)
+        if end.step == self.recipe.steps:
+            file.unlink(missing_ok=True)
+        return self.concept(end)
 
-    def concept(self, vectors: Vectors, steps: int) -> Concept:
-        """The vectors as a concept, with what made them."""
+    @torch.no_grad()
+    def _probe(self, latents: Tensor) -> Tensor:
+        """What the frozen model says to the first picture and prompt: by it a kept run knows its model again."""
+        middle = torch.tensor([len(self.schedule.alphas_cumprod) // 2], device=latents.device)
+        context = text_encoder.encode_batch(self.clip, self.prepared, [0], self.start)[0]
+        return predictor(self.model)(latents[0, :1], middle, context).float()
+
+    def concept(self, end: Checkpoint) -> Concept:
+        """What a run has learnt, with what made it."""
         provenance = {
-            "steps": str(steps),
+            "steps": str(end.step),
             "seed": str(self.recipe.seed),
             "pictures": str(len(self.pictures)),
             "version": __version__,
@@ -207,12 +262,13 @@ class Training:
         if self.anchors is not None:
             pairs = zip(self.anchors.words, self.anchors.weights, strict=True)
             provenance["anchors"] = ", ".join(f"{word} {weight:.2f}" for word, weight in pairs)
-        clones = {key: value.detach().cpu().clone() for key, value in vectors.items()}
+        clones = {key: value.detach().cpu().clone() for key, value in end.vectors.items()}
         return Concept(self.request.name, clones, self.request.class_word, provenance)
 
     def preview(self, vectors: Vectors) -> Tensor:
-        """What the concept's first prompt gives now: (1, H, W, 3) in 0..1. To be called from `on_step`."""
+        """What the concept's first prompt gives with these vectors: (1, H, W, 3) in 0..1."""
         with torch.no_grad():
+            load(self.model, self.clip)
             context = text_encoder.encode_batch(self.clip, self.prepared, [0], vectors)[0]
             empty = self.clip.encode_from_tokens(self.clip.tokenize("")).to(context)
             side = self.request.resolution // 8

@@ -3,13 +3,16 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from ..anchors import ON_PAR, anchor_loss
 from .objective import NoiseSchedule, Predictor, diffusion_loss
+
+REPORT = 10  # steps; a report has to wait for the device
+RUNAWAY = 100.0  # times the length of an ordinary word; learnt words of one to eight times work
 
 Vectors = dict[str, Tensor]
 Encode = Callable[[list[int], Mapping[str, Tensor]], Tensor]
@@ -41,6 +44,10 @@ class Recipe:
                 f"Training needs 1 or more steps and pictures a step, but got {self.steps} and {self.batch}."
             )
 
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, of which the first is 1."""
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - 1) / self.steps))
+
 
 @dataclass(frozen=True)
 class Pull:
@@ -51,13 +58,29 @@ class Pull:
 
 
 @dataclass(frozen=True)
+class Checkpoint:
+    """All that a run needs to go on after `step` steps as if it had never stopped.
+
+    Attributes:
+        vectors: text-encoder key -> (n, E).
+        optimizer: AdamW's state dict.
+        random: state of the generator that pictures, prompts, timesteps and noise are drawn from.
+    """
+
+    step: int
+    vectors: Vectors
+    optimizer: dict[str, Any]
+    random: Tensor
+
+
+@dataclass(frozen=True)
 class Progress:
-    """The state after a step; `vectors` are the live tensors, to be cloned by whoever keeps them."""
+    """A report: both losses, as means over the steps since the last one. The optimizer's state is a live one."""
 
     step: int
     reconstruction: float
     anchor: float
-    vectors: Vectors
+    checkpoint: Checkpoint
 
 
 def train(
@@ -71,8 +94,10 @@ def train(
     recipe: Recipe,
     pulls: Mapping[str, Pull] | None = None,
     masks: Tensor | None = None,
-    on_step: Callable[[Progress], None] = lambda _: None,
-) -> Vectors:
+    resume: Checkpoint | None = None,
+    interrupted: Callable[[], bool] = lambda: False,
+    on_report: Callable[[Progress], None] = lambda _: None,
+) -> Checkpoint:
     """Learn the vectors of one concept.
 
     Args:
@@ -83,27 +108,47 @@ def train(
         encode: prompt indices (B) and vectors -> context (B, L, E), differentiable in the vectors.
         pulls: anchors by text encoder; None is plain textual inversion, whose loss is the reconstruction alone.
         masks: (N, V, 1, h, w) in 0..1, or None.
-        on_step: called after every step; may raise to stop, the vectors of `start` stay untouched.
+        resume: of an earlier run with the same other arguments; the result is bit-identical to an undisturbed run's.
+        interrupted: asked after every step; True ends the run there.
+        on_report: called every REPORT steps and after the last one. What it is shown is sound.
 
     Returns:
-        text-encoder key -> (n, E), the learnt vectors.
+        The state at the end, of fewer steps than the recipe's if the run was interrupted.
 
     Raises:
-        FloatingPointError: the loss is no longer a number.
+        FloatingPointError: a loss is no longer a number, or the vectors run away; no report shows such a state.
     """
     device = latents.device
-    vectors = {key: value.detach().clone().to(device).requires_grad_() for key, value in start.items()}
-    groups = [{"params": [v], "lr": recipe.learning_rate * scale[key]} for key, v in vectors.items()]
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
-    cosine = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * min(step / recipe.steps, 1)))
-    )
+    begin = start if resume is None else resume.vectors
+    vectors = {key: value.detach().clone().to(device).requires_grad_() for key, value in begin.items()}
+    optimizer = torch.optim.AdamW([{"params": [v]} for v in vectors.values()], weight_decay=0.0)
     generator = torch.Generator().manual_seed(recipe.seed)
+    if resume is not None:
+        optimizer.load_state_dict(resume.optimizer)
+        generator.set_state(resume.random)
+    losses: list[Tensor] = []
 
     def draw(below: int) -> Tensor:
         return torch.randint(below, (recipe.batch,), generator=generator)
 
-    for step in range(1, recipe.steps + 1):
+    def checkpoint(step: int) -> Checkpoint:
+        kept = {key: value.detach().clone() for key, value in vectors.items()}
+        return Checkpoint(step, kept, optimizer.state_dict(), generator.get_state())
+
+    def report(step: int) -> Progress:
+        met = torch.stack(losses).cpu()
+        losses.clear()
+        longest = max(v.detach().square().mean(dim=1).max().sqrt().item() / scale[key] for key, v in vectors.items())
+        if not met.isfinite().all() or not longest < RUNAWAY:
+            raise FloatingPointError(
+                f"Training went astray before step {step}: the loss is {met[-1].sum().item():.4g}, and the word is "
+                f"{longest:.0f} times as long as ordinary ones; lower the learning rate, or load the model in float32."
+            )
+        return Progress(step, met[:, 0].mean().item(), met[:, 1].mean().item(), checkpoint(step))
+
+    step, done = (0, False) if resume is None else (resume.step, resume.step == recipe.steps)
+    while not done:
+        step += 1
         picture, variant, prompt = draw(latents.shape[0]), draw(latents.shape[1]), draw(prompts)
         timesteps = draw(len(schedule.alphas_cumprod)).to(device)
         clean = latents[picture, variant]
@@ -120,11 +165,11 @@ def train(
             loss = recipe.reconstruction_weight * reconstruction + recipe.anchor_weight * ON_PAR * anchor
         optimizer.zero_grad()
         loss.backward()
-        if not math.isfinite(loss.item()):
-            raise FloatingPointError(
-                f"The loss of step {step} is {loss.item()}; lower the learning rate, or load the model in float32."
-            )
+        for group, key in zip(optimizer.param_groups, vectors, strict=True):
+            group["lr"] = recipe.rate(step) * scale[key]
         optimizer.step()
-        cosine.step()
-        on_step(Progress(step, reconstruction.item(), anchor.item(), vectors))
-    return {key: value.detach().cpu() for key, value in vectors.items()}
+        losses.append(torch.stack([reconstruction.detach(), anchor.detach()]))
+        done = step == recipe.steps or interrupted()
+        if done or step % REPORT == 0:
+            on_report(report(step))
+    return checkpoint(step)

@@ -24,6 +24,16 @@ def _clip(tokenizer: Any, model: Any, folder: Path, encoders: tuple[str, ...]) -
     return clip
 
 
+@pytest.fixture(autouse=True)
+def own_folders(comfyui: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What nodes write goes to `output` and `user` in a folder of the test's, not to the host's own."""
+    import folder_paths
+
+    monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path / "output"))
+    monkeypatch.setattr(folder_paths, "get_user_directory", lambda: str(tmp_path / "user"))
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def embeddings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which the text encoders below look for embeddings."""

@@ -84,26 +84,67 @@ def test_anchors_pull(pack: Any, microworld: Any, images: list[torch.Tensor]):
 
 
 def test_cancel_keeps_what_was_learnt(
-    pack: Any, microworld: Any, images: list[torch.Tensor], base: Path, monkeypatch: Any
+    pack: Any, microworld: Any, images: list[torch.Tensor], own_folders: Path, monkeypatch: Any
 ):
     import comfy.model_management as management
-    import folder_paths
 
-    monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(base / "output"))
     before = latent_of(microworld)
-    seen: list[bool] = []
-
-    def interrupted() -> None:
-        seen.append(sys._getframe(1).f_code.co_name == "on_step")  # the host asks too, elsewhere
-        if sum(seen) == 3:
-            raise management.InterruptProcessingException
-
-    monkeypatch.setattr(management, "throw_exception_if_processing_interrupted", interrupted)
+    interrupt_after(3, monkeypatch)
     with pytest.raises(management.InterruptProcessingException):
         train(pack, microworld, images, steps=1000, placeholder="cancelled-one")
-    monkeypatch.undo()
-    assert list((base / "output" / "embeddings").glob("cancelled-one-cancelled-*.safetensors"))
+    (kept,) = (own_folders / "output" / "embeddings").glob("cancelled-one-unfinished-*.safetensors")
     assert torch.equal(latent_of(microworld), before)
+    from compinv_core.concept import read_concept
+
+    assert read_concept(kept).provenance["steps"] == "3"
+
+
+def interrupt_after(steps: int, monkeypatch: Any) -> None:
+    """As if the user pressed Cancel while a training takes its step of that number."""
+    import comfy.model_management as management
+
+    asked: list[bool] = []
+
+    def interrupted() -> bool:
+        asked.append(sys._getframe(1).f_code.co_name == "interrupted")  # the host asks too, elsewhere
+        if sum(asked) == steps:
+            management.interrupt_current_processing()
+            monkeypatch.setattr(management, "processing_interrupted", lambda: False)
+            return True
+        return False
+
+    monkeypatch.setattr(management, "processing_interrupted", interrupted)
+
+
+def test_what_was_interrupted_goes_on_to_the_same_word(
+    pack: Any, microworld: Any, images: list[torch.Tensor], own_folders: Path, monkeypatch: Any
+):
+    import comfy.model_management as management
+
+    runs = own_folders / "user" / "compositional_inversion" / "runs"
+    settings = {"steps": 25, "placeholder": "twice-stopped"}
+    undisturbed = train(pack, microworld, images, **settings)[0].vectors["clip_l"]
+    for steps in (7, 11):
+        interrupt_after(steps, monkeypatch)
+        with pytest.raises(management.InterruptProcessingException):
+            train(pack, microworld, images, **settings)
+        assert len(list(runs.iterdir())) == 1
+    asked: list[None] = []  # after every step
+    monkeypatch.setattr(management, "processing_interrupted", lambda: bool(asked.append(None)))
+    again = train(pack, microworld, images, **settings)[0].vectors["clip_l"]
+    assert torch.equal(again, undisturbed)
+    assert len(asked) <= 25 - 7 - 11
+    assert not list(runs.iterdir())
+
+
+def test_a_full_disk_does_not_cost_what_is_learnt(
+    pack: Any, microworld: Any, images: list[torch.Tensor], monkeypatch: Any
+):
+    def full(*_: Any) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(sys.modules["compositional_inversion.compinv_core.host.training"], "save_run", full)
+    assert train(pack, microworld, images)[0].provenance["steps"] == "3"
 
 
 def test_an_error_in_the_middle_changes_nothing(

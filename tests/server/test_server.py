@@ -129,7 +129,7 @@ def test_training_is_cancelled_within_a_step(server: Any, base: Path):
     began = time.monotonic()
     assert server.wait(number, seconds=60)["status"]["status_str"] == "error"
     assert time.monotonic() - began < 20
-    assert list((base / "output" / "embeddings").glob("stopped-cancelled-*.safetensors"))
+    assert list((base / "output" / "embeddings").glob("stopped-unfinished-*.safetensors"))
     assert stock(server) == before
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from compinv_core.training.loop import Pull, Recipe, train
+from compinv_core.training.loop import Progress, Pull, Recipe, train
 from compinv_core.training.objective import NoiseSchedule, diffusion_loss
 from compinv_core.training.pictures import training_pictures
 
@@ -49,7 +49,7 @@ def _train(steps: int, pulls: dict[str, Pull] | None, reconstruction: float, anc
         schedule=EPSILON,
         recipe=Recipe(steps, 4, 0.1, reconstruction, anchor, seed=1),
         pulls=pulls,
-    )["clip_l"]
+    ).vectors["clip_l"]
 
 
 def test_plain_training_finds_the_best_word():
@@ -66,7 +66,7 @@ def test_the_same_seed_learns_the_same_word():
 
 
 def test_a_loss_that_is_no_number_stops_the_run():
-    with pytest.raises(FloatingPointError, match="loss of step 1"):
+    with pytest.raises(FloatingPointError, match="before step 1: the loss is nan"):
         train(
             {"clip_l": torch.zeros(1, 4)},
             {"clip_l": 1.0},
@@ -77,6 +77,24 @@ def test_a_loss_that_is_no_number_stops_the_run():
             EPSILON,
             Recipe(1),
         )
+
+
+def test_a_word_that_runs_away_stops_the_run_and_no_report_shows_it():
+    seen: list[Progress] = []
+    with pytest.raises(FloatingPointError, match="times as long as ordinary ones"):
+        train(
+            {"clip_l": torch.zeros(1, 4)},
+            {"clip_l": 1.0},
+            torch.zeros(1, 1, 4, 2, 2),
+            1,
+            lambda indices, vectors: vectors["clip_l"].expand(len(indices), 1, 4),
+            lambda noisy, steps, context: noisy + 0 * context.sum(),
+            EPSILON,
+            Recipe(1000, learning_rate=5.0),
+            pulls={"clip_l": Pull(torch.full((4,), 1e9), 1.0)},
+            on_report=seen.append,
+        )
+    assert seen and seen[-1].checkpoint.vectors["clip_l"].abs().max() < 100
 
 
 def test_pictures_of_any_kind_become_square_rgb():

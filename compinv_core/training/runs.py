@@ -1,0 +1,50 @@
+"""Unfinished runs on disk: whole or not at all, and found again by what they learn from."""
+
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from .loop import Checkpoint
+
+
+def fingerprint(settings: object, tensors: Iterable[Tensor]) -> str:
+    """A name for what a run learns from and how: equal for equal settings (by their repr) and equal bytes."""
+    digest = hashlib.sha256(repr(settings).encode())
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def save_run(checkpoint: Checkpoint, probe: Tensor, path: Path) -> None:
+    """Write a checkpoint so that after a crash at any moment the file is the old one or the new one.
+
+    `probe` is what the frozen model says to a fixed question, by which `load_run` knows it again.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_suffix(".new")
+    try:
+        with new.open("wb") as file:
+            torch.save({**vars(checkpoint), "probe": probe.detach().cpu()}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def load_run(path: Path, probe: Tensor) -> Checkpoint | None:
+    """The checkpoint of a run that stopped; None where there is none, or it was another model's."""
+    if not path.exists():
+        return None
+    state = cast("dict[str, Any]", torch.load(path, map_location="cpu", weights_only=True))
+    known: Tensor = state.pop("probe")
+    # The same model on the same machine says the same but for the order of its sums; another says something else.
+    if known.shape != probe.shape or not torch.allclose(known, probe.cpu(), rtol=1e-2, atol=1e-2):
+        return None
+    return Checkpoint(**state)
