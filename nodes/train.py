@@ -38,7 +38,7 @@ class CompInvTrain(io.ComfyNode):
             hidden=[io.Hidden.unique_id],
             inputs=[
                 io.Model.Input(
-                    "model", tooltip="The model to learn the word for: SD 1.x or SD 2.x. It is not changed."
+                    "model", tooltip="The model to learn the word for: SD 1.x, SD 2.x or SDXL. It is not changed."
                 ),
                 io.Clip.Input("clip", tooltip="The text encoder of the same checkpoint. It is not changed."),
                 io.Vae.Input("vae", tooltip="The autoencoder of the same checkpoint."),
@@ -73,7 +73,7 @@ class CompInvTrain(io.ComfyNode):
                     max=2048,
                     step=8,
                     tooltip="Pictures are cropped to their centred square and scaled to this many pixels. Take what the "
-                    "model was made for: 512 for SD 1.x.",
+                    "model was made for: 512 for SD 1.x, 1024 for SDXL.",
                 ),
                 io.Int.Input("steps", default=DEFAULTS.steps, min=1, max=100000, tooltip="Optimiser steps."),
                 io.Int.Input("batch", default=DEFAULTS.batch, min=1, max=64, tooltip="Pictures in a step."),

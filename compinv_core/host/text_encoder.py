@@ -15,6 +15,7 @@ from comfy.sd1_clip import SDClipModel
 from torch import Tensor
 
 from ..concept import Concept, check_name, is_ours
+from ..training.objective import Encoded
 from ..vocabulary import Vocabulary
 from .model import frozen_weights
 
@@ -257,21 +258,18 @@ def prepare(clip: Any, prompts: Sequence[str], name: str, counts: Mapping[str, i
     return Prepared(embeds, positions, lengths)
 
 
-def encode_batch(
-    clip: Any, prepared: Prepared, indices: Sequence[int], vectors: Mapping[str, Tensor]
-) -> tuple[Tensor, Tensor | None]:
+def encode_batch(clip: Any, prepared: Prepared, indices: Sequence[int], vectors: Mapping[str, Tensor]) -> Encoded:
     """Encode prepared prompts with the placeholder's vectors written in; equal to ComfyUI's own encoding of the text.
 
     To be called within `differentiable(clip)` and `frozen_weights`, for a gradient.
 
-    Returns:
-        (B, L, E) with the widths of all text encoders side by side, and the pooled output (B, E') of the last.
+    The pooled output is that of the last text encoder, as ComfyUI has it.
     """
     clip.cond_stage_model.reset_clip_options()
     if clip.layer_idx is not None:
         clip.cond_stage_model.set_clip_options({"layer": clip.layer_idx})
     outputs: list[Tensor] = []
-    pooled: Tensor | None = None
+    pooled: list[Tensor] = []
     for key, encoder in text_encoders(clip).items():
         device = encoder.transformer.get_input_embeddings().weight.device
         embeds = prepared.embeds[key][list(indices)].to(device)
@@ -289,5 +287,5 @@ def encode_batch(
             dtype=torch.float32,
         )
         outputs.append((result[0] if encoder.layer == "last" else result[1]).float())
-        pooled = result[2] if encoder.return_projected_pooled else result[3]
-    return torch.cat(outputs, dim=-1), pooled
+        pooled.append((result[2] if encoder.return_projected_pooled else result[3]).float())
+    return Encoded(torch.cat(outputs, dim=-1), pooled[-1])

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from comfy import model_management, model_sampling
+from comfy import model_base, model_management, model_sampling
 from torch import Tensor
 
 from .. import __version__
@@ -15,7 +15,7 @@ from ..anchors import AnchorSet
 from ..concept import Concept
 from ..prompts import OBJECT_TEMPLATES, STYLE_TEMPLATES
 from ..training.loop import Checkpoint, Progress, Pull, Recipe, Vectors, train
-from ..training.objective import NoiseSchedule, Predictor, sample
+from ..training.objective import Encoded, NoiseSchedule, Predictor, sample
 from ..training.pictures import training_pictures
 from ..training.runs import fingerprint, load_run, save_run
 from . import text_encoder
@@ -24,13 +24,14 @@ from .model import frozen_weights
 log = logging.getLogger(__name__)
 TEMPLATES = {"object": OBJECT_TEMPLATES, "style": STYLE_TEMPLATES}
 PREVIEW_STEPS, PREVIEW_CFG = 12, 4.0
+SUPPORTED = "SD 1.x, SD 2.x and SDXL checkpoints for text to image are supported"
 
 
 def noise_schedule(model: Any) -> NoiseSchedule:
     """The schedule and prediction target of a loaded MODEL.
 
     Raises:
-        ValueError: an architecture whose schedule is not that of SD 1.x or SD 2.x.
+        ValueError: an architecture that is not of the kind of SD 1.x, SD 2.x or SDXL.
     """
     sampling = model.get_model_object("model_sampling")
     sigmas = getattr(sampling, "sigmas", None)
@@ -42,13 +43,11 @@ def noise_schedule(model: Any) -> NoiseSchedule:
     )
     if sigmas is None or not supported or not hasattr(unet, "input_blocks") or unet.in_channels != 4:
         raise ValueError(
-            f'The input "model" is a {type(model.model).__name__} that training does not know; '
-            "SD 1.x and SD 2.x checkpoints for text to image are supported."
+            f'The input "model" is a {type(model.model).__name__} that training does not know; {SUPPORTED}.'
         )
-    if model.model.adm_channels:
+    if model.model.adm_channels and not isinstance(model.model, model_base.SDXL):
         raise ValueError(
-            f'The input "model" is a {type(model.model).__name__}, conditioned on more than text; '
-            "SD 1.x and SD 2.x checkpoints are supported, SDXL is not yet."
+            f'The input "model" is a {type(model.model).__name__}, conditioned on more than text and size; {SUPPORTED}.'
         )
     alphas = 1 / (sigmas.float().cpu().clone() ** 2 + 1)
     prediction = "v" if isinstance(sampling, model_sampling.V_PREDICTION) else "epsilon"
@@ -72,16 +71,23 @@ def load(model: Any, clip: Any) -> None:
 
 
 def predictor(model: Any) -> Predictor:
-    """The raw output of the UNet, as the checkpoint predicts, in the dtype in which the host runs it."""
+    """The raw output of the UNet, as the checkpoint predicts, in the dtype in which the host runs it.
+
+    SDXL also reads the prompts' pooled output and the picture's size: that of the latents, nothing cropped away, as
+    ComfyUI's samplers tell it.
+    """
     base = model.model
     dtype = base.manual_cast_dtype or base.get_dtype()
     options = model.model_options.get("transformer_options", {})
 
-    def predict(noisy: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+    def predict(noisy: Tensor, timesteps: Tensor, prompts: Encoded) -> Tensor:
+        height, width = (8 * side for side in noisy.shape[-2:])
+        size = base.encode_adm(pooled_output=prompts.pooled, height=height, width=width)
         return base.diffusion_model(
             noisy.to(dtype),
             timesteps.float(),
-            context=context.to(device=noisy.device, dtype=dtype),
+            context=prompts.context.to(device=noisy.device, dtype=dtype),
+            y=None if size is None else size.to(device=noisy.device, dtype=dtype),
             transformer_options=options.copy(),
         )
 
@@ -230,7 +236,7 @@ class Training:
                     },
                     latents,
                     len(TEMPLATES[self.request.kind]),
-                    lambda indices, vectors: text_encoder.encode_batch(self.clip, self.prepared, indices, vectors)[0],
+                    lambda indices, vectors: text_encoder.encode_batch(self.clip, self.prepared, indices, vectors),
                     predictor(self.model),
                     self.schedule,
                     self.recipe,
@@ -248,8 +254,8 @@ class Training:
     def _probe(self, latents: Tensor) -> Tensor:
         """What the frozen model says to the first picture and prompt: by it a kept run knows its model again."""
         middle = torch.tensor([len(self.schedule.alphas_cumprod) // 2], device=latents.device)
-        context = text_encoder.encode_batch(self.clip, self.prepared, [0], self.start)[0]
-        return predictor(self.model)(latents[0, :1], middle, context).float()
+        prompt = text_encoder.encode_batch(self.clip, self.prepared, [0], self.start)
+        return predictor(self.model)(latents[0, :1], middle, prompt).float()
 
     def concept(self, end: Checkpoint) -> Concept:
         """What a run has learnt, with what made it."""
@@ -269,11 +275,12 @@ class Training:
         """What the concept's first prompt gives with these vectors: (1, H, W, 3) in 0..1."""
         with torch.no_grad():
             load(self.model, self.clip)
-            context = text_encoder.encode_batch(self.clip, self.prepared, [0], vectors)[0]
-            empty = self.clip.encode_from_tokens(self.clip.tokenize("")).to(context)
+            prompt = text_encoder.encode_batch(self.clip, self.prepared, [0], vectors)
+            context, pooled = self.clip.encode_from_tokens(self.clip.tokenize(""), return_pooled=True)
+            empty = Encoded(context.to(prompt.context), pooled.to(prompt.pooled))
             side = self.request.resolution // 8
             generator = torch.Generator().manual_seed(self.recipe.seed)
             noise = torch.randn(1, 4, side, side, generator=generator).to(self.model.load_device)
             predict = predictor(self.model)
-            latents = sample(predict, self.schedule, noise, context, empty, PREVIEW_STEPS, PREVIEW_CFG)
+            latents = sample(predict, self.schedule, noise, prompt, empty, PREVIEW_STEPS, PREVIEW_CFG)
             return decode_picture(self.model, self.vae, latents)

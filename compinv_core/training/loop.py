@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from ..anchors import ON_PAR, anchor_loss
-from .objective import NoiseSchedule, Predictor, diffusion_loss
+from .objective import Encoded, NoiseSchedule, Predictor, diffusion_loss
 
 REPORT = 10  # steps; a report has to wait for the device
 RUNAWAY = 100.0  # times the length of an ordinary word; learnt words of one to eight times work
 
 Vectors = dict[str, Tensor]
-Encode = Callable[[list[int], Mapping[str, Tensor]], Tensor]
+Encode = Callable[[list[int], Mapping[str, Tensor]], Encoded]
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def train(
         scale: text-encoder key -> the vocabulary's root mean square per coordinate, the unit of the learning rate.
         latents: (N, V, C, h, w), each picture in V variants (1, or 2 with its mirror image).
         prompts: how many prompts `encode` knows.
-        encode: prompt indices (B) and vectors -> context (B, L, E), differentiable in the vectors.
+        encode: prompt indices (B) and vectors -> B prompts, differentiable in the vectors.
         pulls: anchors by text encoder; None is plain textual inversion, whose loss is the reconstruction alone.
         masks: (N, V, 1, h, w) in 0..1, or None.
         resume: of an earlier run with the same other arguments; the result is bit-identical to an undisturbed run's.
@@ -154,8 +154,8 @@ def train(
         clean = latents[picture, variant]
         noise = torch.randn(clean.shape, generator=generator).to(device)
         mask = None if masks is None else masks[picture, variant]
-        context = encode(cast("list[int]", prompt.tolist()), vectors)
-        reconstruction = diffusion_loss(predict, schedule, clean, noise, timesteps, context, mask)
+        encoded = encode(cast("list[int]", prompt.tolist()), vectors)
+        reconstruction = diffusion_loss(predict, schedule, clean, noise, timesteps, encoded, mask)
         anchor = torch.zeros((), device=device)
         loss = reconstruction
         if pulls:

@@ -11,10 +11,27 @@ from torch import Tensor
 Prediction = Literal["epsilon", "v"]
 
 
-class Predictor(Protocol):
-    """The frozen UNet: what it predicts for noisy latents (B, C, h, w) at timesteps (B,) under a context (B, L, E)."""
+@dataclass(frozen=True)
+class Encoded:
+    """Prompts as a UNet reads them.
 
-    def __call__(self, noisy: Tensor, timesteps: Tensor, context: Tensor) -> Tensor: ...
+    Attributes:
+        context: (B, L, E), for cross-attention; the widths of all text encoders side by side.
+        pooled: (B, P), one vector for a whole prompt, which SDXL reads too.
+    """
+
+    context: Tensor
+    pooled: Tensor
+
+    def with_others(self, others: "Encoded") -> "Encoded":
+        """These prompts, then others."""
+        return Encoded(torch.cat([self.context, others.context]), torch.cat([self.pooled, others.pooled]))
+
+
+class Predictor(Protocol):
+    """The frozen UNet: what it predicts for noisy latents (B, C, h, w) at timesteps (B,) under B prompts."""
+
+    def __call__(self, noisy: Tensor, timesteps: Tensor, prompts: Encoded) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -57,7 +74,7 @@ def diffusion_loss(
     latents: Tensor,
     noise: Tensor,
     timesteps: Tensor,
-    context: Tensor,
+    prompts: Encoded,
     mask: Tensor | None = None,
 ) -> Tensor:
     """Mean squared error of the prediction, the loss of textual inversion (Gal et al. 2022, eq. 2).
@@ -65,11 +82,11 @@ def diffusion_loss(
     Args:
         latents, noise: (B, C, h, w).
         timesteps: (B,), indices into the schedule.
-        context: (B, L, E), the encoded prompts.
+        prompts: B of them.
         mask: (B, 1, h, w) in 0..1; where it is 0 nothing is learnt. The error is masked before it is averaged; the
             reference implementation averages first, and its mask has no effect.
     """
-    output = predict(schedule.noisy(latents, noise, timesteps), timesteps, context)
+    output = predict(schedule.noisy(latents, noise, timesteps), timesteps, prompts)
     error = (output.float() - schedule.target(latents, noise, timesteps)).square()
     if mask is None:
         return error.mean()
@@ -79,15 +96,15 @@ def diffusion_loss(
 
 @torch.no_grad()
 def sample(
-    predict: Predictor, schedule: NoiseSchedule, noise: Tensor, context: Tensor, empty: Tensor, steps: int, cfg: float
+    predict: Predictor, schedule: NoiseSchedule, noise: Tensor, prompts: Encoded, empty: Encoded, steps: int, cfg: float
 ) -> Tensor:
-    """A quick look at what a prompt gives: deterministic DDIM (Song et al. 2021), (B, C, h, w) from noise of that shape."""
+    """A quick look at what prompts give: deterministic DDIM (Song et al. 2021), (B, C, h, w) from noise of that shape."""
     latents = noise
     grid = torch.linspace(len(schedule.alphas_cumprod) - 1, 0, steps + 1).long()
     count = len(noise)
     for now, after in pairwise(grid):
         here, there = now.repeat(count), after.repeat(count)
-        both = predict(latents.repeat(2, 1, 1, 1), here.repeat(2), torch.cat([context, empty])).float()
+        both = predict(latents.repeat(2, 1, 1, 1), here.repeat(2), prompts.with_others(empty)).float()
         conditional, unconditional = both.chunk(2)
         output = unconditional + cfg * (conditional - unconditional)
         latents = schedule.noisy(*schedule.clean(latents, output, here), there)

@@ -103,10 +103,10 @@ def test_the_differentiable_encoding_is_the_stock_encoding(clip, concept_for, la
     prepared = encoder.prepare(skipping, prompts, "my-cat", {key: 2 for key in encoders})
     with torch.inference_mode(False), frozen_weights(*encoders.values()), encoder.differentiable(skipping):
         for i, reference in enumerate(stock):
-            cond, pooled = encoder.encode_batch(skipping, prepared, [i], concept.vectors)
-            assert torch.equal(cond, reference[0][0])
-            assert pooled is not None and torch.equal(pooled, reference[0][1]["pooled_output"])
-        cond, pooled = encoder.encode_batch(skipping, prepared, [2, 0, 1, 0], concept.vectors)
+            encoded = encoder.encode_batch(skipping, prepared, [i], concept.vectors)
+            assert torch.equal(encoded.context, reference[0][0])
+            assert torch.equal(encoded.pooled, reference[0][1]["pooled_output"])
+        cond = encoder.encode_batch(skipping, prepared, [2, 0, 1, 0], concept.vectors).context
         together = torch.cat([stock[i][0][0] for i in (2, 0, 1, 0)])
         torch.testing.assert_close(cond, together, rtol=1e-5, atol=1e-5)  # a batch may round its products otherwise
 
@@ -124,7 +124,7 @@ def test_the_gradient_reaches_the_vectors_and_only_them(clip, concept_for):
             with frozen_weights(*encoders.values()), encoder.differentiable(clip):
 
                 def loss(vectors) -> torch.Tensor:
-                    cond, _ = encoder.encode_batch(clip, prepared, [0, 0], vectors)
+                    cond = encoder.encode_batch(clip, prepared, [0, 0], vectors).context
                     return (cond * torch.linspace(-1, 1, cond[0].numel()).reshape(cond[0].shape)).sum()
 
                 gradients = torch.autograd.grad(loss(vectors), list(vectors.values()))

@@ -244,8 +244,8 @@ def test_the_gradient_is_that_of_diffusers(pack: Any, microworld: Any):
         trained = vectors.clone().requires_grad_()
         weights = frozen_weights(model.model.diffusion_model, transformer)
         with weights, text_encoder.differentiable(clip):
-            context, _ = text_encoder.encode_batch(clip, prepared, [0, 1], {"clip_l": trained})
-            loss = diffusion_loss(predictor(model), noise_schedule(model), latents, noise, steps, context)
+            encoded = text_encoder.encode_batch(clip, prepared, [0, 1], {"clip_l": trained})
+            loss = diffusion_loss(predictor(model), noise_schedule(model), latents, noise, steps, encoded)
             (gradient,) = torch.autograd.grad(loss, trained)
 
     rows: list[list[int]] = []

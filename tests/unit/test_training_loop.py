@@ -1,11 +1,14 @@
+from collections.abc import Mapping
+
 import pytest
 import torch
 
 from compinv_core.training.loop import Progress, Pull, Recipe, train
-from compinv_core.training.objective import NoiseSchedule, diffusion_loss
+from compinv_core.training.objective import Encoded, NoiseSchedule, diffusion_loss
 from compinv_core.training.pictures import training_pictures
 
 EPSILON = NoiseSchedule(torch.linspace(0.99, 0.01, 10), "epsilon")
+NO_PROMPT = Encoded(torch.zeros(1, 1, 4), torch.zeros(1, 4))
 V = NoiseSchedule(torch.linspace(0.99, 0.01, 10), "v")
 
 
@@ -13,7 +16,7 @@ def test_a_perfect_prediction_costs_nothing():
     latents, noise, steps = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8), torch.tensor([1, 8])
     for schedule in (EPSILON, V):
         target = schedule.target(latents, noise, steps)
-        loss = diffusion_loss(lambda *_, t=target: t, schedule, latents, noise, steps, torch.zeros(2, 77, 4))
+        loss = diffusion_loss(lambda *_, t=target: t, schedule, latents, noise, steps, NO_PROMPT)
         assert loss == 0
 
 
@@ -32,8 +35,14 @@ def test_what_a_mask_covers_is_not_learnt():
     mask[..., :4] = 1
     latents, noise, steps = torch.zeros(1, 4, 8, 8), torch.zeros(1, 4, 8, 8), torch.tensor([5])
     output = torch.where(mask > 0, 1.0, 100.0).expand(1, 4, 8, 8)
-    loss = diffusion_loss(lambda *_: output, EPSILON, latents, noise, steps, torch.zeros(1, 77, 4), mask)
+    loss = diffusion_loss(lambda *_: output, EPSILON, latents, noise, steps, NO_PROMPT, mask)
     assert loss == 1
+
+
+def encode(indices: list[int], vectors: Mapping[str, torch.Tensor]) -> Encoded:
+    """Prompts of one token, which is the word."""
+    word = vectors["clip_l"].expand(len(indices), 1, 4)
+    return Encoded(word, word[:, 0])
 
 
 def _train(steps: int, pulls: dict[str, Pull] | None, reconstruction: float, anchor: float) -> torch.Tensor:
@@ -44,8 +53,8 @@ def _train(steps: int, pulls: dict[str, Pull] | None, reconstruction: float, anc
         {"clip_l": 1.0},
         torch.zeros(3, 1, 4, 2, 2),
         prompts=2,
-        encode=lambda indices, vectors: vectors["clip_l"].expand(len(indices), 1, 4),
-        predict=lambda noisy, steps, context: context[:, -1, :, None, None].expand_as(noisy),
+        encode=encode,
+        predict=lambda noisy, steps, prompts: prompts.context[:, -1, :, None, None].expand_as(noisy),
         schedule=EPSILON,
         recipe=Recipe(steps, 4, 0.1, reconstruction, anchor, seed=1),
         pulls=pulls,
@@ -72,8 +81,8 @@ def test_a_loss_that_is_no_number_stops_the_run():
             {"clip_l": 1.0},
             torch.zeros(1, 1, 4, 2, 2),
             1,
-            lambda indices, vectors: vectors["clip_l"].expand(len(indices), 1, 4),
-            lambda noisy, steps, context: context.sum() * noisy * float("nan"),
+            encode,
+            lambda noisy, steps, prompts: prompts.context.sum() * noisy * float("nan"),
             EPSILON,
             Recipe(1),
         )
@@ -87,8 +96,8 @@ def test_a_word_that_runs_away_stops_the_run_and_no_report_shows_it():
             {"clip_l": 1.0},
             torch.zeros(1, 1, 4, 2, 2),
             1,
-            lambda indices, vectors: vectors["clip_l"].expand(len(indices), 1, 4),
-            lambda noisy, steps, context: noisy + 0 * context.sum(),
+            encode,
+            lambda noisy, steps, prompts: noisy + 0 * prompts.context.sum(),
             EPSILON,
             Recipe(1000, learning_rate=5.0),
             pulls={"clip_l": Pull(torch.full((4,), 1e9), 1.0)},

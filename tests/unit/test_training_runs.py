@@ -3,12 +3,13 @@
 import multiprocessing
 import random
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
 from compinv_core.training.loop import Progress, Recipe, train
-from compinv_core.training.objective import NoiseSchedule
+from compinv_core.training.objective import Encoded, NoiseSchedule
 from compinv_core.training.runs import fingerprint, load_run, save_run
 
 PROBE = torch.tensor([1.0, -2.0])
@@ -18,9 +19,13 @@ def learn(file: Path) -> torch.Tensor:
     """A small UNet, so slow that a run of 400 steps can be killed in its middle."""
     mixed = torch.randn(4, 4, generator=torch.Generator().manual_seed(3))
 
-    def predict(noisy: torch.Tensor, steps: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+    def predict(noisy: torch.Tensor, steps: torch.Tensor, prompts: Encoded) -> torch.Tensor:
         time.sleep(0.001)
-        return (context[:, -1] @ mixed).tanh()[:, :, None, None] + 0.1 * noisy
+        return (prompts.context[:, -1] @ mixed).tanh()[:, :, None, None] + 0.1 * noisy
+
+    def encode(indices: list[int], vectors: Mapping[str, torch.Tensor]) -> Encoded:
+        context = vectors["clip_l"] * torch.tensor(indices)[:, None, None]
+        return Encoded(context, context[:, -1])
 
     def keep(progress: Progress) -> None:
         save_run(progress.checkpoint, PROBE, file)
@@ -30,7 +35,7 @@ def learn(file: Path) -> torch.Tensor:
         {"clip_l": 1.0},
         torch.randn(3, 2, 4, 2, 2, generator=torch.Generator().manual_seed(4)),
         prompts=5,
-        encode=lambda indices, vectors: vectors["clip_l"] * torch.tensor(indices)[:, None, None],
+        encode=encode,
         predict=predict,
         schedule=NoiseSchedule(torch.linspace(0.99, 0.01, 10), "epsilon"),
         recipe=Recipe(400, 2, 0.1, 1, 0, seed=1),
