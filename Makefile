@@ -1,7 +1,7 @@
 # Every target first sees to it that the development host is there: ComfyUI, torch and the tools, in a cache outside the tree.
 HOST = python3 scripts/host.py
 
-.PHONY: demo test lint world
+.PHONY: demo test lint bench world
 demo:
 	$(HOST) python scripts/demo.py
 
@@ -12,6 +12,10 @@ lint:
 	$(HOST) python -m ruff format --check .
 	$(HOST) python -m ruff check .
 	$(HOST) python -m pyright
+
+# A line for each goal of speed and memory, measured here and now; fails when one is missed.
+bench:
+	$(HOST) python benchmarks
 
 # Hours on a CPU. SPEC is a file like microworld/world.toml, OUT where its checkpoints go; a stopped run goes on.
 SPEC = microworld/world.toml

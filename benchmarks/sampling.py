@@ -1,73 +1,30 @@
-"""What one guided pass costs, in forward passes of the UNet: FLOPs on meta tensors, for SD 1.5 at 512 and SDXL at 1024 px.
-
-    COMFYUI_PATH=... python benchmarks/sampling.py
+"""What a guided pass costs, in forward passes of the UNet: FLOPs on meta tensors (PERFORMANCE: S1, S2).
 
 A pass runs the UNet for one picture up to the last map that the energy needs, and back to the latent. The limits for the
-maps of the paper are 1.047 (SD 1.5) and 1.601 (SDXL).
+maps of the paper are 1.047 (SD 1.5 at 512 px) and 1.601 (SDXL at 1024 px).
 """
 
-import os
-import sys
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
+from host import SD15, SDXL, Architecture, goal
 from torch.utils.flop_counter import FlopCounterMode
 
-sys.path.insert(0, os.environ["COMFYUI_PATH"])
-sys.path.append(str(Path(__file__).parent.parent))
+from compinv_core.attention import layout_energy
+from compinv_core.host.attention import Capture, guided_blocks, until_last_map, watch
+from compinv_core.layout import default_layout
 
-from comfy.cli_args import args
-
-args.cpu = args.use_pytorch_cross_attention = True  # before anything of ComfyUI looks for a device
-
-import comfy.ops  # noqa: E402
-from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel  # noqa: E402
-
-from compinv_core.attention import layout_energy  # noqa: E402
-from compinv_core.host.attention import Capture, guided_blocks, until_last_map, watch  # noqa: E402
-from compinv_core.layout import default_layout  # noqa: E402
-
-SHARED = {"image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 320, "use_spatial_transformer": True}
-ARCHITECTURES: dict[str, tuple[int, dict[str, Any]]] = {
-    "SD 1.5, 512 px": (
-        64,
-        {
-            "num_res_blocks": [2, 2, 2, 2],
-            "channel_mult": (1, 2, 4, 4),
-            "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
-            "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
-            "transformer_depth_middle": 1,
-            "num_heads": 8,
-            "context_dim": 768,
-        },
-    ),
-    "SDXL, 1024 px": (
-        128,
-        {
-            "num_res_blocks": [2, 2, 2],
-            "channel_mult": (1, 2, 4),
-            "transformer_depth": [0, 0, 2, 2, 10, 10],
-            "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
-            "transformer_depth_middle": 10,
-            "num_head_channels": 64,
-            "context_dim": 2048,
-            "use_linear_in_transformer": True,
-            "num_classes": "sequential",
-            "adm_in_channels": 2816,
-        },
-    ),
-}
+GOALS = {"sd15": (1.10, 1.55, "1.553 official"), "sdxl": (1.65, 1.83, "1.833 official")}
 
 
-def costs(side: int, config: dict[str, Any]) -> tuple[int, int]:
-    """FLOPs of a forward pass and of a guided pass, for one picture of `side` x `side` latent cells."""
-    unet = UNetModel(**SHARED, **config, device="meta", operations=comfy.ops.disable_weight_init).requires_grad_(False)
+def costs(architecture: Architecture) -> tuple[int, int]:
+    """FLOPs of a forward pass and of a guided pass, for one picture."""
+    model, config = architecture.model(), architecture.unet
+    unet, side = model.model.diffusion_model, architecture.side
     latents = torch.zeros(1, 4, side, side, device="meta", requires_grad=True)
     text = torch.zeros(1, 77, config["context_dim"], device="meta")
-    size = torch.zeros(1, config.get("adm_in_channels", 0), device="meta") if "adm_in_channels" in config else None
-    blocks = guided_blocks(SimpleNamespace(model=SimpleNamespace(diffusion_model=unet)), side, side)
+    size = torch.zeros(1, config["adm_in_channels"], device="meta") if "adm_in_channels" in config else None
+    blocks = guided_blocks(model, side, side)
     regions = default_layout(["cat", "car"]).regions
 
     def forward(z: torch.Tensor, options: dict[str, Any]) -> None:
@@ -86,9 +43,10 @@ def costs(side: int, config: dict[str, Any]) -> tuple[int, int]:
     return plain.get_total_flops(), guided.get_total_flops()
 
 
-if __name__ == "__main__":
-    for name, (side, config) in ARCHITECTURES.items():
-        plain, guided = costs(side, config)
-        maximum = 1 + 50 * guided / (100 * plain)
-        print(f"{name}: forward {plain / 1e9:.0f} GFLOP; a guided pass {guided / plain:.3f} forwards;")
-        print(f"  50 steps with CFG and the paper's maximum of 50 guided passes: {maximum:.3f} of plain sampling")
+def main() -> None:
+    for architecture in (SD15, SDXL):
+        plain, guided = costs(architecture)
+        one, whole, anchor = GOALS[architecture.name]
+        goal("S1", architecture.name, guided / plain, one, anchor)
+        # 50 steps with CFG and the paper's maximum of 50 guided passes
+        goal("S2", architecture.name, 1 + 50 * guided / (100 * plain), whole)
