@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from compinv_core.host import text_encoder
 from compinv_core.host.training import Request, Training, noise_schedule, predictor
 from compinv_core.prompts import OBJECT_TEMPLATES
-from compinv_core.training.loop import Progress, Recipe, train
+from compinv_core.training.loop import Progress, Recipe, Task, train
 from compinv_core.training.objective import Encoded, NoiseSchedule, diffusion_loss
 
 VECTORS, WORDS = 3, 49408
@@ -190,12 +190,14 @@ def state_of_a_run() -> tuple[int, int]:
     end = train(
         {"clip_l": torch.zeros(VECTORS, 768)},
         {"clip_l": 1.0},
-        torch.zeros(1, 1, 4, 2, 2),
-        1,
-        encode,
-        lambda noisy, steps, prompts: noisy + prompts.context.sum(),
-        NoiseSchedule(torch.linspace(0.99, 0.01, 10), "epsilon"),
-        Recipe(1, 1),
+        Task(
+            torch.zeros(1, 1, 4, 2, 2),
+            1,
+            encode,
+            lambda noisy, steps, prompts: noisy + prompts.context.sum(),
+            NoiseSchedule(torch.linspace(0.99, 0.01, 10), "epsilon"),
+            Recipe(1, 1),
+        ),
         on_report=seen.append,
     )
     numbers = sum(vector.numel() for vector in end.vectors.values())

@@ -21,7 +21,6 @@ from .pictures import from_image, to_image
 from .types import CATEGORY, AnchorsType, ConceptType
 
 log = logging.getLogger(__name__)
-PREVIEWS = 10  # in a run
 DEFAULTS = Recipe()
 
 
@@ -123,7 +122,17 @@ class CompInvTrain(io.ComfyNode):
                 ),
                 io.Image.Output("LOSS_PLOT", display_name="loss plot", tooltip="Both losses over the steps."),
                 io.Image.Output(
-                    "PREVIEW", display_name="preview", tooltip="What the new word alone gives after training."
+                    "PREVIEW",
+                    display_name="preview",
+                    tooltip="What the new word gives after training: alone, and beside an ordinary thing.",
+                ),
+                ConceptType.Output(
+                    "BEST",
+                    display_name="best",
+                    tooltip="The word of the check with the lowest loss, if that was not the last one.",
+                ),
+                io.Custom("LOSS_MAP").Output(
+                    "LOSS_MAP", display_name="losses", tooltip="The loss at each check, for Plot Loss Graph."
                 ),
             ],
         )
@@ -163,26 +172,31 @@ class CompInvTrain(io.ComfyNode):
             return False
 
         def on_report(progress: Progress) -> None:
-            shown = history[-1].step * PREVIEWS // steps if history else 0
             history.append(progress)
             picture = None
-            if progress.step * PREVIEWS // steps > shown:
-                picture = ("JPEG", to_image(training.preview(progress.checkpoint.vectors)[0]), 512)
+            if progress.check is not None:
+                vectors = progress.checkpoint.vectors
+                picture = ("JPEG", to_image(torch.cat(list(training.preview(vectors)), dim=1)), 512)
                 _say(
                     cls,
-                    f"step {progress.step}/{steps}, loss {progress.reconstruction:.4f}, anchors {progress.anchor:.3f}",
+                    f"step {progress.step}/{steps}: loss {progress.check:.4f}, with the class word "
+                    f"{progress.checkpoint.before:.4f}; distance to the anchors {progress.anchor:.2f}\n"
+                    f"{training.describe(vectors)}",
                 )
             bar.update_absolute(progress.step, steps, picture)
 
         folder = Path(folder_paths.get_user_directory()) / "compositional_inversion" / "runs"
         try:
-            concept = training.run(folder, interrupted, on_report)
+            end = training.run(folder, interrupted, on_report)
             management.throw_exception_if_processing_interrupted()
         except (management.InterruptProcessingException, FloatingPointError) as error:
             if history:
-                _keep(training.concept(history[-1].checkpoint), error)
+                kept = history[-1].checkpoint
+                _keep(training.concept(kept.vectors, kept.step), error)
             raise
-        return io.NodeOutput(concept, _plot(history), training.preview(dict(concept.vectors)))
+        last, best = (training.concept(vectors, end.step) for vectors in (end.vectors, end.best))
+        losses = {"loss": [end.before, *(p.check for p in history if p.check is not None)]}
+        return io.NodeOutput(last, _plot(history), training.preview(end.vectors), best, losses)
 
 
 def _say(cls: type[io.ComfyNode], text: str) -> None:

@@ -163,7 +163,7 @@ def demo(server: ComfyServer) -> Path:
         graph = change(trained)
         outputs, seconds[f"{name}: the workflow"] = run(server, graph, f"{name}: train and compose")
         if change is not plain:
-            for title in ("Losses", "The word alone", "Layout", "Heat maps"):
+            for title in ("Losses", "The new word", "Layout", "Heat maps"):
                 side[title] = pictures(server, outputs, find(graph, title))[0]
         rows[name], verdicts[name] = {}, []
         for i, other in enumerate(OTHERS):

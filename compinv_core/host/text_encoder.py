@@ -230,6 +230,11 @@ class Prepared:
     positions: Mapping[str, Tensor]
     lengths: Mapping[str, list[int]]
 
+    @property
+    def count(self) -> int:
+        """P."""
+        return len(next(iter(self.embeds.values())))
+
 
 def prepare(clip: Any, prompts: Sequence[str], name: str, counts: Mapping[str, int]) -> Prepared:
     """Tokenise prompts that hold `embedding:<name>` once, with `counts` vectors for each text encoder.

@@ -14,7 +14,7 @@ from .. import __version__
 from ..anchors import AnchorSet
 from ..concept import Concept
 from ..prompts import OBJECT_TEMPLATES, STYLE_TEMPLATES
-from ..training.loop import Checkpoint, Progress, Pull, Recipe, Vectors, train
+from ..training.loop import Checkpoint, Progress, Pull, Recipe, Task, Vectors, train
 from ..training.objective import Encoded, NoiseSchedule, Predictor, sample
 from ..training.pictures import training_pictures
 from ..training.runs import fingerprint, load_run, save_run
@@ -158,12 +158,20 @@ class Training:
             }
             self.pictures = training_pictures(request.images, request.resolution)
             self.masks = self._masks()
-            prompts = [template.format(f"embedding:{request.name}") for template in TEMPLATES[request.kind]]
+            word = f"embedding:{request.name}"
+            prompts = [template.format(word) for template in TEMPLATES[request.kind]]
+            self.looks = [prompts[0], f"{prompts[0]} and a {self._companion()}"]  # of previews, never learnt from
+            prompts += self.looks
             counts = {key: request.vectors for key in self.encoders}
             self.prepared = text_encoder.prepare(clip, prompts, request.name, counts)
             self.pulls = None
             if anchors is not None:
                 self.pulls = {key: Pull(anchors.target(v), v.spread) for key, v in self.vocabularies.items()}
+
+    def _companion(self) -> str:
+        """An ordinary word to preview the concept beside."""
+        known = next(iter(self.vocabularies.values()))
+        return next((w for w in ("car", "cat") if w != self.request.class_word and w in known), self.request.class_word)
 
     def _masks(self) -> Tensor | None:
         masks = [mask.detach().float().cpu().clone() for batch in self.request.masks for mask in batch]
@@ -193,7 +201,7 @@ class Training:
         )
         return f"{request.name}-{fingerprint(settings, given)}"
 
-    def run(self, runs: Path, interrupted: Callable[[], bool], on_report: Callable[[Progress], None]) -> Concept:
+    def run(self, runs: Path, interrupted: Callable[[], bool], on_report: Callable[[Progress], None]) -> Checkpoint:
         """Train. MODEL, CLIP and VAE are left as they were, also after an error.
 
         Args:
@@ -203,7 +211,7 @@ class Training:
             on_report: see `train`.
 
         Returns:
-            The concept as far as it was learnt.
+            The state at the end; `concept` makes a concept of its vectors.
         """
         file = runs / f"{self.name}.pt"
         with torch.inference_mode(False), torch.enable_grad():
@@ -228,12 +236,8 @@ class Training:
                         log.warning("The run cannot be kept in %s: %s.", file, error)
                     on_report(progress)
 
-                end = train(
-                    self.start,
-                    {
-                        key: vocabulary.vectors.square().mean().sqrt().item()
-                        for key, vocabulary in self.vocabularies.items()
-                    },
+                scale = {key: v.vectors.square().mean().sqrt().item() for key, v in self.vocabularies.items()}
+                task = Task(
                     latents,
                     len(TEMPLATES[self.request.kind]),
                     lambda indices, vectors: text_encoder.encode_batch(self.clip, self.prepared, indices, vectors),
@@ -242,13 +246,11 @@ class Training:
                     self.recipe,
                     self.pulls,
                     masks,
-                    resume,
-                    interrupted,
-                    report,
                 )
+                end = train(self.start, scale, task, resume, interrupted, report)
         if end.step == self.recipe.steps:
             file.unlink(missing_ok=True)
-        return self.concept(end)
+        return end
 
     @torch.no_grad()
     def _probe(self, latents: Tensor) -> Tensor:
@@ -257,10 +259,10 @@ class Training:
         prompt = text_encoder.encode_batch(self.clip, self.prepared, [0], self.start)
         return predictor(self.model)(latents[0, :1], middle, prompt).float()
 
-    def concept(self, end: Checkpoint) -> Concept:
-        """What a run has learnt, with what made it."""
+    def concept(self, vectors: Vectors, steps: int) -> Concept:
+        """What a run has learnt in so many steps, with what made it."""
         provenance = {
-            "steps": str(end.step),
+            "steps": str(steps),
             "seed": str(self.recipe.seed),
             "pictures": str(len(self.pictures)),
             "version": __version__,
@@ -268,19 +270,33 @@ class Training:
         if self.anchors is not None:
             pairs = zip(self.anchors.words, self.anchors.weights, strict=True)
             provenance["anchors"] = ", ".join(f"{word} {weight:.2f}" for word, weight in pairs)
-        clones = {key: value.detach().cpu().clone() for key, value in end.vectors.items()}
+        clones = {key: value.detach().cpu().clone() for key, value in vectors.items()}
         return Concept(self.request.name, clones, self.request.class_word, provenance)
 
     def preview(self, vectors: Vectors) -> Tensor:
-        """What the concept's first prompt gives with these vectors: (1, H, W, 3) in 0..1."""
+        """What these vectors give alone, and beside an ordinary thing: (2, H, W, 3) in 0..1."""
         with torch.no_grad():
             load(self.model, self.clip)
-            prompt = text_encoder.encode_batch(self.clip, self.prepared, [0], vectors)
+            count = len(self.looks)
+            last = self.prepared.count - count
+            prompts = text_encoder.encode_batch(self.clip, self.prepared, range(last, last + count), vectors)
             context, pooled = self.clip.encode_from_tokens(self.clip.tokenize(""), return_pooled=True)
-            empty = Encoded(context.to(prompt.context), pooled.to(prompt.pooled))
+            empty = Encoded(
+                context.to(prompts.context).expand(count, -1, -1), pooled.to(prompts.pooled).expand(count, -1)
+            )
             side = self.request.resolution // 8
             generator = torch.Generator().manual_seed(self.recipe.seed)
-            noise = torch.randn(1, 4, side, side, generator=generator).to(self.model.load_device)
+            noise = torch.randn(count, 4, side, side, generator=generator).to(self.model.load_device)
             predict = predictor(self.model)
-            latents = sample(predict, self.schedule, noise, prompt, empty, PREVIEW_STEPS, PREVIEW_CFG)
+            latents = sample(predict, self.schedule, noise, prompts, empty, PREVIEW_STEPS, PREVIEW_CFG)
             return decode_picture(self.model, self.vae, latents)
+
+    def describe(self, vectors: Vectors) -> str:
+        """Where a word lies among the ordinary ones: the nearest of them, its length, and how far out it is."""
+        key, vocabulary = next(iter(self.vocabularies.items()))
+        mean = vectors[key].detach().float().cpu().mean(dim=0)
+        near = ", ".join(f"{word} {similarity:.2f}" for word, similarity in vocabulary.nearest(mean, 3))
+        length = mean.norm().item() / vocabulary.vectors.norm(dim=1).median().item()
+        return (
+            f"nearest {near}; length {length:.1f} words; further out than {vocabulary.percentile(mean):.0f} % of words"
+        )

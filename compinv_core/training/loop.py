@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -12,6 +12,8 @@ from ..anchors import ON_PAR, anchor_loss
 from .objective import Encoded, NoiseSchedule, Predictor, diffusion_loss
 
 REPORT = 10  # steps; a report has to wait for the device
+CHECKS = 10  # in a run
+EXAM = 16  # pictures of a check
 RUNAWAY = 100.0  # times the length of an ordinary word; learnt words of one to eight times work
 
 Vectors = dict[str, Tensor]
@@ -48,6 +50,11 @@ class Recipe:
         """The learning rate of a step, of which the first is 1."""
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - 1) / self.steps))
 
+    def checks(self, step: int) -> bool:
+        """Whether a report at this step comes with a check: at CHECKS of them, the last among them."""
+        passed = step * CHECKS // self.steps > (step - REPORT) * CHECKS // self.steps
+        return step == self.steps or (step % REPORT == 0 and passed)
+
 
 @dataclass(frozen=True)
 class Pull:
@@ -58,42 +65,120 @@ class Pull:
 
 
 @dataclass(frozen=True)
+class Batch:
+    """What a loss is taken on: indices (B,), timesteps (B,) and noise (B, C, h, w)."""
+
+    picture: Tensor
+    variant: Tensor
+    prompt: Tensor
+    timesteps: Tensor
+    noise: Tensor
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a word is learnt from, and what is asked of it.
+
+    Attributes:
+        latents: (N, V, C, h, w), each picture in V variants (1, or 2 with its mirror image).
+        prompts: how many prompts `encode` knows.
+        encode: prompt indices (B) and vectors -> B prompts, differentiable in the vectors.
+        pulls: anchors by text encoder; None is plain textual inversion, whose loss is the reconstruction alone.
+        masks: (N, V, 1, h, w) in 0..1, or None.
+    """
+
+    latents: Tensor
+    prompts: int
+    encode: Encode
+    predict: Predictor
+    schedule: NoiseSchedule
+    recipe: Recipe
+    pulls: Mapping[str, Pull] | None = None
+    masks: Tensor | None = None
+
+    def draw(self, size: int, generator: torch.Generator) -> Batch:
+        counts = (*self.latents.shape[:2], self.prompts, len(self.schedule.alphas_cumprod))
+        picks = [torch.randint(count, (size,), generator=generator) for count in counts]
+        return Batch(*picks, noise=torch.randn((size, *self.latents.shape[2:]), generator=generator))
+
+    def reconstruction(self, vectors: Vectors, batch: Batch) -> Tensor:
+        device = self.latents.device
+        clean = self.latents[batch.picture, batch.variant]
+        mask = None if self.masks is None else self.masks[batch.picture, batch.variant]
+        encoded = self.encode(cast("list[int]", batch.prompt.tolist()), vectors)
+        noise, timesteps = batch.noise.to(device), batch.timesteps.to(device)
+        return diffusion_loss(self.predict, self.schedule, clean, noise, timesteps, encoded, mask)
+
+    def anchor(self, vectors: Vectors) -> Tensor:
+        """How far the vectors are from their anchors, in spreads; 0 without anchors."""
+        if not self.pulls:
+            return torch.zeros((), device=self.latents.device)
+        losses = [
+            anchor_loss(vectors[key], pull.target.to(vectors[key]), pull.spread) for key, pull in self.pulls.items()
+        ]
+        return torch.stack(losses).mean()
+
+    def loss(self, reconstruction: Tensor, anchor: Tensor) -> Tensor:
+        """Semantic inversion: both losses, weighed."""
+        if not self.pulls:
+            return reconstruction
+        return self.recipe.reconstruction_weight * reconstruction + self.recipe.anchor_weight * ON_PAR * anchor
+
+    @torch.no_grad()
+    def check(self, vectors: Vectors) -> tuple[float, float]:
+        """(reconstruction, whole loss) on pictures, prompts and noise that are the same each time, timesteps spread evenly."""
+        generator = torch.Generator().manual_seed(self.recipe.seed)
+        questions, size = self.draw(EXAM, generator), self.recipe.batch
+        spread = ((torch.arange(EXAM) + 0.5) / EXAM * len(self.schedule.alphas_cumprod)).long()
+        questions = replace(questions, timesteps=spread)
+        parts = [Batch(*(v[i : i + size] for v in vars(questions).values())) for i in range(0, EXAM, size)]
+        total = torch.stack([self.reconstruction(vectors, part) * len(part.prompt) for part in parts]).sum() / EXAM
+        return total.item(), self.loss(total, self.anchor(vectors)).item()
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """All that a run needs to go on after `step` steps as if it had never stopped.
 
     Attributes:
         vectors: text-encoder key -> (n, E).
+        best: the vectors of the check with the lowest loss so far; those of the start are checked, too.
+        lowest: that loss.
+        before: the reconstruction loss of the start's check: what the class word alone explains of the pictures.
         optimizer: AdamW's state dict.
         random: state of the generator that pictures, prompts, timesteps and noise are drawn from.
     """
 
     step: int
     vectors: Vectors
+    best: Vectors
+    lowest: float
+    before: float
     optimizer: dict[str, Any]
     random: Tensor
 
 
 @dataclass(frozen=True)
 class Progress:
-    """A report: both losses, as means over the steps since the last one. The optimizer's state is a live one."""
+    """A report. The optimizer's state is a live one.
+
+    Attributes:
+        reconstruction, anchor: means over the steps since the last report.
+        check: at some reports, the reconstruction loss on pictures, noise and timesteps that are the same each time,
+            so that a small difference between two checks means something; else None.
+    """
 
     step: int
     reconstruction: float
     anchor: float
+    check: float | None
     checkpoint: Checkpoint
 
 
 def train(
     start: Vectors,
     scale: Mapping[str, float],
-    latents: Tensor,
-    prompts: int,
-    encode: Encode,
-    predict: Predictor,
-    schedule: NoiseSchedule,
-    recipe: Recipe,
-    pulls: Mapping[str, Pull] | None = None,
-    masks: Tensor | None = None,
+    task: Task,
     resume: Checkpoint | None = None,
     interrupted: Callable[[], bool] = lambda: False,
     on_report: Callable[[Progress], None] = lambda _: None,
@@ -103,11 +188,6 @@ def train(
     Args:
         start: text-encoder key -> (n, E), where the search begins.
         scale: text-encoder key -> the vocabulary's root mean square per coordinate, the unit of the learning rate.
-        latents: (N, V, C, h, w), each picture in V variants (1, or 2 with its mirror image).
-        prompts: how many prompts `encode` knows.
-        encode: prompt indices (B) and vectors -> B prompts, differentiable in the vectors.
-        pulls: anchors by text encoder; None is plain textual inversion, whose loss is the reconstruction alone.
-        masks: (N, V, 1, h, w) in 0..1, or None.
         resume: of an earlier run with the same other arguments; the result is bit-identical to an undisturbed run's.
         interrupted: asked after every step; True ends the run there.
         on_report: called every REPORT steps and after the last one. What it is shown is sound.
@@ -118,7 +198,7 @@ def train(
     Raises:
         FloatingPointError: a loss is no longer a number, or the vectors run away; no report shows such a state.
     """
-    device = latents.device
+    recipe, device = task.recipe, task.latents.device
     begin = start if resume is None else resume.vectors
     vectors = {key: value.detach().clone().to(device).requires_grad_() for key, value in begin.items()}
     optimizer = torch.optim.AdamW([{"params": [v]} for v in vectors.values()], weight_decay=0.0)
@@ -126,14 +206,11 @@ def train(
     if resume is not None:
         optimizer.load_state_dict(resume.optimizer)
         generator.set_state(resume.random)
+        end = resume
+    else:
+        before, lowest = task.check(vectors)
+        end = Checkpoint(0, start, start, lowest, before, optimizer.state_dict(), generator.get_state())
     losses: list[Tensor] = []
-
-    def draw(below: int) -> Tensor:
-        return torch.randint(below, (recipe.batch,), generator=generator)
-
-    def checkpoint(step: int) -> Checkpoint:
-        kept = {key: value.detach().clone() for key, value in vectors.items()}
-        return Checkpoint(step, kept, optimizer.state_dict(), generator.get_state())
 
     def report(step: int) -> Progress:
         met = torch.stack(losses).cpu()
@@ -144,32 +221,30 @@ def train(
                 f"Training went astray before step {step}: the loss is {met[-1].sum().item():.4g}, and the word is "
                 f"{longest:.0f} times as long as ordinary ones; lower the learning rate, or load the model in float32."
             )
-        return Progress(step, met[:, 0].mean().item(), met[:, 1].mean().item(), checkpoint(step))
+        now = {key: value.detach().clone() for key, value in vectors.items()}
+        best, lowest, checked = end.best, end.lowest, None
+        if recipe.checks(step):
+            checked, loss = task.check(vectors)
+            if loss < lowest:
+                best, lowest = now, loss
+        checkpoint = Checkpoint(step, now, best, lowest, end.before, optimizer.state_dict(), generator.get_state())
+        return Progress(step, met[:, 0].mean().item(), met[:, 1].mean().item(), checked, checkpoint)
 
-    step, done = (0, False) if resume is None else (resume.step, resume.step == recipe.steps)
+    done = end.step == recipe.steps
+    step = end.step
     while not done:
         step += 1
-        picture, variant, prompt = draw(latents.shape[0]), draw(latents.shape[1]), draw(prompts)
-        timesteps = draw(len(schedule.alphas_cumprod)).to(device)
-        clean = latents[picture, variant]
-        noise = torch.randn(clean.shape, generator=generator).to(device)
-        mask = None if masks is None else masks[picture, variant]
-        encoded = encode(cast("list[int]", prompt.tolist()), vectors)
-        reconstruction = diffusion_loss(predict, schedule, clean, noise, timesteps, encoded, mask)
-        anchor = torch.zeros((), device=device)
-        loss = reconstruction
-        if pulls:
-            anchor = torch.stack(
-                [anchor_loss(vectors[k], p.target.to(device), p.spread) for k, p in pulls.items()]
-            ).mean()
-            loss = recipe.reconstruction_weight * reconstruction + recipe.anchor_weight * ON_PAR * anchor
+        reconstruction = task.reconstruction(vectors, task.draw(recipe.batch, generator))
+        anchor = task.anchor(vectors)
         optimizer.zero_grad()
-        loss.backward()
+        task.loss(reconstruction, anchor).backward()
         for group, key in zip(optimizer.param_groups, vectors, strict=True):
             group["lr"] = recipe.rate(step) * scale[key]
         optimizer.step()
         losses.append(torch.stack([reconstruction.detach(), anchor.detach()]))
         done = step == recipe.steps or interrupted()
         if done or step % REPORT == 0:
-            on_report(report(step))
-    return checkpoint(step)
+            progress = report(step)
+            end = progress.checkpoint
+            on_report(progress)
+    return end

@@ -235,8 +235,10 @@ def test_the_node_trains_every_family(name: str, pack: Any, microworld: Any, req
             "CompInvAnchorSelect", clip=clip, class_word="cat", how="nearest words", words="", count=3
         )
         lists = {key: [value] for key, value in inputs.items()}
-        concept, _, preview = pack.run("CompInvTrain", images=[torch.rand(3, 64, 64, 3)], anchors=[anchors], **lists)
-    assert preview.shape == (1, 64, 64, 3)
+        concept, _, preview, *_ = pack.run(
+            "CompInvTrain", images=[torch.rand(3, 64, 64, 3)], anchors=[anchors], **lists
+        )
+    assert preview.shape == (2, 64, 64, 3)
     for key in text_encoder.text_encoders(clip):
         start = text_encoder.vocabulary(clip, key).vector("cat")
         moved = (concept.vectors[key] - start).norm(dim=1)

@@ -3,8 +3,8 @@ from collections.abc import Mapping
 import pytest
 import torch
 
-from compinv_core.training.loop import Progress, Pull, Recipe, train
-from compinv_core.training.objective import Encoded, NoiseSchedule, diffusion_loss
+from compinv_core.training.loop import Progress, Pull, Recipe, Task, train
+from compinv_core.training.objective import Encoded, NoiseSchedule, Predictor, diffusion_loss
 from compinv_core.training.pictures import training_pictures
 
 EPSILON = NoiseSchedule(torch.linspace(0.99, 0.01, 10), "epsilon")
@@ -45,19 +45,25 @@ def encode(indices: list[int], vectors: Mapping[str, torch.Tensor]) -> Encoded:
     return Encoded(word, word[:, 0])
 
 
+def task(predict: Predictor, recipe: Recipe, pulls: dict[str, Pull] | None = None) -> Task:
+    return Task(torch.zeros(1, 1, 4, 2, 2), 1, encode, predict, EPSILON, recipe, pulls)
+
+
 def _train(steps: int, pulls: dict[str, Pull] | None, reconstruction: float, anchor: float) -> torch.Tensor:
     """A UNet whose prediction is the prompt's last token: the best word is zero, the mean of the noise."""
     start = {"clip_l": torch.full((1, 4), 3.0)}
     return train(
         start,
         {"clip_l": 1.0},
-        torch.zeros(3, 1, 4, 2, 2),
-        prompts=2,
-        encode=encode,
-        predict=lambda noisy, steps, prompts: prompts.context[:, -1, :, None, None].expand_as(noisy),
-        schedule=EPSILON,
-        recipe=Recipe(steps, 4, 0.1, reconstruction, anchor, seed=1),
-        pulls=pulls,
+        Task(
+            torch.zeros(3, 1, 4, 2, 2),
+            prompts=2,
+            encode=encode,
+            predict=lambda noisy, steps, prompts: prompts.context[:, -1, :, None, None].expand_as(noisy),
+            schedule=EPSILON,
+            recipe=Recipe(steps, 4, 0.1, reconstruction, anchor, seed=1),
+            pulls=pulls,
+        ),
     ).vectors["clip_l"]
 
 
@@ -74,17 +80,25 @@ def test_the_same_seed_learns_the_same_word():
     assert torch.equal(_train(5, None, 1, 0), _train(5, None, 1, 0))
 
 
+def test_the_best_word_is_the_one_of_the_lowest_check():
+    """The learning rate is far too high, so the word swings, and the last one is not the best."""
+    seen: list[Progress] = []
+    swinging = task(
+        lambda noisy, steps, prompts: prompts.context[:, -1, :, None, None].expand_as(noisy), Recipe(60, 2, 20.0, 1, 0)
+    )
+    end = train({"clip_l": torch.full((1, 4), 3.0)}, {"clip_l": 1.0}, swinging, on_report=seen.append)
+    checks = {p.check: p.checkpoint.vectors["clip_l"] for p in seen if p.check is not None}
+    assert len(checks) >= 5 and end.lowest == min(checks) < end.before
+    assert torch.equal(end.best["clip_l"], checks[min(checks)])
+    assert swinging.check(end.best)[0] == end.lowest
+
+
 def test_a_loss_that_is_no_number_stops_the_run():
     with pytest.raises(FloatingPointError, match="before step 1: the loss is nan"):
         train(
             {"clip_l": torch.zeros(1, 4)},
             {"clip_l": 1.0},
-            torch.zeros(1, 1, 4, 2, 2),
-            1,
-            encode,
-            lambda noisy, steps, prompts: prompts.context.sum() * noisy * float("nan"),
-            EPSILON,
-            Recipe(1),
+            task(lambda noisy, steps, prompts: prompts.context.sum() * noisy * float("nan"), Recipe(1)),
         )
 
 
@@ -94,13 +108,11 @@ def test_a_word_that_runs_away_stops_the_run_and_no_report_shows_it():
         train(
             {"clip_l": torch.zeros(1, 4)},
             {"clip_l": 1.0},
-            torch.zeros(1, 1, 4, 2, 2),
-            1,
-            encode,
-            lambda noisy, steps, prompts: noisy + 0 * prompts.context.sum(),
-            EPSILON,
-            Recipe(1000, learning_rate=5.0),
-            pulls={"clip_l": Pull(torch.full((4,), 1e9), 1.0)},
+            task(
+                lambda noisy, steps, prompts: noisy + 0 * prompts.context.sum(),
+                Recipe(1000, learning_rate=5.0),
+                {"clip_l": Pull(torch.full((4,), 1e9), 1.0)},
+            ),
             on_report=seen.append,
         )
     assert seen and seen[-1].checkpoint.vectors["clip_l"].abs().max() < 100

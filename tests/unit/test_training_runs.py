@@ -8,14 +8,14 @@ from pathlib import Path
 
 import torch
 
-from compinv_core.training.loop import Progress, Recipe, train
+from compinv_core.training.loop import Checkpoint, Progress, Recipe, Task, train
 from compinv_core.training.objective import Encoded, NoiseSchedule
 from compinv_core.training.runs import fingerprint, load_run, save_run
 
 PROBE = torch.tensor([1.0, -2.0])
 
 
-def learn(file: Path) -> torch.Tensor:
+def learn(file: Path) -> Checkpoint:
     """A small UNet, so slow that a run of 400 steps can be killed in its middle."""
     mixed = torch.randn(4, 4, generator=torch.Generator().manual_seed(3))
 
@@ -33,20 +33,23 @@ def learn(file: Path) -> torch.Tensor:
     return train(
         {"clip_l": torch.full((2, 4), 3.0)},
         {"clip_l": 1.0},
-        torch.randn(3, 2, 4, 2, 2, generator=torch.Generator().manual_seed(4)),
-        prompts=5,
-        encode=encode,
-        predict=predict,
-        schedule=NoiseSchedule(torch.linspace(0.99, 0.01, 10), "epsilon"),
-        recipe=Recipe(400, 2, 0.1, 1, 0, seed=1),
+        Task(
+            torch.randn(3, 2, 4, 2, 2, generator=torch.Generator().manual_seed(4)),
+            prompts=5,
+            encode=encode,
+            predict=predict,
+            schedule=NoiseSchedule(torch.linspace(0.99, 0.01, 10), "epsilon"),
+            recipe=Recipe(400, 2, 0.1, 1, 0, seed=1),
+        ),
         resume=load_run(file, PROBE),
         on_report=keep,
-    ).vectors["clip_l"]
+    )
 
 
 def child(file: str, result: str) -> None:
     torch.set_num_threads(1)
-    torch.save(learn(Path(file)), result)
+    end = learn(Path(file))
+    torch.save((end.vectors, end.best, end.lowest), result)
 
 
 def test_killed_at_random_moments_it_loses_nothing(tmp_path: Path):
@@ -64,7 +67,9 @@ def test_killed_at_random_moments_it_loses_nothing(tmp_path: Path):
                 process.kill()  # SIGKILL
                 process.join()
                 kills += 1
-        assert torch.equal(torch.load(result), undisturbed)
+        vectors, best, lowest = torch.load(result)
+        assert torch.equal(vectors["clip_l"], undisturbed.vectors["clip_l"])
+        assert torch.equal(best["clip_l"], undisturbed.best["clip_l"]) and lowest == undisturbed.lowest
     assert kills >= 20
 
 
