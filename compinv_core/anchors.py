@@ -33,7 +33,7 @@ class AnchorSet:
 
     Attributes:
         class_word: the word that the concept is a kind of.
-        words: the anchors.
+        words: the anchors, single words or phrases of words.
         weights: one for each, non-negative, summing to 1.
     """
 
@@ -49,16 +49,26 @@ class AnchorSet:
 
     def target(self, vocabulary: Vocabulary) -> Tensor:
         """(E,), the weighted sum of the anchors' input embeddings."""
-        vectors = torch.stack([vocabulary.vector(word) for word in self.words])
+        vectors = torch.stack([vocabulary.phrase(word) for word in self.words])
         return torch.tensor(self.weights) @ vectors
 
 
-def weigh(class_word: str, words: tuple[str, ...], vocabulary: Vocabulary) -> AnchorSet:
-    """Weights in proportion to the square of each word's positive similarity to the class word, which keeps few large."""
-    centre = vocabulary.vector(class_word)
-    similarities = [
-        torch.cosine_similarity(vocabulary.vector(word), centre, dim=0).clamp_min(0).item() for word in words
-    ]
+def similarity(a: Tensor, b: Tensor) -> float:
+    """Of two vectors (E,), as the cosine of their angle."""
+    return torch.cosine_similarity(a, b, dim=0).item()
+
+
+def weigh(class_word: str, words: tuple[str, ...], vocabulary: Vocabulary, centre: Tensor | None = None) -> AnchorSet:
+    """Weights in proportion to the square of each anchor's positive similarity to a centre, which keeps few large.
+
+    Args:
+        centre: (E,); the class word's embedding when it is None.
+
+    Raises:
+        ValueError: a word that the text encoder does not know whole, or none that is similar.
+    """
+    centre = vocabulary.vector(class_word) if centre is None else centre
+    similarities = [max(0.0, similarity(vocabulary.phrase(word), centre)) for word in words]
     total = sum(s * s for s in similarities)
     if total == 0:
         raise ValueError(

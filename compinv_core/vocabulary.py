@@ -47,6 +47,14 @@ class Vocabulary:
             raise ValueError(f'"{word}" is not one word of this text encoder{hint}. Choose one ordinary word.')
         return self.vectors[index]
 
+    def phrase(self, text: str) -> Tensor:
+        """(E,), a word's input embedding, or the mean of those of a phrase's words ("teddy bear").
+
+        Raises:
+            ValueError: one of its words is not a single token of this text encoder.
+        """
+        return torch.stack([self.vector(word) for word in text.split()]).mean(dim=0)
+
     def nearest(self, vector: Tensor, count: int, exclude: Collection[str] = ()) -> list[tuple[str, float]]:
         """The `count` words most similar to a vector (E,), with their cosine similarities."""
         similarity = torch.cosine_similarity(self.vectors, vector.float()[None], dim=1)
@@ -69,5 +77,6 @@ class Vocabulary:
     def percentile(self, vector: Tensor) -> float:
         """Where a vector's distance to its nearest words lies among the words' own, 0 (in the core) to 100 (outside)."""
         squares = (self.vectors - vector.float()[None]).square().sum(dim=1)
-        gap = squares.topk(min(NEIGHBOURS, len(self.words)), largest=False).values.mean()
+        squares = squares[squares > 0]  # a word is not its own neighbour
+        gap = squares.topk(min(NEIGHBOURS, len(squares)), largest=False).values.mean()
         return 100 * (self._gaps < gap).float().mean().item()

@@ -2,9 +2,10 @@
 
 from typing import Any
 
+import torch
 from comfy_api.latest import io
 
-from ..compinv_core.anchors import COCO_CATEGORIES, weigh
+from ..compinv_core.anchors import COCO_CATEGORIES, similarity, weigh
 from ..compinv_core.host.text_encoder import text_encoders, vocabulary
 from .types import CATEGORY, AnchorsType
 
@@ -25,10 +26,14 @@ class CompInvAnchorSelect(io.ComfyNode):
                 io.Combo.Input(
                     "how",
                     options=[CLASS_WORD, NEAREST, MINE, COCO],
-                    tooltip="Which words pull: the class word alone, the words most similar to it, words of your own, or "
-                    "those of the 80 COCO categories that are most similar to it.",
+                    tooltip="Which words pull: the class word alone, the words most similar to it or to words that you give, "
+                    "words of your own, or those of the 80 COCO categories that are most similar to the class word.",
                 ),
-                io.String.Input("words", default="", tooltip='For "my words": ordinary words, separated by commas.'),
+                io.String.Input(
+                    "words",
+                    default="",
+                    tooltip='For "my words" and "nearest words": ordinary words or phrases, separated by commas.',
+                ),
                 io.Int.Input(
                     "count",
                     default=4,
@@ -42,39 +47,44 @@ class CompInvAnchorSelect(io.ComfyNode):
                 io.String.Output(
                     "TABLE",
                     display_name="table",
-                    tooltip="The words, their similarity to the class word, their weight.",
+                    tooltip="The words, their similarity, their weight, and how far out they lie: the share of words whose "
+                    "neighbours are nearer to them.",
                 ),
             ],
         )
 
     @classmethod
     def execute(cls, clip: Any, class_word: str, how: str, words: str, count: int) -> io.NodeOutput:
-        words_known = vocabulary(clip, next(iter(text_encoders(clip))))
+        known = vocabulary(clip, next(iter(text_encoders(clip))))
         class_word = class_word.strip().lower()
-        centre = words_known.vector(class_word)
+        centre = known.vector(class_word)
+        given = list(dict.fromkeys(" ".join(word.lower().split()) for word in words.split(",") if word.strip()))
         if how == CLASS_WORD:
             chosen = [class_word]
         elif how == NEAREST:
-            chosen = [word for word, similarity in words_known.nearest(centre, count) if similarity > 0]
+            if given:
+                centre = torch.stack([known.phrase(word) for word in given]).mean(dim=0)
+            chosen = [word for word, likeness in known.nearest(centre, count) if likeness > 0]
         elif how == MINE:
-            chosen = list(dict.fromkeys(word.strip().lower() for word in words.split(",") if word.strip()))[:count]
+            chosen = given[:count]
             if not chosen:
                 raise ValueError('The input "words" is empty; write ordinary words, separated by commas.')
         else:
-            coco = [name for name in COCO_CATEGORIES if name in words_known]
-            ranked = words_known.nearest(centre, len(words_known.words))
-            chosen = [word for word, similarity in ranked if word in coco and similarity > 0][:count]
+            coco = [name for name in COCO_CATEGORIES if all(part in known for part in name.split())]
+            likeness = {name: similarity(known.phrase(name), centre) for name in coco}
+            chosen = [name for name in sorted(coco, key=lambda name: -likeness[name]) if likeness[name] > 0][:count]
             if not chosen:
                 raise ValueError(
                     f'No COCO category is a word of this text encoder that resembles "{class_word}"; choose another way.'
                 )
-        anchors = weigh(class_word, tuple(chosen), words_known)
-        rows = [f"{'word':<16}{'similarity':>10}{'weight':>8}"]
+        anchors = weigh(class_word, tuple(chosen), known, centre)
+        rows = [f"{'word':<16}{'similarity':>10}{'weight':>8}{'further out than':>18}"]
         for word, weight in sorted(zip(anchors.words, anchors.weights, strict=True), key=lambda pair: -pair[1]):
-            similarity = float(
-                (words_known.vector(word) * centre).sum() / words_known.vector(word).norm() / centre.norm()
-            )
-            rows.append(f"{word:<16}{similarity:>10.3f}{weight:>8.3f}")
+            vector = known.phrase(word)
+            out = f"{known.percentile(vector):.0f} % of words"
+            rows.append(f"{word:<16}{similarity(vector, centre):>10.3f}{weight:>8.3f}{out:>18}")
+        out = known.percentile(known.vector(class_word))
+        rows.append(f'The class word "{class_word}" is further out than {out:.0f} % of words.')
         return io.NodeOutput(anchors, "\n".join(rows))
 
 

@@ -33,6 +33,18 @@ def test_the_spread_scales_with_the_square_of_the_vectors():
     assert VOCABULARY.percentile(torch.tensor([50.0, 50.0])) == pytest.approx(100)
 
 
+def test_a_word_lies_as_far_out_as_its_neighbours_say():
+    assert VOCABULARY.percentile(VOCABULARY.vector("odd")) > 90  # nothing is near it
+    assert VOCABULARY.percentile(VOCABULARY.vector("cat5")) < 20  # it is in the middle of ten
+
+
+def test_a_phrase_is_the_mean_of_its_words():
+    assert torch.equal(VOCABULARY.phrase("cat0 cat2"), (POINTS[0] + POINTS[2]) / 2)
+    assert torch.allclose(weigh("cat0", ("cat0 cat2",), VOCABULARY).target(VOCABULARY), POINTS[1])
+    with pytest.raises(ValueError, match='"dog" is not one word'):
+        VOCABULARY.phrase("cat0 dog")
+
+
 def test_the_class_word_alone_is_its_own_target():
     anchors = weigh("cat3", ("cat3",), VOCABULARY)
     assert anchors.weights == (1.0,)
