@@ -35,11 +35,13 @@ class AnchorSet:
         class_word: the word that the concept is a kind of.
         words: the anchors, single words or phrases of words.
         weights: one for each, non-negative, summing to 1.
+        learnt: whether the weights are where a search begins that goes on while the word is learnt.
     """
 
     class_word: str
     words: tuple[str, ...]
     weights: tuple[float, ...]
+    learnt: bool = False
 
     def __post_init__(self) -> None:
         if not self.words or len(self.words) != len(self.weights):
@@ -47,10 +49,9 @@ class AnchorSet:
         if min(self.weights) < 0 or abs(sum(self.weights) - 1) > 1e-4:
             raise ValueError(f"Weights of anchors are 0 or more and sum to 1, but got {self.weights}.")
 
-    def target(self, vocabulary: Vocabulary) -> Tensor:
-        """(E,), the weighted sum of the anchors' input embeddings."""
-        vectors = torch.stack([vocabulary.phrase(word) for word in self.words])
-        return torch.tensor(self.weights) @ vectors
+    def vectors(self, vocabulary: Vocabulary) -> Tensor:
+        """(A, E), the anchors' input embeddings."""
+        return torch.stack([vocabulary.phrase(word) for word in self.words])
 
 
 def similarity(a: Tensor, b: Tensor) -> float:
@@ -75,6 +76,23 @@ def weigh(class_word: str, words: tuple[str, ...], vocabulary: Vocabulary, centr
             f'None of the anchors {", ".join(words)} is similar to "{class_word}"; choose words near to it.'
         )
     return AnchorSet(class_word, words, tuple(s * s / total for s in similarities))
+
+
+def sparsemax(scores: Tensor) -> Tensor:
+    """The point of the simplex that is nearest to `scores` (A,): weights many of which are exactly 0.
+
+    Martins & Astudillo (2016), algorithm 1. Weights that lie on the simplex stay as they are.
+    """
+    falling = scores.sort(descending=True).values
+    sums = falling.cumsum(0) - 1
+    ranks = torch.arange(1, len(scores) + 1, device=scores.device, dtype=scores.dtype)
+    support = (falling * ranks > sums).sum()
+    return (scores - sums[support - 1] / support).clamp_min(0)
+
+
+def density(weights: Tensor) -> Tensor:
+    """How far weights (A,) on the simplex are from a single anchor: 0 for one, 1 - 1/A when all pull alike."""
+    return 1 - weights.square().sum()
 
 
 def anchor_loss(vectors: Tensor, target: Tensor, spread: float) -> Tensor:

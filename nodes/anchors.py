@@ -1,5 +1,6 @@
 """Anchor Select: the ordinary words that pull."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from ..compinv_core.anchors import COCO_CATEGORIES, similarity, weigh
 from ..compinv_core.host.text_encoder import text_encoders, vocabulary
 from .types import CATEGORY, AnchorsType
 
+SIMILAR, LEARNT = "by similarity", "learnt while training"
 CLASS_WORD, NEAREST, MINE, COCO = "class word only", "nearest words", "my words", "COCO categories"
 
 
@@ -41,6 +43,12 @@ class CompInvAnchorSelect(io.ComfyNode):
                     max=80,
                     tooltip="How many words at most; one when only the class word pulls.",
                 ),
+                io.Combo.Input(
+                    "weights",
+                    options=[SIMILAR, LEARNT],
+                    tooltip="How strongly each word pulls: by its similarity, or as it turns out while the word is learnt, "
+                    "with few words left in the end.",
+                ),
             ],
             outputs=[
                 AnchorsType.Output("ANCHORS", display_name="anchors", tooltip="For Compositional Inversion Train."),
@@ -54,7 +62,9 @@ class CompInvAnchorSelect(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, clip: Any, class_word: str, how: str, words: str, count: int) -> io.NodeOutput:
+    def execute(
+        cls, clip: Any, class_word: str, how: str, words: str, count: int, weights: str = SIMILAR
+    ) -> io.NodeOutput:
         known = vocabulary(clip, next(iter(text_encoders(clip))))
         class_word = class_word.strip().lower()
         centre = known.vector(class_word)
@@ -77,7 +87,7 @@ class CompInvAnchorSelect(io.ComfyNode):
                 raise ValueError(
                     f'No COCO category is a word of this text encoder that resembles "{class_word}"; choose another way.'
                 )
-        anchors = weigh(class_word, tuple(chosen), known, centre)
+        anchors = replace(weigh(class_word, tuple(chosen), known, centre), learnt=weights == LEARNT)
         rows = [f"{'word':<16}{'similarity':>10}{'weight':>8}{'further out than':>18}"]
         for word, weight in sorted(zip(anchors.words, anchors.weights, strict=True), key=lambda pair: -pair[1]):
             vector = known.phrase(word)

@@ -180,7 +180,7 @@ class CompInvTrain(io.ComfyNode):
                 _say(
                     cls,
                     f"step {progress.step}/{steps}: loss {progress.check:.4f}, with the class word "
-                    f"{progress.checkpoint.before:.4f}; distance to the anchors {progress.anchor:.2f}\n"
+                    f"{progress.checkpoint.before:.4f}; anchors {training.pulling(progress.checkpoint)}\n"
                     f"{training.describe(vectors)}",
                 )
             bar.update_absolute(progress.step, steps, picture)
@@ -191,11 +191,10 @@ class CompInvTrain(io.ComfyNode):
             management.throw_exception_if_processing_interrupted()
         except (management.InterruptProcessingException, FloatingPointError) as error:
             if history:
-                kept = history[-1].checkpoint
-                _keep(training.concept(kept.vectors, kept.step), error)
+                _keep(training.concept(history[-1].checkpoint), error)
             raise
-        last, best = (training.concept(vectors, end.step) for vectors in (end.vectors, end.best))
         losses = {"loss": [end.before, *(p.check for p in history if p.check is not None)]}
+        last, best = training.concept(end), training.concept(end, best=True)
         return io.NodeOutput(last, _plot(history), training.preview(end.vectors), best, losses)
 
 

@@ -11,7 +11,7 @@ from comfy import model_base, model_management, model_sampling
 from torch import Tensor
 
 from .. import __version__
-from ..anchors import AnchorSet
+from ..anchors import AnchorSet, sparsemax
 from ..concept import Concept
 from ..prompts import OBJECT_TEMPLATES, STYLE_TEMPLATES
 from ..training.loop import Checkpoint, Progress, Pull, Recipe, Task, Vectors, train
@@ -166,7 +166,7 @@ class Training:
             self.prepared = text_encoder.prepare(clip, prompts, request.name, counts)
             self.pulls = None
             if anchors is not None:
-                self.pulls = {key: Pull(anchors.target(v), v.spread) for key, v in self.vocabularies.items()}
+                self.pulls = {key: Pull(anchors.vectors(v), v.spread) for key, v in self.vocabularies.items()}
 
     def _companion(self) -> str:
         """An ordinary word to preview the concept beside."""
@@ -189,8 +189,9 @@ class Training:
         """Of the run: the same for the same pictures, settings and anchors."""
         given = [self.pictures, *self.start.values(), self.schedule.alphas_cumprod]
         given += [] if self.masks is None else [self.masks]
-        given += [pull.target for pull in (self.pulls or {}).values()]
+        given += [pull.anchors for pull in (self.pulls or {}).values()]
         request = self.request
+        pulling = self.anchors and (self.anchors.weights, self.anchors.learnt)
         settings = (
             request.name,
             request.kind,
@@ -198,6 +199,8 @@ class Training:
             request.resolution,
             self.schedule.prediction,
             self.recipe,
+            pulling,
+            __version__,  # another version may learn otherwise
         )
         return f"{request.name}-{fingerprint(settings, given)}"
 
@@ -244,7 +247,9 @@ class Training:
                     predictor(self.model),
                     self.schedule,
                     self.recipe,
-                    self.pulls,
+                    {key: Pull(p.anchors.to(latents.device), p.spread) for key, p in (self.pulls or {}).items()},
+                    torch.tensor(self.anchors.weights if self.anchors else (1.0,)),
+                    bool(self.anchors and self.anchors.learnt),
                     masks,
                 )
                 end = train(self.start, scale, task, resume, interrupted, report)
@@ -259,19 +264,25 @@ class Training:
         prompt = text_encoder.encode_batch(self.clip, self.prepared, [0], self.start)
         return predictor(self.model)(latents[0, :1], middle, prompt).float()
 
-    def concept(self, vectors: Vectors, steps: int) -> Concept:
-        """What a run has learnt in so many steps, with what made it."""
+    def concept(self, end: Checkpoint, best: bool = False) -> Concept:
+        """What a run has learnt, with what made it; with `best`, the word of its best check."""
         provenance = {
-            "steps": str(steps),
+            "steps": str(end.step),
             "seed": str(self.recipe.seed),
             "pictures": str(len(self.pictures)),
             "version": __version__,
         }
         if self.anchors is not None:
-            pairs = zip(self.anchors.words, self.anchors.weights, strict=True)
-            provenance["anchors"] = ", ".join(f"{word} {weight:.2f}" for word, weight in pairs)
-        clones = {key: value.detach().cpu().clone() for key, value in vectors.items()}
+            provenance["anchors"] = self.pulling(end)
+        clones = {key: value.detach().cpu().clone() for key, value in (end.best if best else end.vectors).items()}
         return Concept(self.request.name, clones, self.request.class_word, provenance)
+
+    def pulling(self, end: Checkpoint) -> str:
+        """The anchors that pull, the strongest first, with their weights."""
+        if self.anchors is None:
+            return "none"
+        pairs = sorted(zip(sparsemax(end.scores).tolist(), self.anchors.words, strict=True), reverse=True)
+        return ", ".join(f"{word} {weight:.2f}" for weight, word in pairs if weight > 0)
 
     def preview(self, vectors: Vectors) -> Tensor:
         """What these vectors give alone, and beside an ordinary thing: (2, H, W, 3) in 0..1."""

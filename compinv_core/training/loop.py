@@ -2,18 +2,20 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from ..anchors import ON_PAR, anchor_loss
+from ..anchors import ON_PAR, anchor_loss, density, sparsemax
 from .objective import Encoded, NoiseSchedule, Predictor, diffusion_loss
 
 REPORT = 10  # steps; a report has to wait for the device
 CHECKS = 10  # in a run
 EXAM = 16  # pictures of a check
+WEIGHT_RATE = 0.02  # a step of an anchor's weight
+SPARSITY = 0.1  # spreads; what all anchors instead of one cost at most, where the weights are learnt
 RUNAWAY = 100.0  # times the length of an ordinary word; learnt words of one to eight times work
 
 Vectors = dict[str, Tensor]
@@ -46,9 +48,9 @@ class Recipe:
                 f"Training needs 1 or more steps and pictures a step, but got {self.steps} and {self.batch}."
             )
 
-    def rate(self, step: int) -> float:
-        """The learning rate of a step, of which the first is 1."""
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - 1) / self.steps))
+    def falling(self, step: int) -> float:
+        """What is left of the learning rate at a step, of which the first is 1: half a cosine from 1 to 0."""
+        return 0.5 * (1 + math.cos(math.pi * (step - 1) / self.steps))
 
     def checks(self, step: int) -> bool:
         """Whether a report at this step comes with a check: at CHECKS of them, the last among them."""
@@ -58,9 +60,9 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Pull:
-    """Where one text encoder's vectors are drawn: `target` (E,), measured in units of `spread`."""
+    """Where one text encoder's vectors are drawn: a mixture of `anchors` (A, E), in units of `spread`."""
 
-    target: Tensor
+    anchors: Tensor
     spread: float
 
 
@@ -80,10 +82,12 @@ class Task:
     """What a word is learnt from, and what is asked of it.
 
     Attributes:
-        latents: (N, V, C, h, w), each picture in V variants (1, or 2 with its mirror image).
+        latents: (N, V, C, h, w), each picture in V variants (1, or 2 with its mirror image). Everything is on their device.
         prompts: how many prompts `encode` knows.
         encode: prompt indices (B) and vectors -> B prompts, differentiable in the vectors.
         pulls: anchors by text encoder; None is plain textual inversion, whose loss is the reconstruction alone.
+        weights: (A,), of the anchors, on the simplex.
+        learn_weights: whether these weights are learnt, too, and drawn to few anchors.
         masks: (N, V, 1, h, w) in 0..1, or None.
     """
 
@@ -94,6 +98,8 @@ class Task:
     schedule: NoiseSchedule
     recipe: Recipe
     pulls: Mapping[str, Pull] | None = None
+    weights: Tensor = field(default_factory=lambda: torch.ones(1))
+    learn_weights: bool = False
     masks: Tensor | None = None
 
     def draw(self, size: int, generator: torch.Generator) -> Batch:
@@ -109,14 +115,17 @@ class Task:
         noise, timesteps = batch.noise.to(device), batch.timesteps.to(device)
         return diffusion_loss(self.predict, self.schedule, clean, noise, timesteps, encoded, mask)
 
-    def anchor(self, vectors: Vectors) -> Tensor:
-        """How far the vectors are from their anchors, in spreads; 0 without anchors."""
+    def anchor(self, vectors: Vectors, scores: Tensor) -> Tensor:
+        """How far the vectors are from their anchors, in spreads; 0 without anchors.
+
+        The anchors' weights are the `sparsemax` of `scores` (A,).
+        """
         if not self.pulls:
             return torch.zeros((), device=self.latents.device)
-        losses = [
-            anchor_loss(vectors[key], pull.target.to(vectors[key]), pull.spread) for key, pull in self.pulls.items()
-        ]
-        return torch.stack(losses).mean()
+        weights = sparsemax(scores)
+        losses = [anchor_loss(vectors[key], weights @ pull.anchors, pull.spread) for key, pull in self.pulls.items()]
+        loss = torch.stack(losses).mean()
+        return loss + SPARSITY * density(weights) if self.learn_weights else loss
 
     def loss(self, reconstruction: Tensor, anchor: Tensor) -> Tensor:
         """Semantic inversion: both losses, weighed."""
@@ -125,7 +134,7 @@ class Task:
         return self.recipe.reconstruction_weight * reconstruction + self.recipe.anchor_weight * ON_PAR * anchor
 
     @torch.no_grad()
-    def check(self, vectors: Vectors) -> tuple[float, float]:
+    def check(self, vectors: Vectors, scores: Tensor) -> tuple[float, float]:
         """(reconstruction, whole loss) on pictures, prompts and noise that are the same each time, timesteps spread evenly."""
         generator = torch.Generator().manual_seed(self.recipe.seed)
         questions, size = self.draw(EXAM, generator), self.recipe.batch
@@ -133,7 +142,7 @@ class Task:
         questions = replace(questions, timesteps=spread)
         parts = [Batch(*(v[i : i + size] for v in vars(questions).values())) for i in range(0, EXAM, size)]
         total = torch.stack([self.reconstruction(vectors, part) * len(part.prompt) for part in parts]).sum() / EXAM
-        return total.item(), self.loss(total, self.anchor(vectors)).item()
+        return total.item(), self.loss(total, self.anchor(vectors, scores)).item()
 
 
 @dataclass(frozen=True)
@@ -142,6 +151,7 @@ class Checkpoint:
 
     Attributes:
         vectors: text-encoder key -> (n, E).
+        scores: (A,), whose `sparsemax` is the anchors' weights.
         best: the vectors of the check with the lowest loss so far; those of the start are checked, too.
         lowest: that loss.
         before: the reconstruction loss of the start's check: what the class word alone explains of the pictures.
@@ -151,6 +161,7 @@ class Checkpoint:
 
     step: int
     vectors: Vectors
+    scores: Tensor
     best: Vectors
     lowest: float
     before: float
@@ -201,15 +212,18 @@ def train(
     recipe, device = task.recipe, task.latents.device
     begin = start if resume is None else resume.vectors
     vectors = {key: value.detach().clone().to(device).requires_grad_() for key, value in begin.items()}
-    optimizer = torch.optim.AdamW([{"params": [v]} for v in vectors.values()], weight_decay=0.0)
+    scores = (task.weights if resume is None else resume.scores).detach().clone().to(device)
+    scores.requires_grad_(task.learn_weights)
+    rates = [*((vector, recipe.learning_rate * scale[key]) for key, vector in vectors.items()), (scores, WEIGHT_RATE)]
+    optimizer = torch.optim.AdamW([{"params": [p]} for p, _ in rates if p.requires_grad], weight_decay=0.0)
     generator = torch.Generator().manual_seed(recipe.seed)
     if resume is not None:
         optimizer.load_state_dict(resume.optimizer)
         generator.set_state(resume.random)
         end = resume
     else:
-        before, lowest = task.check(vectors)
-        end = Checkpoint(0, start, start, lowest, before, optimizer.state_dict(), generator.get_state())
+        before, lowest = task.check(vectors, scores)
+        end = Checkpoint(0, start, task.weights, start, lowest, before, optimizer.state_dict(), generator.get_state())
     losses: list[Tensor] = []
 
     def report(step: int) -> Progress:
@@ -224,10 +238,12 @@ def train(
         now = {key: value.detach().clone() for key, value in vectors.items()}
         best, lowest, checked = end.best, end.lowest, None
         if recipe.checks(step):
-            checked, loss = task.check(vectors)
+            checked, loss = task.check(vectors, scores)
             if loss < lowest:
                 best, lowest = now, loss
-        checkpoint = Checkpoint(step, now, best, lowest, end.before, optimizer.state_dict(), generator.get_state())
+        checkpoint = Checkpoint(
+            step, now, scores.detach().clone(), best, lowest, end.before, optimizer.state_dict(), generator.get_state()
+        )
         return Progress(step, met[:, 0].mean().item(), met[:, 1].mean().item(), checked, checkpoint)
 
     done = end.step == recipe.steps
@@ -235,11 +251,11 @@ def train(
     while not done:
         step += 1
         reconstruction = task.reconstruction(vectors, task.draw(recipe.batch, generator))
-        anchor = task.anchor(vectors)
+        anchor = task.anchor(vectors, scores)
         optimizer.zero_grad()
         task.loss(reconstruction, anchor).backward()
-        for group, key in zip(optimizer.param_groups, vectors, strict=True):
-            group["lr"] = recipe.rate(step) * scale[key]
+        for group, (_, rate) in zip(optimizer.param_groups, rates, strict=False):
+            group["lr"] = rate * recipe.falling(step)
         optimizer.step()
         losses.append(torch.stack([reconstruction.detach(), anchor.detach()]))
         done = step == recipe.steps or interrupted()

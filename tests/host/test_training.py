@@ -84,6 +84,22 @@ def test_anchors_pull(pack: Any, microworld: Any, images: list[torch.Tensor]):
     assert (held - cat).norm() < (free - cat).norm()
 
 
+def test_anchors_whose_weights_are_learnt_end_few_and_are_told(pack: Any, microworld: Any, images: list[torch.Tensor]):
+    with torch.inference_mode():
+        anchors = pack.run(
+            "CompInvAnchorSelect",
+            clip=microworld[1],
+            class_word="cat",
+            how="my words",
+            words="cat, kitten, chair, kite",
+            count=4,
+            weights="learnt while training",
+        )[0]
+    concept = train(pack, microworld, images, steps=60, anchors=anchors, anchor_weight=0.9)[0]
+    told = dict(part.rsplit(" ", 1) for part in concept.provenance["anchors"].split(", "))
+    assert sum(map(float, told.values())) == pytest.approx(1, abs=0.02) and len(told) < 4
+
+
 def test_cancel_keeps_what_was_learnt(
     pack: Any, microworld: Any, images: list[torch.Tensor], own_folders: Path, monkeypatch: Any
 ):

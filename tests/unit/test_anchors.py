@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from compinv_core.anchors import COCO_CATEGORIES, AnchorSet, anchor_loss, paper_anchor_loss, weigh
+from compinv_core.anchors import COCO_CATEGORIES, AnchorSet, anchor_loss, density, paper_anchor_loss, sparsemax, weigh
 from compinv_core.vocabulary import Vocabulary
 
 # Ten words in two groups on the axes of a plane, a step of 0.1 between neighbours, and one word apart.
@@ -40,7 +40,7 @@ def test_a_word_lies_as_far_out_as_its_neighbours_say():
 
 def test_a_phrase_is_the_mean_of_its_words():
     assert torch.equal(VOCABULARY.phrase("cat0 cat2"), (POINTS[0] + POINTS[2]) / 2)
-    assert torch.allclose(weigh("cat0", ("cat0 cat2",), VOCABULARY).target(VOCABULARY), POINTS[1])
+    assert torch.allclose(weigh("cat0", ("cat0 cat2",), VOCABULARY).vectors(VOCABULARY), POINTS[1])
     with pytest.raises(ValueError, match='"dog" is not one word'):
         VOCABULARY.phrase("cat0 dog")
 
@@ -48,7 +48,7 @@ def test_a_phrase_is_the_mean_of_its_words():
 def test_the_class_word_alone_is_its_own_target():
     anchors = weigh("cat3", ("cat3",), VOCABULARY)
     assert anchors.weights == (1.0,)
-    assert torch.equal(anchors.target(VOCABULARY), POINTS[3])
+    assert torch.equal(anchors.vectors(VOCABULARY), POINTS[3][None])
 
 
 def test_words_that_point_elsewhere_do_not_pull():
@@ -63,6 +63,21 @@ def test_words_that_point_elsewhere_do_not_pull():
 def test_weights_lie_on_the_simplex(weights):
     with pytest.raises(ValueError, match=r"[Ww]eight"):
         AnchorSet("cat0", ("cat0", "cat1"), weights)
+
+
+def test_sparse_weights_are_the_nearest_point_of_the_simplex():
+    assert torch.equal(sparsemax(torch.tensor([0.5, 0.25, 0.25])), torch.tensor([0.5, 0.25, 0.25]))
+    assert torch.equal(sparsemax(torch.tensor([3.0, 0.1, -7.0])), torch.tensor([1.0, 0.0, 0.0]))
+    scores = torch.tensor([0.9, 0.6, -0.2, 0.55], dtype=torch.float64)
+    weights = sparsemax(scores)
+    assert weights.sum().item() == pytest.approx(1) and (weights >= 0).all() and (weights == 0).any()
+    others = torch.distributions.Dirichlet(torch.full((4,), 0.5, dtype=torch.float64)).sample((20_000,))
+    assert (others - scores).square().sum(1).min() >= (weights - scores).square().sum()
+
+
+def test_one_anchor_is_as_sparse_as_can_be():
+    assert density(torch.tensor([1.0, 0.0])) == 0
+    assert density(torch.full((4,), 0.25)) == pytest.approx(3 / 4)
 
 
 def test_the_loss_is_zero_on_the_target_and_one_a_neighbours_distance_away():

@@ -1,8 +1,10 @@
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 import torch
 
+from compinv_core.anchors import sparsemax
 from compinv_core.training.loop import Progress, Pull, Recipe, Task, train
 from compinv_core.training.objective import Encoded, NoiseSchedule, Predictor, diffusion_loss
 from compinv_core.training.pictures import training_pictures
@@ -73,7 +75,23 @@ def test_plain_training_finds_the_best_word():
 
 def test_anchors_alone_end_on_their_target():
     target = torch.tensor([1.0, -1.0, 2.0, 0.0])
-    assert torch.allclose(_train(300, {"clip_l": Pull(target, 1.0)}, 0, 1), target[None], atol=0.05)
+    assert torch.allclose(_train(300, {"clip_l": Pull(target[None], 1.0)}, 0, 1), target[None], atol=0.05)
+
+
+def test_weights_that_are_learnt_find_the_anchors_that_explain_the_word():
+    """The best word is zero: of three anchors it lies between the first two, and the third has no part in it."""
+    anchors = torch.tensor([[1.0, 0, 0, 0], [-1.0, 0, 0, 0], [0, 3.0, 0, 0]])
+    mixed = replace(
+        task(lambda noisy, steps, prompts: prompts.context[:, -1, :, None, None].expand_as(noisy), Recipe(400, 8)),
+        pulls={"clip_l": Pull(anchors, 1.0)},
+        weights=torch.full((3,), 1 / 3),
+        learn_weights=True,
+    )
+    end = train({"clip_l": torch.full((1, 4), 1.0)}, {"clip_l": 1.0}, mixed)
+    first, second, third = sparsemax(end.scores).tolist()
+    assert third == 0 and first == pytest.approx(0.5, abs=0.3) and first + second == pytest.approx(1)
+    fixed = train({"clip_l": torch.full((1, 4), 1.0)}, {"clip_l": 1.0}, replace(mixed, learn_weights=False))
+    assert torch.equal(fixed.scores, mixed.weights)
 
 
 def test_the_same_seed_learns_the_same_word():
@@ -90,7 +108,7 @@ def test_the_best_word_is_the_one_of_the_lowest_check():
     checks = {p.check: p.checkpoint.vectors["clip_l"] for p in seen if p.check is not None}
     assert len(checks) >= 5 and end.lowest == min(checks) < end.before
     assert torch.equal(end.best["clip_l"], checks[min(checks)])
-    assert swinging.check(end.best)[0] == end.lowest
+    assert swinging.check(end.best, end.scores)[0] == end.lowest
 
 
 def test_a_loss_that_is_no_number_stops_the_run():
@@ -111,7 +129,7 @@ def test_a_word_that_runs_away_stops_the_run_and_no_report_shows_it():
             task(
                 lambda noisy, steps, prompts: noisy + 0 * prompts.context.sum(),
                 Recipe(1000, learning_rate=5.0),
-                {"clip_l": Pull(torch.full((4,), 1e9), 1.0)},
+                {"clip_l": Pull(torch.full((1, 4), 1e9), 1.0)},
             ),
             on_report=seen.append,
         )
