@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from comfy import model_base, model_management, model_sampling
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
 from .. import __version__
 from ..anchors import AnchorSet, sparsemax
@@ -19,7 +21,7 @@ from ..training.objective import Encoded, NoiseSchedule, Predictor, sample
 from ..training.pictures import training_pictures
 from ..training.runs import fingerprint, load_run, save_run
 from . import text_encoder
-from .model import frozen_weights
+from .model import frozen_weights, recomputed
 
 log = logging.getLogger(__name__)
 TEMPLATES = {"object": OBJECT_TEMPLATES, "style": STYLE_TEMPLATES}
@@ -226,8 +228,10 @@ class Training:
                 masks = torch.stack(variants, dim=1).to(latents.device)
             load(self.model, self.clip)
             weights = frozen_weights(self.model.model.diffusion_model, *self.encoders.values())
-            with weights, text_encoder.differentiable(self.clip):
-                probe = self._probe(latents)
+            with weights, text_encoder.differentiable(self.clip), ExitStack() as saving:
+                probe, kept = self._probe(latents)
+                if not self._fits(kept * self.recipe.batch):
+                    saving.enter_context(recomputed(self.model.model.diffusion_model))
                 resume = load_run(file, probe)
                 if resume is not None:
                     log.info('The training of "%s" goes on after step %s.', self.request.name, resume.step)
@@ -257,12 +261,41 @@ class Training:
             file.unlink(missing_ok=True)
         return end
 
-    @torch.no_grad()
-    def _probe(self, latents: Tensor) -> Tensor:
-        """What the frozen model says to the first picture and prompt: by it a kept run knows its model again."""
+    def _probe(self, latents: Tensor) -> tuple[Tensor, int]:
+        """What the frozen model says to the first picture and prompt, and how many bytes it keeps for a backward.
+
+        By its answer a kept run knows its model again.
+        """
+        unet = self.model.model.diffusion_model
+        weights = {tensor.untyped_storage().data_ptr() for tensor in unet.state_dict(keep_vars=True).values()}
+        kept: dict[int, int] = {}
+
+        def weigh(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in weights:
+                kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        start = {key: value.clone().requires_grad_() for key, value in self.start.items()}
         middle = torch.tensor([len(self.schedule.alphas_cumprod) // 2], device=latents.device)
-        prompt = text_encoder.encode_batch(self.clip, self.prepared, [0], self.start)
-        return predictor(self.model)(latents[0, :1], middle, prompt).float()
+        with saved_tensors_hooks(weigh, lambda tensor: tensor):
+            prompt = text_encoder.encode_batch(self.clip, self.prepared, [0], start)
+            answer = predictor(self.model)(latents[0, :1], middle, prompt)
+        return answer.detach().float(), sum(kept.values())
+
+    def _fits(self, kept: int) -> bool:
+        """Whether a step's activations, of so many bytes, fit into the memory that is free; said in one line."""
+        free = model_management.get_free_memory(self.model.load_device)
+        enough = 1.2 * kept < free  # the backward needs some room of its own
+        log.info(
+            "Training keeps %.1f GB for a step, %.1f GB are free%s.",
+            kept / 1e9,
+            free / 1e9,
+            ""
+            if enough
+            else ": the model's blocks are computed twice, which takes a quarter of it and four tenths more time",
+        )
+        return enough
 
     def concept(self, end: Checkpoint, best: bool = False) -> Concept:
         """What a run has learnt, with what made it; with `best`, the word of its best check."""

@@ -154,6 +154,20 @@ def test_what_was_interrupted_goes_on_to_the_same_word(
     assert not list(runs.iterdir())
 
 
+def test_short_memory_changes_the_way_but_not_the_word(
+    pack: Any, microworld: Any, images: list[torch.Tensor], monkeypatch: Any, caplog: Any
+):
+    training = sys.modules["compositional_inversion.compinv_core.host.training"]
+    plenty = train(pack, microworld, images)[0].vectors["clip_l"]
+    fits, recomputed, asked = training.Training._fits, training.recomputed, []
+    monkeypatch.setattr(training.Training, "_fits", lambda self, kept: fits(self, kept * 10**6))
+    monkeypatch.setattr(training, "recomputed", lambda unet: asked.append(unet) or recomputed(unet))
+    with caplog.at_level("INFO"):
+        short = train(pack, microworld, images)[0].vectors["clip_l"]
+    assert torch.equal(short, plenty)
+    assert asked and "computed twice" in caplog.text
+
+
 def test_a_full_disk_does_not_cost_what_is_learnt(
     pack: Any, microworld: Any, images: list[torch.Tensor], monkeypatch: Any
 ):

@@ -243,3 +243,42 @@ def test_the_node_trains_every_family(name: str, pack: Any, microworld: Any, req
         start = text_encoder.vocabulary(clip, key).vector("cat")
         moved = (concept.vectors[key] - start).norm(dim=1)
         assert concept.vectors[key].shape == (2, len(start)) and (moved > 0).all()
+
+
+@pytest.mark.parametrize("name", list(FAMILIES))
+def test_a_gradient_of_recomputed_blocks_is_the_same_bit_for_bit(name: str):
+    """Also where a patch does another thing in each block, which ComfyUI's own recomputing gets wrong."""
+    from compinv_core.host.model import frozen_weights, recomputed
+    from compinv_core.host.training import predictor
+    from compinv_core.training.objective import Encoded
+
+    family = FAMILIES[name]
+    model = comfy_model(family)
+    seen: list[Any] = []
+
+    def patch(q: Tensor, k: Tensor, v: Tensor, extra: dict[str, Any]) -> Tensor:
+        seen.append((*extra["block"], extra["block_index"]))
+        return q * (1 + extra["block"][1] + extra["block_index"]) + v.mean(1, keepdim=True) * k.std()
+
+    for part in (("input", 3), ("middle", 0), ("output", 0), ("output", 1)):
+        model.set_model_attn2_replace(patch, *part)
+    generator = torch.Generator().manual_seed(2)
+    noisy, context = torch.randn(2, 4, 8, 8, generator=generator), torch.randn(2, 77, family.width, generator=generator)
+    pooled = torch.randn(2, 64, generator=generator)
+    unet = model.model.diffusion_model
+
+    def gradient() -> list[Tensor]:
+        text, whole = context.clone().requires_grad_(), pooled.clone().requires_grad_()
+        output = predictor(model)(noisy, torch.tensor([9, 700]), Encoded(text, whole))
+        return [
+            g for g in torch.autograd.grad(output.square().mean(), [text, whole], allow_unused=True) if g is not None
+        ]
+
+    with torch.inference_mode(False), torch.enable_grad(), frozen_weights(unet):
+        plain = gradient()
+        once = len(seen)
+        with recomputed(unet):
+            again = gradient()
+    assert len(seen) == 3 * once and len(set(seen)) == 4 * 2  # four blocks, two transformers deep; forward and backward
+    assert all(torch.equal(a, b) for a, b in zip(plain, again, strict=True))
+    assert not any("forward" in module.__dict__ for module in unet.modules())
