@@ -65,6 +65,11 @@ class CompInvTrain(io.ComfyNode):
                     optional=True,
                     tooltip="One mask for each picture; what is black is not learnt. Unconnected: everything is.",
                 ),
+                ConceptType.Input(
+                    "start_from",
+                    optional=True,
+                    tooltip="A concept to go on with instead of beginning at the class word; it says how many vectors there are.",
+                ),
                 io.Int.Input(
                     "resolution",
                     default=512,
@@ -154,6 +159,7 @@ class CompInvTrain(io.ComfyNode):
             resolution=one["resolution"],
             kind=one["kind"],
             mirror=one["mirror"],
+            start_from=one.get("start_from"),
         )
         recipe = Recipe(one["steps"], one["batch"], one["learning_rate"], 1 - weight, weight, one["seed"])
         training = Training(one["model"], one["clip"], one["vae"], request, anchors, recipe)

@@ -61,12 +61,8 @@ def known_concepts(clip: Any) -> Mapping[str, Concept]:
     return getattr(clip.tokenizer, "compinv_concepts", {})  # stock nodes clone the CLIP; its tokenizer stays
 
 
-def with_concept(clip: Any, concept: Concept) -> Any:
-    """A clone of a CLIP that also understands `embedding:<name>`; the CLIP itself is not changed.
-
-    Raises:
-        ValueError: the concept's vectors do not fit the text encoders.
-    """
+def check_width(clip: Any, concept: Concept) -> None:
+    """Raises ValueError when a concept's vectors do not fit the text encoders."""
     for key, encoder in text_encoders(clip).items():
         width = encoder.transformer.get_input_embeddings().weight.shape[1]
         if key not in concept.vectors or concept.vectors[key].shape[1] != width:
@@ -75,6 +71,15 @@ def with_concept(clip: Any, concept: Concept) -> Any:
                 f'The concept "{concept.name}" is for another family of models: it has vectors of width ({has}), '
                 f"but this CLIP needs {key}: {width}."
             )
+
+
+def with_concept(clip: Any, concept: Concept) -> Any:
+    """A clone of a CLIP that also understands `embedding:<name>`; the CLIP itself is not changed.
+
+    Raises:
+        ValueError: the concept's vectors do not fit the text encoders.
+    """
+    check_width(clip, concept)
     clone = clip.clone()
     clone.tokenizer = copy.copy(clip.tokenizer)
     for key in text_encoders(clip):

@@ -122,6 +122,7 @@ class Request:
         resolution: pixels a side.
         kind: "object" or "style", which templates the prompts come from.
         mirror: also learn from the mirror images.
+        start_from: a concept to go on with, whose vectors take the place of the class word's; it says how many there are.
     """
 
     name: str
@@ -132,6 +133,7 @@ class Request:
     resolution: int
     kind: str
     mirror: bool
+    start_from: Concept | None = None
 
 
 class Training:
@@ -154,21 +156,27 @@ class Training:
                     f"MODEL and CLIP do not belong together: the model reads text {context_width(model)} numbers wide, "
                     f"the text encoder writes {text_width}; take both from the same checkpoint."
                 )
-            self.start: Vectors = {
-                key: vocabulary.vector(request.class_word).repeat(request.vectors, 1)
-                for key, vocabulary in self.vocabularies.items()
-            }
+            self.start = self._start()
+            count = len(next(iter(self.start.values())))
             self.pictures = training_pictures(request.images, request.resolution)
             self.masks = self._masks()
             word = f"embedding:{request.name}"
             prompts = [template.format(word) for template in TEMPLATES[request.kind]]
             self.looks = [prompts[0], f"{prompts[0]} and a {self._companion()}"]  # of previews, never learnt from
             prompts += self.looks
-            counts = {key: request.vectors for key in self.encoders}
+            counts = dict.fromkeys(self.encoders, count)
             self.prepared = text_encoder.prepare(clip, prompts, request.name, counts)
             self.pulls = None
             if anchors is not None:
                 self.pulls = {key: Pull(anchors.vectors(v), v.spread) for key, v in self.vocabularies.items()}
+
+    def _start(self) -> Vectors:
+        request = self.request
+        words = {key: v.vector(request.class_word).repeat(request.vectors, 1) for key, v in self.vocabularies.items()}
+        if request.start_from is None:
+            return words
+        text_encoder.check_width(self.clip, request.start_from)
+        return {key: request.start_from.vectors[key].float().cpu().clone() for key in words}
 
     def _companion(self) -> str:
         """An ordinary word to preview the concept beside."""

@@ -168,6 +168,23 @@ def test_short_memory_changes_the_way_but_not_the_word(
     assert asked and "computed twice" in caplog.text
 
 
+def test_a_finished_concept_is_gone_on_with(pack: Any, microworld: Any, images: list[torch.Tensor]):
+    from compinv_core.concept import Concept
+
+    first = train(pack, microworld, images)[0]
+    second = train(pack, microworld, images, start_from=first, vectors=5, learning_rate=0.01, seed=1)[0]
+    moved, anew = (
+        second.vectors["clip_l"] - v
+        for v in (
+            first.vectors["clip_l"],
+            train(pack, microworld, images, learning_rate=0.01, seed=1)[0].vectors["clip_l"],
+        )
+    )
+    assert 0 < moved.norm() < anew.norm()
+    with pytest.raises(ValueError, match="another family of models"):
+        train(pack, microworld, images, start_from=Concept("other", {"clip_l": torch.zeros(1, 768)}))
+
+
 def test_a_full_disk_does_not_cost_what_is_learnt(
     pack: Any, microworld: Any, images: list[torch.Tensor], monkeypatch: Any
 ):
