@@ -1,6 +1,6 @@
 """What we know of a loaded MODEL: its weights as autograd needs them, and what it predicts."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -39,6 +39,21 @@ def frozen_weights(*modules: nn.Module) -> Generator[None]:
 
 
 @contextmanager
+def other_forwards(modules: Sequence[nn.Module], other: Callable[[nn.Module], Callable[..., Any]]) -> Generator[None]:
+    """For its time, these modules, and no others of their class, run another forward."""
+    before = [module.__dict__.get("forward") for module in modules]  # of another pack, or of an outer use of this
+    try:
+        for module in modules:
+            module.forward = other(module)
+        yield
+    finally:
+        for module, own in zip(modules, before, strict=True):
+            module.__dict__.pop("forward", None)
+            if own is not None:
+                module.forward = own
+
+
+@contextmanager
 def recomputed(unet: nn.Module) -> Generator[None]:
     """For its time, residual blocks and transformers keep only what enters them, and a backward computes the rest again.
 
@@ -55,16 +70,8 @@ def recomputed(unet: nn.Module) -> Generator[None]:
 
         return forward
 
-    before = [block.__dict__.get("forward") for block in blocks]  # of another pack
-    try:
-        for block in blocks:
-            block.forward = twice(block.forward)
+    with other_forwards(blocks, lambda block: twice(block.forward)):
         yield
-    finally:
-        for block, own in zip(blocks, before, strict=True):
-            block.__dict__.pop("forward", None)
-            if own is not None:
-                block.forward = own
 
 
 def _over_same_storage(held: Tensor) -> Tensor:

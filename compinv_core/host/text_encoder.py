@@ -17,7 +17,7 @@ from torch import Tensor
 from ..concept import Concept, check_name, is_ours
 from ..training.objective import Encoded
 from ..vocabulary import Vocabulary
-from .model import frozen_weights
+from .model import frozen_weights, other_forwards
 
 KEYS = ("clip_l", "clip_g", "clip_h")
 SUPPORTED = "the text encoders of SD 1.x, SD 2.x and SDXL are supported"
@@ -209,16 +209,8 @@ def differentiable(clip: Any) -> Generator[None]:
         x = x + self.self_attn(self.layer_norm1(x), mask, optimized_attention)
         return x + self.mlp(self.layer_norm2(x))
 
-    before = [layer.__dict__.get("forward") for layer in layers]  # of another pack, or of an outer use of this
-    try:
-        for layer in layers:
-            layer.forward = types.MethodType(forward, layer)
+    with other_forwards(layers, lambda layer: types.MethodType(forward, layer)):
         yield
-    finally:
-        for layer, own in zip(layers, before, strict=True):
-            layer.__dict__.pop("forward", None)
-            if own is not None:
-                layer.forward = own
 
 
 @dataclass(frozen=True)
