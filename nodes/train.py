@@ -170,6 +170,7 @@ class CompInvTrain(io.ComfyNode):
         management, steps = comfy.model_management, training.recipe.steps
         bar = comfy.utils.ProgressBar(steps)
         history: list[Progress] = []
+        preview: list[torch.Tensor] = []
 
         def interrupted() -> bool:
             if management.processing_interrupted():
@@ -182,7 +183,8 @@ class CompInvTrain(io.ComfyNode):
             picture = None
             if progress.check is not None:
                 vectors = progress.checkpoint.vectors
-                picture = ("JPEG", to_image(torch.cat(list(training.preview(vectors)), dim=1)), 512)
+                preview[:] = [training.preview(vectors)]  # the last one is made while the run is still on disk
+                picture = ("JPEG", to_image(torch.cat(list(preview[0]), dim=1)), 512)
                 _say(
                     cls,
                     f"step {progress.step}/{steps}: loss {progress.check:.4f}, with the class word "
@@ -201,7 +203,7 @@ class CompInvTrain(io.ComfyNode):
             raise
         losses = {"loss": [end.before, *(p.check for p in history if p.check is not None)]}
         last, best = training.concept(end), training.concept(end, best=True)
-        return io.NodeOutput(last, _plot(history), training.preview(end.vectors), best, losses)
+        return io.NodeOutput(last, _plot(history), preview[0], best, losses)
 
 
 def _say(cls: type[io.ComfyNode], text: str) -> None:
@@ -241,7 +243,7 @@ def _plot(history: list[Progress]) -> torch.Tensor:
         draw.line(points if len(points) > 1 else points * 2, fill=color, width=2)
         draw.text((margin, 4 + 13 * row), f"{name}: {means[0]:.4f} to {means[-1]:.4f}, highest {top:.4f}", fill=color)
     draw.line([(margin, 2 * margin), (margin, height - margin), (width - margin, height - margin)], fill="black")
-    draw.text((width - margin - 60, height - 18), f"{len(history)} steps", fill="black")
+    draw.text((width - margin - 60, height - 18), f"{history[-1].step} steps", fill="black")
     return from_image(image)
 
 

@@ -246,7 +246,8 @@ class Training:
 
                 def report(progress: Progress) -> None:
                     try:
-                        save_run(progress.checkpoint, probe, file)
+                        if progress.step < self.recipe.steps:  # so what goes on has a step to take and a report to make
+                            save_run(progress.checkpoint, probe, file)
                     except OSError as error:  # a full disk must not cost what is learnt
                         log.warning("The run cannot be kept in %s: %s.", file, error)
                     on_report(progress)

@@ -1,6 +1,7 @@
 """Unfinished runs on disk: whole or not at all, and found again by what they learn from."""
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor
 
 from .loop import Checkpoint
+
+log = logging.getLogger(__name__)
 
 
 def fingerprint(settings: object, tensors: Iterable[Tensor]) -> str:
@@ -39,10 +42,14 @@ def save_run(checkpoint: Checkpoint, probe: Tensor, path: Path) -> None:
 
 
 def load_run(path: Path, probe: Tensor) -> Checkpoint | None:
-    """The checkpoint of a run that stopped; None where there is none, or it was another model's."""
+    """The checkpoint of a run that stopped; None where there is none, it cannot be read, or it was another model's."""
     if not path.exists():
         return None
-    state = cast("dict[str, Any]", torch.load(path, map_location="cpu", weights_only=True))
+    try:
+        state = cast("dict[str, Any]", torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:  # whatever a damaged file makes torch raise
+        log.warning("The unfinished run in %s cannot be read, so training begins anew: %s.", path, error)
+        return None
     known: Tensor = state.pop("probe")
     # The same model on the same machine says the same but for the order of its sums; another says something else.
     if known.shape != probe.shape or not torch.allclose(known, probe.cpu(), rtol=1e-2, atol=1e-2):

@@ -185,6 +185,27 @@ def test_a_finished_concept_is_gone_on_with(pack: Any, microworld: Any, images: 
         train(pack, microworld, images, start_from=Concept("other", {"clip_l": torch.zeros(1, 768)}))
 
 
+def test_a_run_that_fails_at_its_end_is_gone_on_with(
+    pack: Any, microworld: Any, images: list[torch.Tensor], own_folders: Path, monkeypatch: Any
+):
+    training = sys.modules["compositional_inversion.compinv_core.host.training"]
+    settings = {"steps": 23, "placeholder": "late-failure"}
+    undisturbed = train(pack, microworld, images, **settings)[0].vectors["clip_l"]
+    preview = training.Training.preview
+    shown: list[None] = []
+
+    def failing(self: Any, vectors: Any) -> Any:
+        shown.append(None)
+        return 1 / 0 if len(shown) == 3 else preview(self, vectors)
+
+    monkeypatch.setattr(training.Training, "preview", failing)
+    with pytest.raises(ZeroDivisionError):
+        train(pack, microworld, images, **settings)
+    assert len(list((own_folders / "user" / "compositional_inversion" / "runs").iterdir())) == 1
+    again = train(pack, microworld, images, **settings)
+    assert torch.equal(again[0].vectors["clip_l"], undisturbed) and len(again[4]["loss"]) >= 2
+
+
 def test_a_full_disk_does_not_cost_what_is_learnt(
     pack: Any, microworld: Any, images: list[torch.Tensor], monkeypatch: Any
 ):

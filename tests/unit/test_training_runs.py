@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
 import torch
 
 from compinv_core.training.loop import Checkpoint, Progress, Recipe, Task, train
@@ -79,6 +80,12 @@ def test_another_models_run_is_not_gone_on_with(tmp_path: Path):
     assert kept is not None and kept.step == 400
     assert load_run(tmp_path / "run.pt", PROBE + 1) is None
     assert load_run(tmp_path / "none.pt", PROBE) is None
+
+
+def test_a_damaged_run_is_begun_anew_and_said_so(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    (tmp_path / "run.pt").write_bytes(b"half a file")
+    assert load_run(tmp_path / "run.pt", PROBE) is None
+    assert "training begins anew" in caplog.text
 
 
 def test_a_run_is_named_by_what_it_learns_from():
