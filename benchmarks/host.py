@@ -22,6 +22,9 @@ import comfy.sd  # noqa: E402
 import comfy.sd1_clip  # noqa: E402
 import comfy.sdxl_clip  # noqa: E402
 import comfy.supported_models  # noqa: E402
+import comfy.utils  # noqa: E402
+
+comfy.utils.set_progress_bar_enabled(False)
 
 SHARED = {"image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 320, "use_spatial_transformer": True}
 

@@ -1,0 +1,220 @@
+"""Whether learnt words compose: recipes of training side by side on the micro world, judged by its detector.
+
+python benchmarks/composition.py --recipes ours paper --split validation --out records.jsonl
+
+Each recipe learns each concept of the split once a seed; the word is then asked for alone and with every other class, the
+same sampling seeds for all. A record a line is appended to the file; what it holds already is not done again. `ceiling` is
+the class word itself, the judge then looking for its class.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from host import ROOT
+from torch import Tensor
+
+import nodes  # the host's
+from compinv_core.anchors import weigh
+from compinv_core.concept import Concept
+from compinv_core.host.composition import composition_prompt
+from compinv_core.host.sampler import recover_layout, with_layout
+from compinv_core.host.text_encoder import vocabulary, with_concept
+from compinv_core.host.training import Request, Training
+from compinv_core.sampling import Guidance
+from compinv_core.training.loop import Recipe
+from microworld.evaluate import load_checkpoint, phrase, sheet
+from microworld.judge import Judge, load_judge, verdicts
+from microworld.spec import ConceptSpec, World, load_world
+
+SEEDS = {"validation": 50_000, "test": 90_000}  # of sampling
+STEPS, PROBE_STEPS, CFG = 20, 8, 5.0
+WORLD = ROOT / "microworld"
+
+
+@dataclass(frozen=True)
+class Words:
+    """A recipe of training, with its anchors and how it is sampled.
+
+    Attributes:
+        anchors: how many words pull, the class word the first of them; 0 for plain textual inversion.
+        strength: of the layout while sampling; 0 for none.
+    """
+
+    recipe: Recipe
+    vectors: int = 1
+    anchors: int = 0
+    learnt: bool = False
+    strength: float = 0.0
+
+
+def plain(learning_rate: float, steps: int, vectors: int = 1, batch: int = 4) -> Words:
+    return Words(Recipe(steps, batch, learning_rate, 1.0, 0.0), vectors)
+
+
+def anchored(weight: float, learning_rate: float, steps: int, vectors: int = 1, anchors: int = 1, **more: Any) -> Words:
+    batch = more.pop("batch", 4)
+    return Words(Recipe(steps, batch, learning_rate, 1 - weight, weight), vectors, anchors, **more)
+
+
+@dataclass(frozen=True)
+class Bench:
+    world: World
+    judge: Judge
+    model: Any
+    clip: Any
+    vae: Any
+
+    def learn(self, words: Words, concept: ConceptSpec, seed: int) -> tuple[Concept, dict[str, float]]:
+        """A concept, and what the run says of itself."""
+        known = vocabulary(self.clip, "clip_l")
+        anchors = None
+        if words.anchors:
+            near = [w for w, likeness in known.nearest(known.vector(concept.word), words.anchors) if likeness > 0]
+            anchors = weigh(concept.word, tuple(near), known)
+            anchors = replace(anchors, learnt=words.learnt)
+        recipe = replace(words.recipe, seed=seed)
+        request = Request("mine", concept.word, words.vectors, owners_pictures(concept), [], 64, "object", True)
+        began = time.time()
+        checks: list[float] = []
+        with tempfile.TemporaryDirectory() as folder:
+            training = Training(self.model, self.clip, self.vae, request, anchors, recipe)
+            end = training.run(
+                Path(folder), lambda: False, lambda p: checks.append(p.check) if p.check is not None else None
+            )
+        learnt = training.concept(end)
+        length = learnt.vectors["clip_l"].norm(dim=1).mean() / known.vectors.norm(dim=1).median()
+        said = {"gained": end.before - checks[-1], "length": length.item(), "seconds": time.time() - began}
+        return learnt, said
+
+    def paint(self, clip: Any, prompts: list[tuple[str, list[str]]], each: int, seed: int, strength: float) -> Tensor:
+        """`each` pictures (H, W, 3) of every prompt, which comes with its subjects; the noise does not depend on strength."""
+        (negative,) = nodes.CLIPTextEncode().encode(clip, "")
+        pictures: list[Tensor] = []
+        if not strength:
+            encoded = torch.cat(
+                [clip.encode_from_tokens(clip.tokenize(text)).repeat(each, 1, 1) for text, _ in prompts]
+            )
+            return self._sampled(self.model, [[encoded, {}]], negative, range(len(encoded)), seed)
+        for i, (text, subjects) in enumerate(prompts):
+            positive = composition_prompt(clip, text, subjects)
+            empty = torch.zeros(1, 4, 8, 8)
+            layout, _ = recover_layout(self.model, positive, negative, empty, seed + i, PROBE_STEPS, CFG)
+            held = with_layout(self.model, layout, Guidance(strength))
+            pictures.append(self._sampled(held, positive, negative, range(i * each, (i + 1) * each), seed))
+        return torch.cat(pictures)
+
+    def _sampled(self, model: Any, positive: Any, negative: Any, indices: range, seed: int) -> Tensor:
+        latent = {"samples": torch.zeros(len(indices), 4, 8, 8), "batch_index": list(indices)}
+        (sampled,) = nodes.common_ksampler(model, seed, STEPS, CFG, "euler", "normal", positive, negative, latent)
+        return self.vae.decode(sampled["samples"]).clamp(0, 1)
+
+    def measure(
+        self, clip: Any, word: str, name: str, concept: ConceptSpec, strength: float, seed: int, each: int
+    ) -> tuple[dict[str, float], Tensor]:
+        """Shares of pictures of a word alone and beside each other class, and the pictures.
+
+        Args:
+            word: as prompts write it.
+            name: what the judge must find.
+        """
+        others = [other for other in self.world.classes if other != concept.word]
+        pairs = [(f"a photo of a {word} and {phrase((other,))}", [word, other]) for other in others]
+        alone = self.paint(clip, [(f"a photo of a {word}", [word])], 2 * each, seed, 0)
+        beside = self.paint(clip, pairs, each, seed + 1000, strength)
+        single, double = (verdicts(self.judge, self.world, images) for images in (alone, beside))
+        asked = [other for other in others for _ in range(each)]
+        figures = {
+            "alone": share(name in v.present for v in single),
+            "class alone": share(concept.word in v.present for v in single),
+            "concept": share(name in v.present for v in double),
+            "class": share(concept.word in v.present for v in double),
+            "other": share(other in v.present for v, other in zip(double, asked, strict=True)),
+            "both": share({name, other} <= v.present for v, other in zip(double, asked, strict=True)),
+            "both by class": share({concept.word, other} <= v.present for v, other in zip(double, asked, strict=True)),
+            "room alone": share(v.room == f"room of {concept.name}" for v in single),
+            "room": share(v.room == f"room of {concept.name}" for v in double),
+        }
+        return figures, torch.cat([alone, beside])
+
+
+def share(said: Iterable[bool]) -> float:
+    values = list(said)
+    return sum(values) / len(values)
+
+
+def owners_pictures(concept: ConceptSpec) -> list[Tensor]:
+    import numpy as np
+    from PIL import Image
+
+    files = sorted((WORLD / "user_pictures" / concept.name).iterdir())
+    return [torch.from_numpy(np.asarray(Image.open(f).convert("RGB"), np.float32) / 255)[None] for f in files]
+
+
+RECIPES: dict[str, Words] = {
+    "now": anchored(0.1, 0.1, 800),
+    "plain": plain(0.5, 400),
+}
+
+
+def run(bench: Bench, name: str, words: Words | None, split: str, seeds: range, each: int, out: Path) -> None:
+    """Append what is missing of a recipe to the records; None is the ceiling."""
+    done = {(r["recipe"], r["concept"], r["seed"]) for r in records(out)}
+    for concept in (c for c in bench.world.concepts.values() if c.split == split):
+        for seed in seeds:
+            if (name, concept.name, seed) in done:
+                continue
+            said: dict[str, float] = {}
+            clip, word, sought, strength = bench.clip, concept.word, concept.word, 0.0
+            if words is not None:
+                learnt, said = bench.learn(words, concept, seed)
+                clip, word, sought = with_concept(clip, learnt), "embedding:mine", concept.name
+                strength = words.strength
+            figures, images = bench.measure(clip, word, sought, concept, strength, SEEDS[split] + seed, each)
+            sheet(images, 3 * each, out.with_suffix("") / f"{name}-{concept.name}-{seed}.jpg")
+            record = {"recipe": name, "concept": concept.name, "seed": seed, "each": each, **figures, **said}
+            with out.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+
+
+def records(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def table(found: list[dict[str, Any]]) -> str:
+    """A line a recipe, means over concepts and seeds."""
+    columns = ["alone", "concept", "class", "other", "both", "both by class", "room alone", "room", "length", "seconds"]
+    lines = [f"{'recipe':24}" + "".join(f"{c:>14}" for c in columns)]
+    for name in dict.fromkeys(r["recipe"] for r in found):
+        mine = [r for r in found if r["recipe"] == name]
+        means = [sum(r.get(c, 0.0) for r in mine) / len(mine) for c in columns]
+        lines.append(f"{name:24}" + "".join(f"{m:14.3f}" for m in means))
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--recipes", nargs="+", default=list(RECIPES), help="`ceiling` and " + ", ".join(RECIPES))
+    parser.add_argument("--split", choices=list(SEEDS), default="validation")
+    parser.add_argument("--seeds", type=int, default=1, help="of training")
+    parser.add_argument("--each", type=int, default=8, help="pictures of each pair")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    world = load_world(WORLD / "world.toml")
+    args.out.with_suffix("").mkdir(parents=True, exist_ok=True)
+    with torch.inference_mode():
+        bench = Bench(world, load_judge(world), *load_checkpoint(WORLD / "microworld.safetensors"))
+        for name in args.recipes:
+            words = None if name == "ceiling" else RECIPES[name]
+            run(bench, name, words, args.split, range(args.seeds), args.each, args.out)
+    print(table(records(args.out)))
+
+
+if __name__ == "__main__":
+    main()
