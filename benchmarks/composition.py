@@ -45,6 +45,7 @@ class Words:
     Attributes:
         anchors: how many words pull, the class word the first of them; 0 for plain textual inversion.
         strength: of the layout while sampling; 0 for none.
+        rescale: whether it also learns from the pictures far away and close up.
     """
 
     recipe: Recipe
@@ -52,15 +53,7 @@ class Words:
     anchors: int = 0
     learnt: bool = False
     strength: float = 0.0
-
-
-def plain(learning_rate: float, steps: int, vectors: int = 1, batch: int = 4) -> Words:
-    return Words(Recipe(steps, batch, learning_rate, 1.0, 0.0), vectors)
-
-
-def anchored(weight: float, learning_rate: float, steps: int, vectors: int = 1, anchors: int = 1, **more: Any) -> Words:
-    batch = more.pop("batch", 4)
-    return Words(Recipe(steps, batch, learning_rate, 1 - weight, weight), vectors, anchors, **more)
+    rescale: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,7 +73,9 @@ class Bench:
             anchors = weigh(concept.word, tuple(near), known)
             anchors = replace(anchors, learnt=words.learnt)
         recipe = replace(words.recipe, seed=seed)
-        request = Request("mine", concept.word, words.vectors, owners_pictures(concept), [], 64, "object", True)
+        request = Request(
+            "mine", concept.word, words.vectors, owners_pictures(concept), [], 64, "object", True, words.rescale
+        )
         began = time.time()
         checks: list[float] = []
         with tempfile.TemporaryDirectory() as folder:

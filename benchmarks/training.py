@@ -47,7 +47,7 @@ class Step:
 
     def loss(self, encoded: Encoded) -> Tensor:
         steps = torch.zeros(1, dtype=torch.long, device=self.device)
-        return diffusion_loss(predictor(self.model), self.schedule, self.latents, self.latents, steps, encoded)
+        return diffusion_loss(predictor(self.model), self.schedule, self.latents, self.latents, steps, encoded).mean()
 
     def encode(self) -> Encoded:
         with text_encoder.differentiable(self.clip):
@@ -153,7 +153,7 @@ def activations(architecture: Architecture) -> tuple[int, int, int]:
         base = model.model.diffusion_model
 
         def run() -> Tensor:
-            return diffusion_loss(predictor(model), schedule, latents, latents, steps, prompt)
+            return diffusion_loss(predictor(model), schedule, latents, latents, steps, prompt).mean()
 
         ours = saved_bytes(run, base)
         with recomputed(base):
@@ -206,8 +206,8 @@ def state_of_a_run() -> tuple[int, int]:
         {"clip_l": torch.zeros(VECTORS, 768)},
         {"clip_l": 1.0},
         Task(
-            torch.zeros(1, 1, 4, 2, 2),
-            1,
+            torch.zeros(1, 4, 2, 2),
+            torch.zeros(1, 1, dtype=torch.long),
             encode,
             lambda noisy, steps, prompts: noisy + prompts.context.sum(),
             NoiseSchedule(torch.linspace(0.99, 0.01, 10), "epsilon"),

@@ -23,6 +23,10 @@ STYLE_TEMPLATES = tuple(
 )  # fmt: skip
 
 
+FAR_AWAY = ("far away", "very small")
+CLOSE_UP = ("close up", "zoomed in")
+
+
 @dataclass(frozen=True)
 class Subject:
     """Something that a prompt names.

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from ..compinv_core.anchors import AnchorSet
 from ..compinv_core.concept import Concept, write_concept
 from ..compinv_core.host.text_encoder import check_new_placeholder
 from ..compinv_core.host.training import Request, Training
-from ..compinv_core.training.loop import Progress, Recipe
+from ..compinv_core.training.loop import REFERENCE, Progress, Recipe
 from .pictures import from_image, to_image
-from .types import CATEGORY, AnchorsType, ConceptType
+from .training_options import Options
+from .types import CATEGORY, AnchorsType, ConceptType, OptionsType
 
 log = logging.getLogger(__name__)
 DEFAULTS = Recipe()
@@ -69,6 +71,9 @@ class CompInvTrain(io.ComfyNode):
                     "start_from",
                     optional=True,
                     tooltip="A concept to go on with instead of beginning at the class word; it says how many vectors there are.",
+                ),
+                OptionsType.Input(
+                    "options", optional=True, tooltip="Of Training Options, for what few need to change."
                 ),
                 io.Int.Input(
                     "resolution",
@@ -150,18 +155,27 @@ class CompInvTrain(io.ComfyNode):
         if weight == 0:
             anchors = None
         check_new_placeholder(one["clip"], one["placeholder"])
+        options: Options = one.get("options") or Options()
+        class_word = one["class_word"].strip()
         request = Request(
             name=one["placeholder"],
-            class_word=one["class_word"].strip(),
-            vectors=one["vectors"],
+            class_word=class_word,
+            vectors=3 if options.paper else one["vectors"],
             images=inputs["images"],
             masks=inputs.get("masks") or [],
             resolution=one["resolution"],
             kind=one["kind"],
-            mirror=one["mirror"],
+            mirror=one["mirror"] or options.paper,
+            rescale=options.rescale,
+            prompts=options.prompts,
+            captions=options.captions,
+            class_word_too=options.paper,
             start_from=one.get("start_from"),
         )
-        recipe = Recipe(one["steps"], one["batch"], one["learning_rate"], 1 - weight, weight, one["seed"])
+        recipe = Recipe(one["steps"], one["batch"], one["learning_rate"], 1 - weight, weight)
+        if options.paper:
+            recipe, anchors = REFERENCE, anchors and AnchorSet(class_word, (class_word,), (1.0,))
+        recipe = replace(recipe, seed=one["seed"], growing=options.growing, noise_levels=options.noise_levels)
         training = Training(one["model"], one["clip"], one["vae"], request, anchors, recipe)
         return cls._run(training)
 

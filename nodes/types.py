@@ -9,3 +9,4 @@ CATEGORY = "compositional inversion"
 AnchorsType = io.Custom("COMPINV_ANCHORS")
 ConceptType = io.Custom("COMPINV_CONCEPT")
 LayoutType = io.Custom("COMPINV_LAYOUT")
+OptionsType = io.Custom("COMPINV_OPTIONS")

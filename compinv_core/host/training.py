@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from comfy import model_base, model_management, model_sampling
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
@@ -15,10 +16,10 @@ from torch.autograd.graph import saved_tensors_hooks
 from .. import __version__
 from ..anchors import AnchorSet, sparsemax
 from ..concept import Concept
-from ..prompts import OBJECT_TEMPLATES, STYLE_TEMPLATES
+from ..prompts import CLOSE_UP, FAR_AWAY, OBJECT_TEMPLATES, STYLE_TEMPLATES
 from ..training.loop import Checkpoint, Progress, Pull, Recipe, Task, Vectors, train
 from ..training.objective import Encoded, NoiseSchedule, Predictor, sample
-from ..training.pictures import training_pictures
+from ..training.pictures import rescaled, training_pictures
 from ..training.runs import fingerprint, load_run, save_run
 from . import text_encoder
 from .model import frozen_weights, recomputed
@@ -26,6 +27,7 @@ from .model import frozen_weights, recomputed
 log = logging.getLogger(__name__)
 TEMPLATES = {"object": OBJECT_TEMPLATES, "style": STYLE_TEMPLATES}
 PREVIEW_STEPS, PREVIEW_CFG = 12, 4.0
+RECOMPUTED_SHARE = 0.25  # of what a forward keeps, where blocks are computed twice
 SUPPORTED = "SD 1.x, SD 2.x and SDXL checkpoints for text to image are supported"
 
 
@@ -96,12 +98,10 @@ def predictor(model: Any) -> Predictor:
     return predict
 
 
-def encode_pictures(model: Any, vae: Any, pictures: Tensor, mirror: bool) -> Tensor:
-    """(N, H, W, 3) in 0..1 -> (N, V, C, h, w) as the UNet sees them, on its device; V is 2 with mirror images, else 1."""
-    variants = [pictures, pictures.flip(2)] if mirror else [pictures]
-    encoded = [torch.cat([vae.encode(picture[None]) for picture in variant]) for variant in variants]
-    latents = model.model.process_latent_in(torch.stack(encoded, dim=1).float())
-    return latents.to(model.load_device).clone()
+def encode_pictures(model: Any, vae: Any, pictures: Tensor) -> Tensor:
+    """(N, H, W, 3) in 0..1 -> (N, C, h, w) as the UNet sees them, on its device."""
+    encoded = torch.cat([vae.encode(picture[None]) for picture in pictures])
+    return model.model.process_latent_in(encoded.float()).to(model.load_device).clone()
 
 
 def decode_picture(model: Any, vae: Any, latents: Tensor) -> Tensor:
@@ -122,6 +122,10 @@ class Request:
         resolution: pixels a side.
         kind: "object" or "style", which templates the prompts come from.
         mirror: also learn from the mirror images.
+        rescale: also learn from the pictures far away and close up, with prompts that say so.
+        prompts: in place of the kind's templates, each with {} where the word goes.
+        captions: whether the prompts are captions, one for each picture.
+        class_word_too: whether prompts write the class word behind the new one.
         start_from: a concept to go on with, whose vectors take the place of the class word's; it says how many there are.
     """
 
@@ -133,6 +137,10 @@ class Request:
     resolution: int
     kind: str
     mirror: bool
+    rescale: bool = False
+    prompts: Sequence[str] = ()
+    captions: bool = False
+    class_word_too: bool = False
     start_from: Concept | None = None
 
 
@@ -158,14 +166,13 @@ class Training:
                 )
             self.start = self._start()
             count = len(next(iter(self.start.values())))
-            self.pictures = training_pictures(request.images, request.resolution)
-            self.masks = self._masks()
-            word = f"embedding:{request.name}"
-            prompts = [template.format(word) for template in TEMPLATES[request.kind]]
-            self.looks = [prompts[0], f"{prompts[0]} and a {self._companion()}"]  # of previews, never learnt from
-            prompts += self.looks
+            pictures = training_pictures(request.images, request.resolution)
+            self.count = len(pictures)
+            self.pictures, self.prompts, prompts = self._examples(torch.cat([pictures, self._masks()], dim=-1))
+            look = TEMPLATES[request.kind][0].format(self._word())
+            self.looks = [look, f"{look} and a {self._companion()}"]  # of previews, never learnt from
             counts = dict.fromkeys(self.encoders, count)
-            self.prepared = text_encoder.prepare(clip, prompts, request.name, counts)
+            self.prepared = text_encoder.prepare(clip, [*prompts, *self.looks], request.name, counts)
             self.pulls = None
             if anchors is not None:
                 self.pulls = {key: Pull(anchors.vectors(v), v.spread) for key, v in self.vocabularies.items()}
@@ -183,30 +190,63 @@ class Training:
         known = next(iter(self.vocabularies.values()))
         return next((w for w in ("car", "cat") if w != self.request.class_word and w in known), self.request.class_word)
 
-    def _masks(self) -> Tensor | None:
-        masks = [mask.detach().float().cpu().clone() for batch in self.request.masks for mask in batch]
+    def _word(self) -> str:
+        """The placeholder as training prompts write it."""
+        after = f" {self.request.class_word}" if self.request.class_word_too else ""
+        return f"embedding:{self.request.name}{after}"
+
+    def _masks(self) -> Tensor:
+        """(N, H, W, 1), ones where none is given."""
+        request = self.request
+        masks = [mask.detach().float().cpu().clone() for batch in request.masks for mask in batch]
         if not masks:
-            return None
-        if len(masks) != len(self.pictures):
+            return torch.ones(self.count, request.resolution, request.resolution, 1)
+        if len(masks) != self.count:
+            raise ValueError(f'The input "masks" holds {len(masks)} masks for {self.count} pictures; give one each.')
+        return training_pictures([mask[None, ..., None] for mask in masks], request.resolution)[..., :1]
+
+    def _examples(self, pictures: Tensor) -> tuple[Tensor, Tensor, list[str]]:
+        """What is learnt from, of pictures with their masks (N, H, W, 4): all variants of them (M, H, W, 4), the prompts
+        (M, P) that fit each, and these prompts."""
+        request = self.request
+        templates = list(request.prompts or TEMPLATES[request.kind])
+        lacking = next((template for template in templates if "{}" not in template), None)
+        if lacking is not None:
+            raise ValueError(f'The prompt "{lacking}" has no place for the new word; write {{}} where it goes.')
+        if request.captions and len(templates) != self.count:
             raise ValueError(
-                f'The input "masks" holds {len(masks)} masks for {len(self.pictures)} pictures; give one each.'
+                f'The input "captions" holds {len(templates)} captions for {self.count} pictures; give one each.'
             )
-        squares = training_pictures([mask[None, ..., None] for mask in masks], self.request.resolution)[..., 0]
-        return torch.nn.functional.interpolate(squares[:, None], scale_factor=1 / 8, mode="area")
+        plain = [template.replace("{}", self._word()) for template in templates]
+        own = (
+            torch.arange(len(templates))[:, None]
+            if request.captions
+            else torch.arange(len(templates)).expand(self.count, -1)
+        )
+        groups, fitting, prompts = [pictures], [own], list(plain)
+        if request.rescale:
+            generator = torch.Generator().manual_seed(self.recipe.seed)
+            for small, sizes in ((True, FAR_AWAY), (False, CLOSE_UP)):
+                groups.append(rescaled(pictures, small, generator))
+                fitting.append(own + len(prompts))
+                prompts += [f"{prompt}, {sizes[i % len(sizes)]}" for i, prompt in enumerate(plain)]
+        if request.mirror:
+            groups += [group.flip(2) for group in groups]
+            fitting += fitting
+        return torch.cat(groups), torch.cat(fitting), prompts
 
     @property
     def name(self) -> str:
         """Of the run: the same for the same pictures, settings and anchors."""
-        given = [self.pictures, *self.start.values(), self.schedule.alphas_cumprod]
-        given += [] if self.masks is None else [self.masks]
+        given = [self.pictures, self.prompts, *self.start.values(), self.schedule.alphas_cumprod]
         given += [pull.anchors for pull in (self.pulls or {}).values()]
         request = self.request
         pulling = self.anchors and (self.anchors.weights, self.anchors.learnt)
         settings = (
             request.name,
             request.kind,
-            request.mirror,
-            request.resolution,
+            tuple(request.prompts),
+            request.class_word_too and request.class_word,
             self.schedule.prediction,
             self.recipe,
             pulling,
@@ -229,19 +269,21 @@ class Training:
         file = runs / f"{self.name}.pt"
         with torch.inference_mode(False), torch.enable_grad():
             with torch.no_grad():
-                latents = encode_pictures(self.model, self.vae, self.pictures, self.request.mirror)
-            masks = self.masks
-            if masks is not None:
-                variants = [masks, masks.flip(-1)] if self.request.mirror else [masks]
-                masks = torch.stack(variants, dim=1).to(latents.device)
+                latents = encode_pictures(self.model, self.vae, self.pictures[..., :3])
+            masks = self.pictures[..., 3].unsqueeze(1)
+            masks = (
+                F.interpolate(masks, scale_factor=1 / 8, mode="area").to(latents.device) if masks.min() < 1 else None
+            )
             load(self.model, self.clip)
             weights = frozen_weights(self.model.model.diffusion_model, *self.encoders.values())
             with weights, text_encoder.differentiable(self.clip), ExitStack() as saving:
                 probe, kept = self._probe(latents)
-                if not self._fits(kept * self.recipe.batch):
-                    saving.enter_context(recomputed(self.model.model.diffusion_model))
                 resume = load_run(file, probe)
+                at_once, twice = self._fitting(kept)
+                if twice:
+                    saving.enter_context(recomputed(self.model.model.diffusion_model))
                 if resume is not None:
+                    at_once = min(at_once, resume.at_once)
                     log.info('The training of "%s" goes on after step %s.', self.request.name, resume.step)
 
                 def report(progress: Progress) -> None:
@@ -255,7 +297,7 @@ class Training:
                 scale = {key: v.vectors.square().mean().sqrt().item() for key, v in self.vocabularies.items()}
                 task = Task(
                     latents,
-                    len(TEMPLATES[self.request.kind]),
+                    self.prompts,
                     lambda indices, vectors: text_encoder.encode_batch(self.clip, self.prepared, indices, vectors),
                     predictor(self.model),
                     self.schedule,
@@ -264,6 +306,7 @@ class Training:
                     torch.tensor(self.anchors.weights if self.anchors else (1.0,)),
                     bool(self.anchors and self.anchors.learnt),
                     masks,
+                    at_once,
                 )
                 end = train(self.start, scale, task, resume, interrupted, report)
         if end.step == self.recipe.steps:
@@ -289,29 +332,32 @@ class Training:
         middle = torch.tensor([len(self.schedule.alphas_cumprod) // 2], device=latents.device)
         with saved_tensors_hooks(weigh, lambda tensor: tensor):
             prompt = text_encoder.encode_batch(self.clip, self.prepared, [0], start)
-            answer = predictor(self.model)(latents[0, :1], middle, prompt)
+            answer = predictor(self.model)(latents[:1], middle, prompt)
         return answer.detach().float(), sum(kept.values())
 
-    def _fits(self, kept: int) -> bool:
-        """Whether a step's activations, of so many bytes, fit into the memory that is free; said in one line."""
-        free = model_management.get_free_memory(self.model.load_device)
-        enough = 1.2 * kept < free  # the backward needs some room of its own
+    def _fitting(self, kept: int) -> tuple[int, bool]:
+        """How many pictures of a batch go through the model at once where one keeps so many bytes, and whether its blocks
+        must be computed twice; said in one line."""
+        batch, free = self.recipe.batch, model_management.get_free_memory(self.model.load_device)
+        room = free / 1.2  # the backward needs some of its own
+        fit = int(room / kept)
+        twice = fit == 0
+        at_once = max(1, min(batch, int(room / (RECOMPUTED_SHARE * kept)) if twice else fit))
         log.info(
-            "Training keeps %.1f GB for a step, %.1f GB are free%s.",
+            "Training keeps %.1f GB for a picture, %.1f GB are free%s%s.",
             kept / 1e9,
             free / 1e9,
-            ""
-            if enough
-            else ": the model's blocks are computed twice, which takes a quarter of it and four tenths more time",
+            f": {at_once} of the batch's {batch} go through the model at once" if at_once < batch else "",
+            "; its blocks are computed twice, which takes a quarter of it and four tenths more time" if twice else "",
         )
-        return enough
+        return at_once, twice
 
     def concept(self, end: Checkpoint, best: bool = False) -> Concept:
         """What a run has learnt, with what made it; with `best`, the word of its best check."""
         provenance = {
             "steps": str(end.step),
             "seed": str(self.recipe.seed),
-            "pictures": str(len(self.pictures)),
+            "pictures": str(self.count),
             "version": __version__,
         }
         if self.anchors is not None:

@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from ..anchors import ON_PAR, anchor_loss, density, sparsemax
-from .objective import Encoded, NoiseSchedule, Predictor, diffusion_loss
+from ..anchors import ON_PAR, anchor_loss, density, paper_anchor_loss, sparsemax
+from .objective import Encoded, NoiseLevels, NoiseSchedule, Predictor, diffusion_loss, timesteps_at
 
 REPORT = 10  # steps; a report has to wait for the device
 CHECKS = 10  # in a run
@@ -33,6 +33,11 @@ class Recipe:
             number serves every text encoder; falls to zero along a half cosine.
         reconstruction_weight, anchor_weight: the two weights of semantic inversion; a spread from the anchors counts ON_PAR.
         seed: of pictures, prompts, timesteps and noise.
+        growing: whether the anchors' weight rises from 0 to its full height along the run, instead of being there from
+            the start.
+        noise_levels: which ones are trained more often.
+        reference: as the reference implementation does it: a learning rate in the embedding's own numbers that stays as
+            it is, a weight decay of 0.01, and its own anchor loss.
     """
 
     steps: int = 800
@@ -41,6 +46,9 @@ class Recipe:
     reconstruction_weight: float = 0.9
     anchor_weight: float = 0.1
     seed: int = 0
+    growing: bool = False
+    noise_levels: NoiseLevels = "even"
+    reference: bool = False
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 1:
@@ -50,12 +58,23 @@ class Recipe:
 
     def falling(self, step: int) -> float:
         """What is left of the learning rate at a step, of which the first is 1: half a cosine from 1 to 0."""
+        if self.reference:
+            return 1.0
         return 0.5 * (1 + math.cos(math.pi * (step - 1) / self.steps))
+
+    def weights(self, step: int) -> tuple[float, float]:
+        """Of both losses at a step, as the anchors' is measured."""
+        grown = step / self.steps if self.growing else 1.0
+        return self.reconstruction_weight, self.anchor_weight * grown * (1.0 if self.reference else ON_PAR)
 
     def checks(self, step: int) -> bool:
         """Whether a report at this step comes with a check: at CHECKS of them, the last among them."""
         passed = step * CHECKS // self.steps > (step - REPORT) * CHECKS // self.steps
         return step == self.steps or (step % REPORT == 0 and passed)
+
+
+REFERENCE = Recipe(5000, 8, 5e-3 * 8, 0.05, 0.95, reference=True)
+"""The reference implementation's textual inversion with one anchor on SD 1.x; its batch is 4, accumulated twice."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +89,14 @@ class Pull:
 class Batch:
     """What a loss is taken on: indices (B,), timesteps (B,) and noise (B, C, h, w)."""
 
-    picture: Tensor
-    variant: Tensor
+    example: Tensor
     prompt: Tensor
     timesteps: Tensor
     noise: Tensor
+
+    def parts(self, size: int) -> "list[Batch]":
+        """Of `size` each, or less."""
+        return [Batch(*part) for part in zip(*(values.split(size) for values in vars(self).values()), strict=True)]
 
 
 @dataclass(frozen=True)
@@ -82,17 +104,18 @@ class Task:
     """What a word is learnt from, and what is asked of it.
 
     Attributes:
-        latents: (N, V, C, h, w), each picture in V variants (1, or 2 with its mirror image). Everything is on their device.
-        prompts: how many prompts `encode` knows.
+        latents: (N, C, h, w), of pictures and what was made of them. Everything is on their device.
+        prompts: (N, P), the indices of the prompts that fit each.
         encode: prompt indices (B) and vectors -> B prompts, differentiable in the vectors.
         pulls: anchors by text encoder; None is plain textual inversion, whose loss is the reconstruction alone.
         weights: (A,), of the anchors, on the simplex.
         learn_weights: whether these weights are learnt, too, and drawn to few anchors.
-        masks: (N, V, 1, h, w) in 0..1, or None.
+        masks: (N, 1, h, w) in 0..1, or None.
+        at_once: so many pictures of a batch go through the model together, where memory is short.
     """
 
     latents: Tensor
-    prompts: int
+    prompts: Tensor
     encode: Encode
     predict: Predictor
     schedule: NoiseSchedule
@@ -101,19 +124,24 @@ class Task:
     weights: Tensor = field(default_factory=lambda: torch.ones(1))
     learn_weights: bool = False
     masks: Tensor | None = None
+    at_once: int = 1 << 30
 
-    def draw(self, size: int, generator: torch.Generator) -> Batch:
-        counts = (*self.latents.shape[:2], self.prompts, len(self.schedule.alphas_cumprod))
-        picks = [torch.randint(count, (size,), generator=generator) for count in counts]
-        return Batch(*picks, noise=torch.randn((size, *self.latents.shape[2:]), generator=generator))
+    def draw(self, size: int, generator: torch.Generator, levels: NoiseLevels) -> Batch:
+        """A batch whose noise levels lie apart: each in its own part, all parts as likely."""
+        example = torch.randint(len(self.latents), (size,), generator=generator)
+        column = torch.randint(self.prompts.shape[1], (size,), generator=generator)
+        shares = (torch.arange(size) + torch.rand(size, generator=generator)) / size
+        timesteps = timesteps_at(shares, len(self.schedule.alphas_cumprod), levels)
+        noise = torch.randn((size, *self.latents.shape[1:]), generator=generator)
+        return Batch(example, self.prompts[example, column], timesteps, noise)
 
     def reconstruction(self, vectors: Vectors, batch: Batch) -> Tensor:
+        """The loss of each picture, (B,)."""
         device = self.latents.device
-        clean = self.latents[batch.picture, batch.variant]
-        mask = None if self.masks is None else self.masks[batch.picture, batch.variant]
+        mask = None if self.masks is None else self.masks[batch.example]
         encoded = self.encode(cast("list[int]", batch.prompt.tolist()), vectors)
         noise, timesteps = batch.noise.to(device), batch.timesteps.to(device)
-        return diffusion_loss(self.predict, self.schedule, clean, noise, timesteps, encoded, mask)
+        return diffusion_loss(self.predict, self.schedule, self.latents[batch.example], noise, timesteps, encoded, mask)
 
     def anchor(self, vectors: Vectors, scores: Tensor) -> Tensor:
         """How far the vectors are from their anchors, in spreads; 0 without anchors.
@@ -123,26 +151,35 @@ class Task:
         if not self.pulls:
             return torch.zeros((), device=self.latents.device)
         weights = sparsemax(scores)
-        losses = [anchor_loss(vectors[key], weights @ pull.anchors, pull.spread) for key, pull in self.pulls.items()]
+        if self.recipe.reference:
+            losses = [paper_anchor_loss(vectors[key], weights @ pull.anchors) for key, pull in self.pulls.items()]
+        else:
+            losses = [anchor_loss(vectors[k], weights @ pull.anchors, pull.spread) for k, pull in self.pulls.items()]
         loss = torch.stack(losses).mean()
         return loss + SPARSITY * density(weights) if self.learn_weights else loss
 
-    def loss(self, reconstruction: Tensor, anchor: Tensor) -> Tensor:
-        """Semantic inversion: both losses, weighed."""
-        if not self.pulls:
-            return reconstruction
-        return self.recipe.reconstruction_weight * reconstruction + self.recipe.anchor_weight * ON_PAR * anchor
+    def backward(self, vectors: Vectors, scores: Tensor, batch: Batch, step: int) -> Tensor:
+        """Add the gradient of semantic inversion at a step. Returns the two losses (2,), not weighed."""
+        reconstruction_weight, anchor_weight = self.recipe.weights(step) if self.pulls else (1.0, 0.0)
+        total = torch.zeros((), device=self.latents.device)
+        for part in batch.parts(self.at_once):
+            loss = self.reconstruction(vectors, part).sum() / len(batch.prompt)
+            (reconstruction_weight * loss).backward()
+            total += loss.detach()
+        anchor = self.anchor(vectors, scores)
+        if anchor.requires_grad:
+            (anchor_weight * anchor).backward()
+        return torch.stack([total, anchor.detach()])
 
     @torch.no_grad()
     def check(self, vectors: Vectors, scores: Tensor) -> tuple[float, float]:
-        """(reconstruction, whole loss) on pictures, prompts and noise that are the same each time, timesteps spread evenly."""
-        generator = torch.Generator().manual_seed(self.recipe.seed)
-        questions, size = self.draw(EXAM, generator), self.recipe.batch
-        spread = ((torch.arange(EXAM) + 0.5) / EXAM * len(self.schedule.alphas_cumprod)).long()
-        questions = replace(questions, timesteps=spread)
-        parts = [Batch(*(v[i : i + size] for v in vars(questions).values())) for i in range(0, EXAM, size)]
-        total = torch.stack([self.reconstruction(vectors, part) * len(part.prompt) for part in parts]).sum() / EXAM
-        return total.item(), self.loss(total, self.anchor(vectors, scores)).item()
+        """(reconstruction, whole loss) on pictures, prompts and noise that are the same each time, noise levels spread evenly."""
+        questions = self.draw(EXAM, torch.Generator().manual_seed(self.recipe.seed), "even")
+        size = min(self.recipe.batch, self.at_once)
+        loss = torch.cat([self.reconstruction(vectors, part) for part in questions.parts(size)]).mean()
+        reconstruction_weight, anchor_weight = self.recipe.weights(self.recipe.steps) if self.pulls else (1.0, 0.0)
+        whole = reconstruction_weight * loss + anchor_weight * self.anchor(vectors, scores)
+        return loss.item(), whole.item()
 
 
 @dataclass(frozen=True)
@@ -157,6 +194,7 @@ class Checkpoint:
         before: the reconstruction loss of the start's check: what the class word alone explains of the pictures.
         optimizer: AdamW's state dict.
         random: state of the generator that pictures, prompts, timesteps and noise are drawn from.
+        at_once: the task's; sums in other parts would round otherwise.
     """
 
     step: int
@@ -167,6 +205,7 @@ class Checkpoint:
     before: float
     optimizer: dict[str, Any]
     random: Tensor
+    at_once: int
 
 
 @dataclass(frozen=True)
@@ -214,8 +253,10 @@ def train(
     vectors = {key: value.detach().clone().to(device).requires_grad_() for key, value in begin.items()}
     scores = (task.weights if resume is None else resume.scores).detach().clone().to(device)
     scores.requires_grad_(task.learn_weights)
-    rates = [*((vector, recipe.learning_rate * scale[key]) for key, vector in vectors.items()), (scores, WEIGHT_RATE)]
-    optimizer = torch.optim.AdamW([{"params": [p]} for p, _ in rates if p.requires_grad], weight_decay=0.0)
+    units = {key: 1.0 if recipe.reference else scale[key] for key in vectors}
+    rates = [*((vector, recipe.learning_rate * units[key]) for key, vector in vectors.items()), (scores, WEIGHT_RATE)]
+    decay = 0.01 if recipe.reference else 0.0
+    optimizer = torch.optim.AdamW([{"params": [p]} for p, _ in rates if p.requires_grad], weight_decay=decay)
     generator = torch.Generator().manual_seed(recipe.seed)
     if resume is not None:
         optimizer.load_state_dict(resume.optimizer)
@@ -223,7 +264,9 @@ def train(
         end = resume
     else:
         before, lowest = task.check(vectors, scores)
-        end = Checkpoint(0, start, task.weights, start, lowest, before, optimizer.state_dict(), generator.get_state())
+        end = Checkpoint(
+            0, start, task.weights, start, lowest, before, optimizer.state_dict(), generator.get_state(), task.at_once
+        )
     losses: list[Tensor] = []
 
     def report(step: int) -> Progress:
@@ -242,7 +285,15 @@ def train(
             if loss < lowest:
                 best, lowest = now, loss
         checkpoint = Checkpoint(
-            step, now, scores.detach().clone(), best, lowest, end.before, optimizer.state_dict(), generator.get_state()
+            step,
+            now,
+            scores.detach().clone(),
+            best,
+            lowest,
+            end.before,
+            optimizer.state_dict(),
+            generator.get_state(),
+            task.at_once,
         )
         return Progress(step, met[:, 0].mean().item(), met[:, 1].mean().item(), checked, checkpoint)
 
@@ -250,14 +301,11 @@ def train(
     step = end.step
     while not done:
         step += 1
-        reconstruction = task.reconstruction(vectors, task.draw(recipe.batch, generator))
-        anchor = task.anchor(vectors, scores)
         optimizer.zero_grad()
-        task.loss(reconstruction, anchor).backward()
+        losses.append(task.backward(vectors, scores, task.draw(recipe.batch, generator, recipe.noise_levels), step))
         for group, (_, rate) in zip(optimizer.param_groups, rates, strict=False):
             group["lr"] = rate * recipe.falling(step)
         optimizer.step()
-        losses.append(torch.stack([reconstruction.detach(), anchor.detach()]))
         done = step == recipe.steps or interrupted()
         if done or step % REPORT == 0:
             progress = report(step)

@@ -9,6 +9,7 @@ from einops import rearrange
 from torch import Tensor
 
 Prediction = Literal["epsilon", "v"]
+NoiseLevels = Literal["even", "high", "low"]
 
 
 @dataclass(frozen=True)
@@ -77,21 +78,33 @@ def diffusion_loss(
     prompts: Encoded,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Mean squared error of the prediction, the loss of textual inversion (Gal et al. 2022, eq. 2).
+    """Mean squared error of each prediction (B,), the loss of textual inversion (Gal et al. 2022, eq. 2).
 
     Args:
         latents, noise: (B, C, h, w).
         timesteps: (B,), indices into the schedule.
         prompts: B of them.
-        mask: (B, 1, h, w) in 0..1; where it is 0 nothing is learnt. The error is masked before it is averaged; the
-            reference implementation averages first, and its mask has no effect.
+        mask: (B, 1, h, w) in 0..1; where it is 0 nothing is learnt. The error is masked before it is averaged over what
+            is left of its picture; the reference implementation averages first, and its mask has no effect.
     """
     output = predict(schedule.noisy(latents, noise, timesteps), timesteps, prompts)
     error = (output.float() - schedule.target(latents, noise, timesteps)).square()
     if mask is None:
-        return error.mean()
+        return error.mean(dim=(1, 2, 3))
     mask = mask.expand_as(error)
-    return (error * mask).sum() / mask.sum().clamp_min(1e-8)
+    return (error * mask).sum(dim=(1, 2, 3)) / mask.sum(dim=(1, 2, 3)).clamp_min(1e-8)
+
+
+def timesteps_at(shares: Tensor, count: int, levels: NoiseLevels) -> Tensor:
+    """The timesteps, of `count`, below which shares (B,) in 0..1 of the training lie.
+
+    Noise levels are trained alike, or more often the higher (or lower) they are, by 1 -+ cos(pi t): what and where
+    things are is decided at high noise, their texture at low (the form is ReVersion's, Huang et al. 2023).
+    """
+    middles = (torch.arange(count) + 0.5) / count
+    tilt = {"even": 0.0, "high": -1.0, "low": 1.0}[levels]
+    below = (1 + tilt * torch.cos(torch.pi * middles)).cumsum(0) / count
+    return torch.searchsorted(below, shares).clamp_max(count - 1)
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """The user's pictures, as the autoencoder wants them."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,31 @@ def training_pictures(images: Sequence[Tensor], resolution: int) -> Tensor:
     if not pictures:
         raise ValueError('The input "images" is empty; connect 1 or more pictures of the concept (3 to 5 are usual).')
     return torch.stack([_square(picture, number, resolution) for number, picture in enumerate(pictures, start=1)])
+
+
+def rescaled(pictures: Tensor, small: bool, generator: torch.Generator) -> Tensor:
+    """Each picture far away or close up, at a place and in a size that are drawn anew for each.
+
+    Args:
+        pictures: (N, side, side, C), the last channel a mask.
+        small: 0.4 to 0.8 of the side, grey and masked around it; else 1.2 to 1.6 times as large, and cropped.
+    """
+    side = pictures.shape[1]
+    results: list[Tensor] = []
+    for picture in rearrange(pictures, "n h w c -> n 1 c h w"):
+        share, across, down = cast("list[float]", torch.rand(3, generator=generator).tolist())
+        size = round(side * ((0.4 if small else 1.2) + 0.4 * share))
+        scaled = F.interpolate(picture, size=(size, size), mode="bicubic", antialias=True).clamp(0, 1)
+        left, top = round(abs(side - size) * across), round(abs(side - size) * down)
+        if small:
+            canvas = torch.full_like(picture, 0.5)
+            canvas[:, -1] = 0
+            canvas[..., top : top + size, left : left + size] = scaled
+            scaled = canvas
+        else:
+            scaled = scaled[..., top : top + side, left : left + side]
+        results.append(scaled)
+    return rearrange(torch.cat(results), "n c h w -> n h w c")
 
 
 def _square(picture: Tensor, number: int, resolution: int) -> Tensor:

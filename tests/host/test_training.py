@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -159,13 +160,85 @@ def test_short_memory_changes_the_way_but_not_the_word(
 ):
     training = sys.modules["compositional_inversion.compinv_core.host.training"]
     plenty = train(pack, microworld, images)[0].vectors["clip_l"]
-    fits, recomputed, asked = training.Training._fits, training.recomputed, []
-    monkeypatch.setattr(training.Training, "_fits", lambda self, kept: fits(self, kept * 10**6))
+    recomputed, asked, kept = training.recomputed, list[Any](), list[int]()
+    fitting = training.Training._fitting
     monkeypatch.setattr(training, "recomputed", lambda unet: asked.append(unet) or recomputed(unet))
-    with caplog.at_level("INFO"):
-        short = train(pack, microworld, images)[0].vectors["clip_l"]
-    assert torch.equal(short, plenty)
+    monkeypatch.setattr(training.Training, "_fitting", lambda self, size: kept.append(size) or fitting(self, size))
+    management = vars(training.model_management)
+
+    def short_of(pictures: float) -> torch.Tensor:
+        room = 1.2 * pictures * kept[0]
+        ours = SimpleNamespace(**{**management, "get_free_memory": lambda *_: room})
+        monkeypatch.setattr(training, "model_management", ours)
+        with caplog.at_level("INFO"):
+            return train(pack, microworld, images)[0].vectors["clip_l"]
+
+    train(pack, microworld, images)
+    assert torch.equal(short_of(2.1), plenty) and not asked
+    assert torch.allclose(short_of(1.1), plenty, atol=1e-5) and not asked
+    assert "1 of the batch's 2 go through the model at once" in caplog.text
+    assert torch.equal(short_of(0.6), plenty)
     assert asked and "computed twice" in caplog.text
+
+
+def options(pack: Any, **changes: Any) -> Any:
+    inputs = {
+        "preset": "as set on the training node",
+        "anchor_schedule": "constant",
+        "noise_levels": "even",
+        "rescale": False,
+        "prompts": "",
+        **changes,
+    }
+    return pack.run("CompInvTrainingOptions", **{k: v if isinstance(v, list) else [v] for k, v in inputs.items()})[0]
+
+
+def test_options_as_they_are_change_nothing_and_others_do(pack: Any, microworld: Any, images: list[torch.Tensor]):
+    words = [
+        train(pack, microworld, images, **extra)[0].vectors["clip_l"]
+        for extra in (
+            {},
+            {"options": options(pack)},
+            {"options": options(pack, rescale=True)},
+            {"options": options(pack, noise_levels="high")},
+            {"options": options(pack, prompts="a drawing of {}\na sketch of a {} by the sea")},
+            {"options": options(pack, captions=[f"a photo of {{}} number {i}" for i in range(5)])},
+        )
+    ]
+    assert torch.equal(words[0], words[1])
+    for i, word in enumerate(words[1:]):
+        assert not any(torch.equal(word, other) for other in words[i + 2 :])
+
+
+def test_the_papers_preset_takes_the_place_of_the_nodes_settings(
+    pack: Any, microworld: Any, images: list[torch.Tensor], monkeypatch: Any
+):
+    training, made = sys.modules["compositional_inversion.nodes.train"], list[Any]()
+    monkeypatch.setattr(
+        training.CompInvTrain, "_run", classmethod(lambda cls, run: made.append(run) or SimpleNamespace(args=()))
+    )
+    anchors = sys.modules["compositional_inversion.compinv_core.anchors"].AnchorSet("cat", ("cat", "cup"), (0.5, 0.5))
+    train(pack, microworld, images, anchors=anchors, options=options(pack, preset="paper"), seed=7)
+    (run,) = made
+    recipe = run.recipe
+    assert (recipe.steps, recipe.batch, recipe.learning_rate, recipe.seed) == (5000, 8, 0.04, 7)
+    assert (recipe.reconstruction_weight, recipe.anchor_weight) == (0.05, 0.95)
+    assert run.anchors.words == ("cat",) and run.start["clip_l"].shape[0] == 3
+    assert run.looks[0] == "a photo of a embedding:my-mittens cat"
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"prompts": "a photo of a cat"}, 'The prompt "a photo of a cat" has no place for the new word'),
+        ({"captions": ["a {}", "the {}"]}, 'The input "captions" holds 2 captions for 5 pictures'),
+    ],
+)
+def test_prompts_that_cannot_be_used_are_refused(
+    pack: Any, microworld: Any, images: list[torch.Tensor], changes: dict[str, Any], sentence: str
+):
+    with pytest.raises(ValueError, match=sentence):
+        train(pack, microworld, images, options=options(pack, **changes))
 
 
 def test_a_finished_concept_is_gone_on_with(pack: Any, microworld: Any, images: list[torch.Tensor]):
@@ -314,7 +387,7 @@ def test_the_gradient_is_that_of_diffusers(pack: Any, microworld: Any):
         weights = frozen_weights(model.model.diffusion_model, transformer)
         with weights, text_encoder.differentiable(clip):
             encoded = text_encoder.encode_batch(clip, prepared, [0, 1], {"clip_l": trained})
-            loss = diffusion_loss(predictor(model), noise_schedule(model), latents, noise, steps, encoded)
+            loss = diffusion_loss(predictor(model), noise_schedule(model), latents, noise, steps, encoded).mean()
             (gradient,) = torch.autograd.grad(loss, trained)
 
     rows: list[list[int]] = []

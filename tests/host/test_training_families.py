@@ -178,7 +178,7 @@ def test_loss_and_gradient_are_those_of_diffusers(name: str, masked: bool, reque
         weights = frozen_weights(model.model.diffusion_model, *encoders.values())
         with weights, text_encoder.differentiable(clip):
             encoded = text_encoder.encode_batch(clip, prepared, [0, 1], trained)
-            loss = diffusion_loss(predictor(model), noise_schedule(model), latents, noise, steps, encoded, mask)
+            loss = diffusion_loss(predictor(model), noise_schedule(model), latents, noise, steps, encoded, mask).mean()
             gradients = torch.autograd.grad(loss, list(trained.values()))
 
     context, pooled, tables = encoded_by_transformers(clip, vectors)
@@ -190,7 +190,8 @@ def test_loss_and_gradient_are_those_of_diffusers(name: str, masked: bool, reque
     output = unet(noisy, steps, context, added_cond_kwargs=added).sample
     target = noise if family.prediction == "EPS" else scheduler.get_velocity(latents, noise, steps)
     error = (output - target).square()
-    expected = error.mean() if mask is None else (error * mask).sum() / (4 * mask.sum())
+    shares = torch.ones_like(error) if mask is None else mask.expand_as(error)
+    expected = ((error * shares).sum(dim=(1, 2, 3)) / shares.sum(dim=(1, 2, 3))).mean()
     expected.backward()
 
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)

@@ -5,11 +5,12 @@ import pytest
 import torch
 
 from compinv_core.anchors import sparsemax
-from compinv_core.training.loop import Progress, Pull, Recipe, Task, train
-from compinv_core.training.objective import Encoded, NoiseSchedule, Predictor, diffusion_loss
-from compinv_core.training.pictures import training_pictures
+from compinv_core.training.loop import REFERENCE, Progress, Pull, Recipe, Task, train
+from compinv_core.training.objective import Encoded, NoiseSchedule, Predictor, diffusion_loss, timesteps_at
+from compinv_core.training.pictures import rescaled, training_pictures
 
 EPSILON = NoiseSchedule(torch.linspace(0.99, 0.01, 10), "epsilon")
+ONE_PROMPT = torch.zeros(1, 1, dtype=torch.long)
 NO_PROMPT = Encoded(torch.zeros(1, 1, 4), torch.zeros(1, 4))
 V = NoiseSchedule(torch.linspace(0.99, 0.01, 10), "v")
 
@@ -19,7 +20,7 @@ def test_a_perfect_prediction_costs_nothing():
     for schedule in (EPSILON, V):
         target = schedule.target(latents, noise, steps)
         loss = diffusion_loss(lambda *_, t=target: t, schedule, latents, noise, steps, NO_PROMPT)
-        assert loss == 0
+        assert loss.tolist() == [0, 0]
 
 
 def test_the_output_of_either_prediction_tells_latents_and_noise():
@@ -38,7 +39,7 @@ def test_what_a_mask_covers_is_not_learnt():
     latents, noise, steps = torch.zeros(1, 4, 8, 8), torch.zeros(1, 4, 8, 8), torch.tensor([5])
     output = torch.where(mask > 0, 1.0, 100.0).expand(1, 4, 8, 8)
     loss = diffusion_loss(lambda *_: output, EPSILON, latents, noise, steps, NO_PROMPT, mask)
-    assert loss == 1
+    assert loss.tolist() == [1]
 
 
 def encode(indices: list[int], vectors: Mapping[str, torch.Tensor]) -> Encoded:
@@ -48,7 +49,7 @@ def encode(indices: list[int], vectors: Mapping[str, torch.Tensor]) -> Encoded:
 
 
 def task(predict: Predictor, recipe: Recipe, pulls: dict[str, Pull] | None = None) -> Task:
-    return Task(torch.zeros(1, 1, 4, 2, 2), 1, encode, predict, EPSILON, recipe, pulls)
+    return Task(torch.zeros(1, 4, 2, 2), ONE_PROMPT, encode, predict, EPSILON, recipe, pulls)
 
 
 def _train(steps: int, pulls: dict[str, Pull] | None, reconstruction: float, anchor: float) -> torch.Tensor:
@@ -58,8 +59,8 @@ def _train(steps: int, pulls: dict[str, Pull] | None, reconstruction: float, anc
         start,
         {"clip_l": 1.0},
         Task(
-            torch.zeros(3, 1, 4, 2, 2),
-            prompts=2,
+            torch.zeros(3, 4, 2, 2),
+            prompts=torch.tensor([[0, 1]] * 3),
             encode=encode,
             predict=lambda noisy, steps, prompts: prompts.context[:, -1, :, None, None].expand_as(noisy),
             schedule=EPSILON,
@@ -134,6 +135,71 @@ def test_a_word_that_runs_away_stops_the_run_and_no_report_shows_it():
             on_report=seen.append,
         )
     assert seen and seen[-1].checkpoint.vectors["clip_l"].abs().max() < 100
+
+
+def test_noise_levels_are_drawn_as_stated():
+    shares = (torch.arange(100_000) + 0.5) / 100_000
+    even, high, low = (timesteps_at(shares, 1000, levels) / 1000 for levels in ("even", "high", "low"))
+    for drawn, mean in ((even, 1 / 2), (high, 1 / 2 + 2 / torch.pi**2), (low, 1 / 2 - 2 / torch.pi**2)):
+        assert drawn.mean() == pytest.approx(mean, abs=1e-3)  # of the density 1, 1 - cos(pi t), 1 + cos(pi t)
+        assert drawn.min() >= 0 and drawn.max() < 1
+    assert torch.bincount((even * 1000).round().long()).tolist() == [100] * 1000
+
+
+def test_a_batchs_noise_levels_lie_apart():
+    drawn = task(lambda noisy, *_: noisy, Recipe(1)).draw(5, torch.Generator().manual_seed(0), "even")
+    assert (drawn.timesteps // 2).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_growing_pull_begins_at_nothing_and_ends_at_its_height():
+    growing, constant = Recipe(100, growing=True), Recipe(100)
+    assert growing.weights(1)[1] == pytest.approx(constant.weights(1)[1] / 100)
+    assert growing.weights(100) == constant.weights(100)
+
+
+def test_the_reference_recipe_is_the_papers_formula():
+    """0.05 of the mean squared error, 0.95 of the mean over 77 whole positions; AdamW with its default decay, no schedule."""
+    target, start = torch.tensor([[1.0, -1.0, 2.0, 0.0]]), torch.full((1, 4), 0.5)
+
+    def predict(noisy: torch.Tensor, steps: torch.Tensor, prompts: Encoded) -> torch.Tensor:
+        return prompts.context[:, -1, :, None, None].expand_as(noisy)
+
+    pulled = task(predict, replace(REFERENCE, steps=3), {"clip_l": Pull(target, 0.1)})
+    learnt = train({"clip_l": start}, {"clip_l": 9.0}, pulled).vectors["clip_l"]
+
+    generator = torch.Generator().manual_seed(0)
+    word = start.clone().requires_grad_()
+    optimizer = torch.optim.AdamW([word], lr=0.04)
+    for _ in range(3):
+        noise = pulled.draw(8, generator, "even").noise
+        reconstruction = torch.nn.functional.mse_loss(word[:, :, None, None].expand_as(noise), noise)
+        whole = torch.zeros(77, 4)
+        optimizer.zero_grad()
+        prompt, ordinary = torch.cat([word, whole[1:]]), torch.cat([target, whole[1:]])
+        (0.05 * reconstruction + 0.95 * torch.nn.functional.mse_loss(prompt, ordinary)).backward()
+        optimizer.step()
+    assert torch.allclose(learnt, word, atol=1e-6)
+
+
+def test_a_batch_in_parts_is_the_batch():
+    def predict(noisy: torch.Tensor, steps: torch.Tensor, prompts: Encoded) -> torch.Tensor:
+        return prompts.context[:, -1, :, None, None].expand_as(noisy)
+
+    whole = task(predict, Recipe(5, 5))
+    ends = [train({"clip_l": torch.ones(1, 4)}, {"clip_l": 1.0}, t) for t in (whole, replace(whole, at_once=2))]
+    assert torch.allclose(ends[0].vectors["clip_l"], ends[1].vectors["clip_l"], atol=1e-6)
+
+
+def test_rescaled_pictures_hold_the_picture_and_mask_the_rest():
+    pictures = torch.cat([torch.full((2, 32, 32, 3), 0.9), torch.ones(2, 32, 32, 1)], dim=-1)
+    small, large = (rescaled(pictures, s, torch.Generator().manual_seed(0)) for s in (True, False))
+    assert small.shape == large.shape == pictures.shape
+    assert torch.allclose(large, pictures)
+    inside = small[..., 3] > 0.5
+    assert 0.4**2 - 0.1 < inside.float().mean() < 0.8**2 + 0.1
+    assert torch.allclose(small[inside], pictures[0, 0, 0]) and torch.allclose(
+        small[~inside], torch.tensor([0.5, 0.5, 0.5, 0.0])
+    )
 
 
 def test_pictures_of_any_kind_become_square_rgb():

@@ -35,8 +35,8 @@ def learn(file: Path) -> Checkpoint:
         {"clip_l": torch.full((2, 4), 3.0)},
         {"clip_l": 1.0},
         Task(
-            torch.randn(3, 2, 4, 2, 2, generator=torch.Generator().manual_seed(4)),
-            prompts=5,
+            torch.randn(6, 4, 2, 2, generator=torch.Generator().manual_seed(4)),
+            prompts=torch.arange(5).expand(6, 5),
             encode=encode,
             predict=predict,
             schedule=NoiseSchedule(torch.linspace(0.99, 0.01, 10), "epsilon"),
