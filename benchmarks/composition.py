@@ -152,10 +152,7 @@ def owners_pictures(concept: ConceptSpec) -> list[Tensor]:
     return [torch.from_numpy(np.asarray(Image.open(f).convert("RGB"), np.float32) / 255)[None] for f in files]
 
 
-RECIPES: dict[str, Words] = {
-    "now": anchored(0.1, 0.1, 800),
-    "plain": plain(0.5, 400),
-}
+RECIPES: dict[str, Words] = {"default": Words(Recipe(), anchors=1), "plain": Words(Recipe(400, 4, 0.5, 1, 0))}
 
 
 def run(bench: Bench, name: str, words: Words | None, split: str, seeds: range, each: int, out: Path) -> None:

@@ -203,6 +203,15 @@ class Training:
             return torch.ones(self.count, request.resolution, request.resolution, 1)
         if len(masks) != self.count:
             raise ValueError(f'The input "masks" holds {len(masks)} masks for {self.count} pictures; give one each.')
+        sizes = [picture.shape[:2] for batch in request.images for picture in batch]
+        for number, (mask, size) in enumerate(zip(masks, sizes, strict=True), start=1):
+            if mask.max() <= 0:
+                raise ValueError(f'Mask {number} of "masks" is black all over; what is to be learnt must be white.')
+            if mask.shape != size:
+                raise ValueError(
+                    f'Mask {number} of "masks" has {mask.shape[1]} x {mask.shape[0]} pixels and its picture has '
+                    f"{size[1]} x {size[0]}; the same size is needed."
+                )
         return training_pictures([mask[None, ..., None] for mask in masks], request.resolution)[..., :1]
 
     def _examples(self, pictures: Tensor) -> tuple[Tensor, Tensor, list[str]]:
@@ -308,7 +317,14 @@ class Training:
                     masks,
                     at_once,
                 )
-                end = train(self.start, scale, task, resume, interrupted, report)
+                try:
+                    end = train(self.start, scale, task, resume, interrupted, report)
+                except model_management.OOM_EXCEPTION as error:
+                    raise MemoryError(
+                        f'Training "{self.request.name}" ran out of memory with {at_once} pictures of '
+                        f"{self.request.resolution} pixels at once; lower the batch or the resolution, or unload other models. "
+                        "Queued again with the same settings, it goes on where it was."
+                    ) from error
         if end.step == self.recipe.steps:
             file.unlink(missing_ok=True)
         return end

@@ -228,6 +228,53 @@ def test_the_papers_preset_takes_the_place_of_the_nodes_settings(
 
 
 @pytest.mark.parametrize(
+    ("mask", "sentence"),
+    [
+        (torch.zeros(64, 64), 'Mask 2 of "masks" is black all over'),
+        (torch.ones(32, 48), 'Mask 2 of "masks" has 48 x 32 pixels and its picture has 64 x 64'),
+    ],
+)
+def test_masks_that_cannot_be_used_are_refused(pack: Any, microworld: Any, mask: torch.Tensor, sentence: str):
+    pictures, whole = [torch.rand(1, 64, 64, 3) for _ in range(3)], torch.ones(1, 64, 64)
+    with pytest.raises(ValueError, match=sentence):
+        run_with_masks(pack, microworld, pictures, [whole, mask[None], whole])
+
+
+def run_with_masks(pack: Any, microworld: Any, pictures: list[torch.Tensor], masks: list[torch.Tensor]) -> Any:
+    model, clip, vae = microworld
+    training = sys.modules["compositional_inversion.compinv_core.host.training"]
+    recipe = sys.modules["compositional_inversion.compinv_core.training.loop"].Recipe(1)
+    request = training.Request("masked", "cat", 1, pictures, masks, 64, "object", False)
+    return training.Training(model, clip, vae, request, None, recipe)
+
+
+def test_out_of_memory_says_what_to_lower_and_the_run_goes_on(
+    pack: Any, microworld: Any, images: list[torch.Tensor], own_folders: Path, monkeypatch: Any
+):
+    training = sys.modules["compositional_inversion.compinv_core.host.training"]
+    settings = {"steps": 12, "placeholder": "too-large"}
+    undisturbed = train(pack, microworld, images, **settings)[0].vectors["clip_l"]
+    before, predictor, calls = latent_of(microworld), training.predictor, list[None]()
+
+    def small(model: Any) -> Any:
+        predict = predictor(model)
+
+        def predict_until_memory_is_short(*inputs: Any) -> Any:
+            calls.append(None)
+            if len(calls) == 40:
+                raise torch.cuda.OutOfMemoryError("out of memory")
+            return predict(*inputs)
+
+        return predict_until_memory_is_short
+
+    monkeypatch.setattr(training, "predictor", small)
+    with pytest.raises(MemoryError, match="with 2 pictures of 64 pixels at once; lower the batch or the resolution"):
+        train(pack, microworld, images, **settings)
+    assert torch.equal(latent_of(microworld), before)
+    assert torch.equal(train(pack, microworld, images, **settings)[0].vectors["clip_l"], undisturbed)
+
+
+@pytest.mark.parametrize(
     ("changes", "sentence"),
     [
         ({"prompts": "a photo of a cat"}, 'The prompt "a photo of a cat" has no place for the new word'),
