@@ -17,6 +17,7 @@ from . import __version__
 safe_open = cast(Any, safetensors.safe_open)  # its signature has no types
 WIDTHS = {768: "clip_l", 1280: "clip_g", 1024: "clip_h"}  # of a file that does not name its text encoder
 FORMAT = "compositional inversion"
+FAMILIES = {"clip_l": "SD 1.x", "clip_h": "SD 2.x", "clip_g, clip_l": "SDXL"}
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,15 @@ class Concept:
                 "the same number is allowed, for their tokens stand side by side."
             )
 
+    def describe(self) -> str:
+        """What it is, in one line."""
+        family = FAMILIES.get(", ".join(sorted(self.vectors)), "part of SDXL")
+        sizes = " and ".join(f"{key} {vectors.shape[1]} wide" for key, vectors in self.vectors.items())
+        count = len(next(iter(self.vectors.values())))
+        known = {"class word": self.class_word, **self.provenance}
+        told = "".join(f"; {name} {value}" for name, value in known.items() if value)
+        return f'"{self.name}" is an embedding for {family}: {count} vector{"s"[: count > 1]}, {sizes}{told}.'
+
 
 def check_name(name: str) -> None:
     """Raises ValueError unless `name` can be typed in a prompt and is a file's plain name."""
@@ -80,9 +90,23 @@ def write_concept(concept: Concept, path: Path, replace: bool = False) -> None:
 def read_concept(path: Path) -> Concept:
     """Read our own embeddings, other safetensors, A1111's `.pt` and diffusers' `.bin`.
 
+    Diffusers writes SDXL's second text encoder to a file of its own, `name_2` beside `name`; both are read together.
+
     Raises:
         ValueError: the file holds no embedding that we know.
     """
+    tensors, metadata = _read(path)
+    second = path.with_name(f"{path.stem}_2{path.suffix}")
+    if set(tensors) == {"clip_l"} and second.exists():
+        others, _ = _read(second)
+        if set(others) == {"clip_g"}:
+            tensors |= others
+    class_word = metadata.pop("class_word", "")
+    return Concept(path.stem, tensors, class_word, metadata)
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """(vectors by text encoder, metadata) of one file."""
     metadata: dict[str, str] = {}
     try:
         if path.suffix == ".safetensors":
@@ -96,8 +120,7 @@ def read_concept(path: Path) -> Concept:
     tensors = _tensors(raw)
     if not tensors:
         raise ValueError(f'"{path.name}" holds no embedding; safetensors, A1111 .pt and diffusers .bin are read.')
-    class_word = metadata.pop("class_word", "")
-    return Concept(path.stem, tensors, class_word, metadata)
+    return tensors, metadata
 
 
 def is_ours(path: Path) -> bool:

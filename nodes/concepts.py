@@ -1,5 +1,6 @@
 """Save, Load and Apply Concept: the learnt word as a file, and in a CLIP."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,12 @@ class CompInvLoadConcept(io.ComfyNode):
                     tooltip="One ordinary word for it, which stands in for it when a layout is recovered. Empty: what the file says.",
                 ),
             ],
-            outputs=[ConceptType.Output("CONCEPT", display_name="concept", tooltip="For Apply Concept.")],
+            outputs=[
+                ConceptType.Output("CONCEPT", display_name="concept", tooltip="For Apply Concept."),
+                io.String.Output(
+                    "FOUND", display_name="found", tooltip="What the file holds, for which models, and what made it."
+                ),
+            ],
         )
 
     @classmethod
@@ -81,9 +87,8 @@ class CompInvLoadConcept(io.ComfyNode):
     @classmethod
     def execute(cls, file: str, class_word: str) -> io.NodeOutput:
         concept = read_concept(Path(folder_paths.get_full_path_or_raise("embeddings", file)))
-        return io.NodeOutput(
-            Concept(concept.name, concept.vectors, class_word.strip() or concept.class_word, concept.provenance)
-        )
+        concept = replace(concept, class_word=class_word.strip() or concept.class_word)
+        return io.NodeOutput(concept, concept.describe())
 
 
 class CompInvApplyConcept(io.ComfyNode):

@@ -22,7 +22,7 @@ from ..training.objective import Encoded, NoiseSchedule, Predictor, sample
 from ..training.pictures import rescaled, training_pictures
 from ..training.runs import fingerprint, load_run, save_run
 from . import text_encoder
-from .model import frozen_weights, recomputed
+from .model import fingerprint_of, frozen_weights, recomputed
 
 log = logging.getLogger(__name__)
 TEMPLATES = {"object": OBJECT_TEMPLATES, "style": STYLE_TEMPLATES}
@@ -374,6 +374,7 @@ class Training:
             "steps": str(end.step),
             "seed": str(self.recipe.seed),
             "pictures": str(self.count),
+            "model": fingerprint_of(self.model),
             "version": __version__,
         }
         if self.anchors is not None:

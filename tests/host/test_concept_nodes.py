@@ -36,7 +36,8 @@ def test_a_saved_concept_is_the_applied_one_bit_for_bit_in_stock_text_encode(pac
     by_file = nodes.CLIPTextEncode().encode(clip, text)[0]
     applied, _ = pack.run("CompInvApplyConcept", clip=clip, concept=concept)
     by_wire = nodes.CLIPTextEncode().encode(applied, text)[0]
-    (loaded,) = pack.run("CompInvLoadConcept", file="test-mittens.safetensors", class_word="")
+    loaded, found = pack.run("CompInvLoadConcept", file="test-mittens.safetensors", class_word="")
+    assert '"test-mittens" is an embedding for SD 1.x: ' in found and "class word cat" in found
     by_load = nodes.CLIPTextEncode().encode(pack.run("CompInvApplyConcept", clip=clip, concept=loaded)[0], text)[0]
     (prompt,) = pack.run("CompInvPrompt", clip=applied, text=text, subjects="test-mittens, car")
     for other in (by_wire, by_load, prompt):

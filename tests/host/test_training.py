@@ -58,7 +58,7 @@ def test_a_concept_is_learnt_and_nothing_else_changes(pack: Any, microworld: Any
     before = latent_of(microworld)
     concept, plot, preview, best, losses = train(pack, microworld, images)
     assert concept.vectors["clip_l"].shape == (2, 96)
-    assert concept.provenance["steps"] == "3"
+    assert concept.provenance["steps"] == "3" and len(concept.provenance["model"]) == 12
     assert preview.shape == (2, 64, 64, 3) and plot.shape[-1] == 3
     assert best.vectors["clip_l"].shape == (2, 96) and len(losses["loss"]) == 2
     assert torch.equal(latent_of(microworld), before)

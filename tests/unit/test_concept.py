@@ -43,6 +43,21 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
     assert os.listdir(tmp_path) == [path.name] and path.read_text() == "old"
 
 
+def test_the_two_files_of_diffusers_sdxl_are_one_concept(tmp_path):
+    first, second = torch.randn(2, 768), torch.randn(2, 1280)
+    save_file({"<cat>": first}, tmp_path / "learned_embeds.safetensors")
+    save_file({"<cat>": second}, tmp_path / "learned_embeds_2.safetensors")
+    concept = read_concept(tmp_path / "learned_embeds.safetensors")
+    assert torch.equal(concept.vectors["clip_l"], first) and torch.equal(concept.vectors["clip_g"], second)
+    assert concept.describe() == (
+        '"learned_embeds" is an embedding for SDXL: 2 vectors, clip_l 768 wide and clip_g 1280 wide.'
+    )
+    save_file(
+        {"<cat>": first}, tmp_path / "learned_embeds_2.safetensors"
+    )  # somebody's second version, not a second half
+    assert set(read_concept(tmp_path / "learned_embeds.safetensors").vectors) == {"clip_l"}
+
+
 def test_foreign_files_are_read(tmp_path):
     vectors = torch.randn(3, 768)
     torch.save({"string_to_param": {"*": torch.nn.Parameter(vectors)}, "name": "x", "step": 5}, tmp_path / "a1111.pt")
