@@ -17,7 +17,7 @@ from .. import __version__
 from ..anchors import AnchorSet, sparsemax
 from ..concept import Concept
 from ..prompts import CLOSE_UP, FAR_AWAY, OBJECT_TEMPLATES, STYLE_TEMPLATES
-from ..training.loop import Checkpoint, Progress, Pull, Recipe, Task, Vectors, train
+from ..training.loop import Checkpoint, Progress, Pull, Recipe, Task, Vectors, Workers, train
 from ..training.objective import Encoded, NoiseSchedule, Predictor, sample
 from ..training.pictures import rescaled, training_pictures
 from ..training.runs import fingerprint, load_run, save_run
@@ -263,7 +263,13 @@ class Training:
         )
         return f"{request.name}-{fingerprint(settings, given)}"
 
-    def run(self, runs: Path, interrupted: Callable[[], bool], on_report: Callable[[Progress], None]) -> Checkpoint:
+    def run(
+        self,
+        runs: Path,
+        interrupted: Callable[[], bool],
+        on_report: Callable[[Progress], None],
+        workers: Workers | None = None,
+    ) -> Checkpoint:
         """Train. MODEL, CLIP and VAE are left as they were, also after an error.
 
         Args:
@@ -271,11 +277,12 @@ class Training:
                 bit for bit as if it had not been.
             interrupted: asked after every step; True ends the run there.
             on_report: see `train`.
+            workers: processes that learn this word together.
 
         Returns:
             The state at the end; `concept` makes a concept of its vectors.
         """
-        file = runs / f"{self.name}.pt"
+        file, workers = runs / f"{self.name}.pt", workers or Workers()
         with torch.inference_mode(False), torch.enable_grad():
             with torch.no_grad():
                 latents = encode_pictures(self.model, self.vae, self.pictures[..., :3])
@@ -297,7 +304,9 @@ class Training:
 
                 def report(progress: Progress) -> None:
                     try:
-                        if progress.step < self.recipe.steps:  # so what goes on has a step to take and a report to make
+                        if (
+                            workers.rank == 0 and progress.step < self.recipe.steps
+                        ):  # so what goes on has a step to take and a report to make
                             save_run(progress.checkpoint, probe, file)
                     except OSError as error:  # a full disk must not cost what is learnt
                         log.warning("The run cannot be kept in %s: %s.", file, error)
@@ -316,6 +325,7 @@ class Training:
                     bool(self.anchors and self.anchors.learnt),
                     masks,
                     at_once,
+                    workers,
                 )
                 try:
                     end = train(self.start, scale, task, resume, interrupted, report)

@@ -100,6 +100,24 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Workers:
+    """Processes that learn one word together: each takes a share of every batch, and their gradients are summed.
+
+    Attributes:
+        rank, count: which one this is, of how many.
+        add_up: replaces a tensor by the sum of all workers' own.
+    """
+
+    rank: int = 0
+    count: int = 1
+    add_up: Callable[[Tensor], None] = lambda tensor: None
+
+    def share(self, batch: Batch) -> Batch:
+        """Every count-th picture of a batch; none where there are more workers than pictures."""
+        return Batch(*(values[self.rank :: self.count] for values in vars(batch).values()))
+
+
+@dataclass(frozen=True)
 class Task:
     """What a word is learnt from, and what is asked of it.
 
@@ -112,6 +130,7 @@ class Task:
         learn_weights: whether these weights are learnt, too, and drawn to few anchors.
         masks: (N, 1, h, w) in 0..1, or None.
         at_once: so many pictures of a batch go through the model together, where memory is short.
+        workers: all with the same task and the same seed; what they learn differs only by the rounding of sums.
     """
 
     latents: Tensor
@@ -125,6 +144,7 @@ class Task:
     learn_weights: bool = False
     masks: Tensor | None = None
     at_once: int = 1 << 30
+    workers: Workers = Workers()
 
     def draw(self, size: int, generator: torch.Generator, levels: NoiseLevels) -> Batch:
         """A batch whose noise levels lie apart: each in its own part, all parts as likely."""
@@ -162,10 +182,13 @@ class Task:
         """Add the gradient of semantic inversion at a step. Returns the two losses (2,), not weighed."""
         reconstruction_weight, anchor_weight = self.recipe.weights(step) if self.pulls else (1.0, 0.0)
         total = torch.zeros((), device=self.latents.device)
-        for part in batch.parts(self.at_once):
+        share = self.workers.share(batch)
+        for part in share.parts(self.at_once) if len(share.prompt) else []:
             loss = self.reconstruction(vectors, part).sum() / len(batch.prompt)
             (reconstruction_weight * loss).backward()
             total += loss.detach()
+        for tensor in [total, *(cast(Tensor, vector.grad) for vector in vectors.values())]:
+            self.workers.add_up(tensor)
         anchor = self.anchor(vectors, scores)
         if anchor.requires_grad:
             (anchor_weight * anchor).backward()
@@ -256,6 +279,8 @@ def train(
     units = {key: 1.0 if recipe.reference else scale[key] for key in vectors}
     rates = [*((vector, recipe.learning_rate * units[key]) for key, vector in vectors.items()), (scores, WEIGHT_RATE)]
     decay = 0.01 if recipe.reference else 0.0
+    for vector in vectors.values():
+        vector.grad = torch.zeros_like(vector)
     optimizer = torch.optim.AdamW([{"params": [p]} for p, _ in rates if p.requires_grad], weight_decay=decay)
     generator = torch.Generator().manual_seed(recipe.seed)
     if resume is not None:
@@ -301,7 +326,7 @@ def train(
     step = end.step
     while not done:
         step += 1
-        optimizer.zero_grad()
+        optimizer.zero_grad(set_to_none=False)
         losses.append(task.backward(vectors, scores, task.draw(recipe.batch, generator, recipe.noise_levels), step))
         for group, (_, rate) in zip(optimizer.param_groups, rates, strict=False):
             group["lr"] = rate * recipe.falling(step)

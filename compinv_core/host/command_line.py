@@ -1,0 +1,238 @@
+"""Training from a file of settings: several concepts, in one process or in several that `accelerate launch` started."""
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from comfy.cli_args import args as host_args
+from PIL import Image, ImageOps
+from torch import Tensor
+
+if not torch.cuda.is_available() and not torch.backends.mps.is_available():
+    host_args.cpu = True  # before anything of ComfyUI looks for a device
+elif torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
+    torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+
+import comfy.sd
+import folder_paths
+
+from ..anchors import weigh
+from ..concept import write_concept
+from ..training.loop import Progress, Recipe, Workers
+from .text_encoder import check_new_placeholder, text_encoders, vocabulary
+from .training import TEMPLATES, Request, Training
+
+log = logging.getLogger(__name__)
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+DEFAULTS = Recipe()
+
+
+class ConfigError(Exception):
+    """One sentence about the file of settings."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A concept of the file, `[[concepts]]`. Paths are relative to the file.
+
+    Attributes:
+        pictures: a folder; where each picture has a `.txt` beside it, these are its caption, {} where the word goes.
+        masks: a folder with a mask of the same name for each picture.
+        anchors: ordinary words; None is the class word alone, none of them plain textual inversion.
+        replace: whether a concept's file that is there already is written over.
+    """
+
+    placeholder: str
+    class_word: str
+    pictures: str
+    masks: str = ""
+    anchors: list[str] | None = None
+    resolution: int = 512
+    steps: int = DEFAULTS.steps
+    batch: int = DEFAULTS.batch
+    vectors: int = 1
+    learning_rate: float = DEFAULTS.learning_rate
+    anchor_weight: float = DEFAULTS.anchor_weight
+    kind: str = "object"
+    mirror: bool = True
+    rescale: bool = False
+    noise_levels: str = DEFAULTS.noise_levels
+    prompts: list[str] = field(default_factory=list)
+    seed: int = 0
+    replace: bool = False
+
+
+@dataclass(frozen=True)
+class Config:
+    """A file of settings.
+
+    Attributes:
+        checkpoint: a name in ComfyUI's `models/checkpoints`, or a path.
+        output: a folder for the concepts; ComfyUI's embeddings folder when it is empty.
+        together: whether several processes share every concept's batches; else each process takes concepts of its own.
+    """
+
+    checkpoint: str
+    concepts: list[Job]
+    output: str = ""
+    together: bool = True
+
+
+def read_config(path: Path) -> Config:
+    """Raises ConfigError when the file cannot be read, lacks something, or holds a name that means nothing."""
+    try:
+        import tomllib  # Python 3.11
+
+        raw = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise ConfigError(f'"{path}" cannot be read as TOML: {error}.') from error
+    jobs = [_made(Job, entry, f"Concept {i}", path) for i, entry in enumerate(raw.pop("concepts", []), start=1)]
+    if not jobs:
+        raise ConfigError(f'"{path}" lists no concept; write one or more [[concepts]].')
+    names = [job.placeholder for job in jobs]
+    if len(set(names)) < len(names):
+        raise ConfigError(f'"{path}" names a placeholder twice: {", ".join(names)}; each needs its own.')
+    return _made(Config, {**raw, "concepts": jobs}, "The file", path)
+
+
+def _made(kind: Any, entry: Mapping[str, Any], what: str, path: Path) -> Any:
+    known = [f.name for f in fields(kind)]
+    for name in entry:
+        if name not in known:
+            raise ConfigError(f'{what} of "{path}" sets "{name}", which means nothing; {", ".join(known)} are known.')
+    try:
+        return kind(**entry)
+    except TypeError as error:
+        lacking = [f.name for f in fields(kind) if f.name not in entry]
+        raise ConfigError(f'{what} of "{path}" is not whole, it may lack one of {", ".join(lacking)}.') from error
+
+
+def train_all(path: Path) -> None:
+    """Train every concept of a file, one after the other, and write its embedding.
+
+    Raises:
+        ConfigError: see `read_config`; also a folder without pictures, a concept that exists, accelerate not installed.
+        ValueError: an input that training refuses.
+    """
+    config = read_config(path)
+    workers = _workers()
+    if workers.rank == 0:
+        logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+    folder = path.parent / config.output if config.output else Path(folder_paths.get_folder_paths("embeddings")[0])
+    jobs = config.concepts if config.together else config.concepts[workers.rank :: workers.count]
+    for job in config.concepts:  # before anything takes long
+        if (folder / f"{job.placeholder}.safetensors").exists() and not job.replace:
+            raise ConfigError(
+                f'The embedding "{job.placeholder}.safetensors" exists already; choose another placeholder, or set replace.'
+            )
+    model, clip, vae = _load(config, path)
+    runs = Path(folder_paths.get_user_directory()) / "compositional_inversion" / "runs"
+    for training, job in [(_training(model, clip, vae, job, path.parent), job) for job in jobs]:
+
+        def report(progress: Progress, job: Job = job) -> None:
+            if progress.check is not None:
+                log.info(
+                    "%s: step %d/%d: loss %.4f, with the class word %.4f",
+                    *(job.placeholder, progress.step, job.steps, progress.check, progress.checkpoint.before),
+                )
+
+        together = workers if config.together else Workers()
+        end = training.run(runs, lambda: False, report, together)
+        if together.rank == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_concept(training.concept(end), folder / f"{job.placeholder}.safetensors", job.replace)
+            log.info("%s: %s", job.placeholder, folder / f"{job.placeholder}.safetensors")
+
+
+def _workers() -> Workers:
+    """All processes that were started together."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        return Workers()
+    try:
+        from accelerate import PartialState
+    except ImportError as error:
+        raise ConfigError(
+            "Several processes need the package accelerate, which is not installed; install it, or start one process."
+        ) from error
+    state = PartialState(cpu=not torch.cuda.is_available())
+    return Workers(state.process_index, state.num_processes, torch.distributed.all_reduce)
+
+
+def _load(config: Config, path: Path) -> tuple[Any, Any, Any]:
+    file = path.parent / config.checkpoint
+    if not file.is_file():
+        named = folder_paths.get_full_path("checkpoints", config.checkpoint)
+        if named is None:
+            raise ConfigError(
+                f'The checkpoint "{config.checkpoint}" is neither a file nor a name in ComfyUI\'s checkpoints folder.'
+            )
+        file = Path(named)
+    embeddings = folder_paths.get_folder_paths("embeddings")
+    with torch.inference_mode():
+        model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(file), embedding_directory=embeddings)
+    return model, clip, vae
+
+
+def _training(model: Any, clip: Any, vae: Any, job: Job, base: Path) -> Training:
+    files = sorted(f for f in (base / job.pictures).glob("*") if f.suffix.lower() in PICTURES)
+    if not files:
+        raise ConfigError(
+            f'The folder "{job.pictures}" of "{job.placeholder}" holds no picture ({", ".join(PICTURES)}).'
+        )
+    for name, value, known in (
+        ("kind", job.kind, TEMPLATES),
+        ("noise_levels", job.noise_levels, ("even", "high", "low")),
+    ):
+        if value not in known:
+            raise ConfigError(f'"{job.placeholder}" sets {name} to "{value}"; {", ".join(known)} are allowed.')
+    check_new_placeholder(clip, job.placeholder)
+    known = vocabulary(clip, next(iter(text_encoders(clip))))
+    words = tuple([job.class_word] if job.anchors is None else job.anchors)
+    anchors = weigh(job.class_word, words, known) if words and job.anchor_weight else None
+    texts = [f.with_suffix(".txt") for f in files]
+    captions = all(text.is_file() for text in texts)
+    request = Request(
+        job.placeholder,
+        job.class_word,
+        job.vectors,
+        [_pixels(f) for f in files],
+        [_pixels(_mask(base / job.masks, f), "L")[..., 0] for f in files] if job.masks else [],
+        job.resolution,
+        job.kind,
+        job.mirror,
+        job.rescale,
+        [text.read_text().strip() for text in texts] if captions else job.prompts,
+        captions,
+    )
+    recipe = Recipe(
+        job.steps,
+        job.batch,
+        job.learning_rate,
+        1 - job.anchor_weight,
+        job.anchor_weight,
+        job.seed,
+        noise_levels=job.noise_levels,
+    )
+    return Training(model, clip, vae, request, anchors, recipe)
+
+
+def _mask(folder: Path, picture: Path) -> Path:
+    found = next((f for f in folder.glob(f"{picture.stem}.*") if f.suffix.lower() in PICTURES), None)
+    if found is None:
+        raise ConfigError(f'The folder "{folder}" holds no mask for "{picture.name}".')
+    return found
+
+
+def _pixels(file: Path, mode: str = "RGB") -> Tensor:
+    """(1, H, W, C) in 0..1, turned upright; alpha is laid on white where a picture has it."""
+    image = ImageOps.exif_transpose(Image.open(file))
+    if mode == "RGB" and image.mode in ("RGBA", "LA", "PA"):
+        mode = "RGBA"
+    array = np.asarray(image.convert(mode), np.float32) / 255
+    return torch.from_numpy(array.reshape(1, *array.shape[:2], -1))

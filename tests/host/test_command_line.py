@@ -1,0 +1,125 @@
+"""`python -m compinv_core train`: from a file to embeddings, in one process and in two."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent.parent
+PROGRAM = """
+import sys
+sys.path += [{root!r}, {root!r} + "/microworld"]
+sys.path.insert(0, {comfyui!r})
+from comfy.cli_args import args
+args.cpu = True
+import comfyui_microworld, torch
+from compinv_core.__main__ import main
+torch.set_num_threads(1)
+sys.exit(main())
+"""
+
+
+@pytest.fixture
+def place(base: Path, comfyui: Path, tmp_path: Path) -> Path:
+    """A folder with a file of settings for two concepts of the micro world."""
+    (tmp_path / "train.py").write_text(PROGRAM.format(root=str(ROOT), comfyui=str(comfyui)))
+    lines = [f'checkpoint = "{base}/models/checkpoints/microworld.safetensors"', 'output = "words"']
+    for name, word in (("mittens", "cat"), ("zippy", "car")):
+        lines += [
+            "[[concepts]]", f'placeholder = "my-{name}"', f'class_word = "{word}"', f'pictures = "{base}/input/{name}"',
+            "resolution = 64", "steps = 12", "batch = 3", "seed = 5",
+        ]  # fmt: skip
+    (tmp_path / "config.toml").write_text("\n".join(lines))
+    return tmp_path
+
+
+def run(place: Path, *launcher: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [*(launcher or (sys.executable,)), str(place / "train.py"), "train", str(place / "config.toml")]
+    return subprocess.run(command, capture_output=True, text=True, timeout=500, env=environment)
+
+
+def words(place: Path) -> dict[str, torch.Tensor]:
+    from compinv_core.concept import read_concept
+
+    return {file.stem: read_concept(file).vectors["clip_l"] for file in (place / "words").iterdir()}
+
+
+def test_two_processes_learn_what_one_does(place: Path):
+    done = run(place)
+    assert done.returncode == 0, done.stderr
+    alone = words(place)
+    assert set(alone) == {"my-mittens", "my-zippy"}
+    again = run(place)
+    assert again.returncode == 1 and 'The embedding "my-mittens.safetensors" exists already' in again.stderr
+    config = (place / "config.toml").read_text()
+    launcher = (
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+    )
+    for together, tolerance in (("true", 1e-5), ("false", 0)):
+        (place / "config.toml").write_text(
+            f"together = {together}\n{config}".replace("seed = 5", "seed = 5\nreplace = true")
+        )
+        for file in (place / "words").iterdir():
+            file.unlink()
+        done = run(place, *launcher)
+        assert done.returncode == 0, done.stderr
+        both = words(place)
+        assert set(both) == set(alone)
+        for name, vectors in both.items():
+            # Sums in another order, through twelve steps of AdamW.
+            assert torch.allclose(vectors, alone[name], rtol=0, atol=tolerance), (together, name)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("[[concepts]]", "[[concepts", "cannot be read as TOML"),
+        ("steps = 12", "stepps = 12", 'Concept 1 of ".*" sets "stepps", which means nothing'),
+        ('class_word = "cat"', "", "Concept 1 of .* is not whole, it may lack one of class_word"),
+        ("my-zippy", "my-mittens", "names a placeholder twice"),
+        ("checkpoint =", "chekpoint =", 'The file of ".*" sets "chekpoint"'),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(place: Path, pack: Any, old: str, new: str, sentence: str):
+    from compinv_core.host.command_line import ConfigError, read_config
+
+    config = place / "config.toml"
+    config.write_text(config.read_text().replace(old, new, 1))
+    with pytest.raises(ConfigError, match=sentence):
+        read_config(config)
+
+
+def test_pictures_come_with_captions_and_masks_of_their_names(place: Path, microworld: Any):
+    from PIL import Image
+
+    from compinv_core.host.command_line import ConfigError, Job, _training
+
+    folder = place / "pictures"
+    (folder / "masks").mkdir(parents=True)
+    for i in range(2):
+        Image.new("RGB", (64, 64), (200, 90, 40)).save(folder / f"{i}.jpg")
+        (folder / f"{i}.txt").write_text(f"a {{}} number {i}\n")
+        Image.new("L", (64, 64), 255 if i else 128).save(folder / "masks" / f"{i}.png")
+    job = Job("captioned", "cat", "pictures", masks="pictures/masks", resolution=64, mirror=False)
+    training = _training(*microworld, job, place)
+    assert training.prompts.tolist() == [[0], [1]] and training.anchors.words == ("cat",)
+    assert training.pictures[..., 3].amax(dim=(1, 2)).tolist() == pytest.approx([128 / 255, 1], abs=1e-3)
+    (folder / "masks" / "1.png").unlink()
+    with pytest.raises(ConfigError, match=r'holds no mask for "1\.jpg"'):
+        _training(*microworld, job, place)
+    with pytest.raises(ConfigError, match='sets kind to "thing"; object, style are allowed'):
+        _training(*microworld, Job("captioned", "cat", "pictures", kind="thing"), place)
+    with pytest.raises(ConfigError, match="holds no picture"):
+        _training(*microworld, Job("captioned", "cat", "empty"), place)
