@@ -14,7 +14,7 @@ from workflow import find, to_prompt
 ROOT = Path(__file__).parent.parent.parent
 IDS = {
     "CompInvAnchorSelect", "CompInvTrain", "CompInvSaveConcept", "CompInvLoadConcept", "CompInvApplyConcept", "CompInvPrompt",
-    "CompInvLayoutRecover", "CompInvRegularizedSampler", "CompInvRegularizeModel",
+    "CompInvLayoutRecover", "CompInvRegularizedSampler", "CompInvRegularizeModel", "CompInvTrainingOptions",
 }  # fmt: skip
 
 
