@@ -46,6 +46,7 @@ class Words:
         anchors: how many words pull, the class word the first of them; 0 for plain textual inversion.
         strength: of the layout while sampling; 0 for none.
         rescale: whether it also learns from the pictures far away and close up.
+        noun: whether prompts, in training too, write the class word behind the new one.
     """
 
     recipe: Recipe
@@ -54,6 +55,7 @@ class Words:
     learnt: bool = False
     strength: float = 0.0
     rescale: bool = False
+    noun: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,16 @@ class Bench:
             anchors = replace(anchors, learnt=words.learnt)
         recipe = replace(words.recipe, seed=seed)
         request = Request(
-            "mine", concept.word, words.vectors, owners_pictures(concept), [], 64, "object", True, words.rescale
+            name="mine",
+            class_word=concept.word,
+            vectors=words.vectors,
+            images=owners_pictures(concept),
+            masks=[],
+            resolution=64,
+            kind="object",
+            mirror=True,
+            rescale=words.rescale,
+            class_word_too=words.noun,
         )
         began = time.time()
         checks: list[float] = []
@@ -128,7 +139,7 @@ class Bench:
         figures = {
             "alone": share(name in v.present for v in single),
             "class alone": share(concept.word in v.present for v in single),
-            "concept": share(name in v.present for v in double),
+            "present": share(name in v.present for v in double),
             "class": share(concept.word in v.present for v in double),
             "other": share(other in v.present for v, other in zip(double, asked, strict=True)),
             "both": share({name, other} <= v.present for v, other in zip(double, asked, strict=True)),
@@ -166,7 +177,11 @@ def run(bench: Bench, name: str, words: Words | None, split: str, seeds: range, 
             clip, word, sought, strength = bench.clip, concept.word, concept.word, 0.0
             if words is not None:
                 learnt, said = bench.learn(words, concept, seed)
-                clip, word, sought = with_concept(clip, learnt), "embedding:mine", concept.name
+                clip, word, sought = (
+                    with_concept(clip, learnt),
+                    f"embedding:mine{f' {concept.word}' if words.noun else ''}",
+                    concept.name,
+                )
                 strength = words.strength
             figures, images = bench.measure(clip, word, sought, concept, strength, SEEDS[split] + seed, each)
             sheet(images, 3 * each, out.with_suffix("") / f"{name}-{concept.name}-{seed}.jpg")
@@ -181,7 +196,7 @@ def records(file: Path) -> list[dict[str, Any]]:
 
 def table(found: list[dict[str, Any]]) -> str:
     """A line a recipe, means over concepts and seeds."""
-    columns = ["alone", "concept", "class", "other", "both", "both by class", "room alone", "room", "length", "seconds"]
+    columns = ["alone", "present", "class", "other", "both", "both by class", "room alone", "room", "length", "seconds"]
     lines = [f"{'recipe':24}" + "".join(f"{c:>14}" for c in columns)]
     for name in dict.fromkeys(r["recipe"] for r in found):
         mine = [r for r in found if r["recipe"] == name]
