@@ -163,7 +163,16 @@ def owners_pictures(concept: ConceptSpec) -> list[Tensor]:
     return [torch.from_numpy(np.asarray(Image.open(f).convert("RGB"), np.float32) / 255)[None] for f in files]
 
 
-RECIPES: dict[str, Words] = {"default": Words(Recipe(), anchors=1), "plain": Words(Recipe(400, 4, 0.5, 1, 0))}
+PLAIN = Recipe(200, 4, 0.1, 1.0, 0.0)  # 800 pictures
+ANCHORED = replace(PLAIN, reconstruction_weight=0.9, anchor_weight=0.1)
+RECIPES = {
+    "one vector": Words(PLAIN),
+    "three vectors": Words(PLAIN, 3),
+    "with anchors": Words(ANCHORED, 3, anchors=1),
+    "with both": Words(ANCHORED, 3, anchors=1, strength=15.0),
+    "one, anchors": Words(replace(PLAIN, reconstruction_weight=0.7, anchor_weight=0.3), anchors=1),
+    "one, noun": Words(PLAIN, noun=True),
+}
 
 
 def run(bench: Bench, name: str, words: Words | None, split: str, seeds: range, each: int, out: Path) -> None:

@@ -70,7 +70,7 @@ def pictures(world: World, seed: list[int], count: int, wild: bool) -> tuple[Ten
         scene = random_scene(world, random)
         if wild and i % 2:
             scene = type(scene)("wallpaper", scene.wallpaper, scene.slant, scene.things)
-        images.append(draw(scene, world.size, world.size))
+        images.append(draw(world, scene, world.size, world.size))
         things.append(class_map(world, scene, world.size) < len(world.classes))
     return rearrange(torch.from_numpy(np.stack(images)), "b h w c -> b c h w"), torch.from_numpy(np.stack(things))[
         :, None
@@ -91,7 +91,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--world", type=Path, default=DEFAULT_WORLD)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=2300)
+    parser.add_argument("--steps", type=int, default=2600)
     parser.add_argument("--batch", type=int, default=8, help="a process's share")
     parser.add_argument("--lr", type=float, default=2e-3)
     args = parser.parse_args()

@@ -20,9 +20,23 @@ def describe(world: World, thing: Thing, random: Random) -> str:
     pattern = world.patterns[thing.look.pattern]["word"]
     if pattern and random.random() < says["says_pattern"]:
         words.append(pattern)
-    name, *synonyms = world.words[thing.word]
-    words.append(str(random.choice(synonyms)) if synonyms and random.random() < says["says_synonym"] else name)
+    synonyms = world.words[thing.word].synonyms
+    words.append(str(random.choice(synonyms)) if synonyms and random.random() < says["says_synonym"] else thing.word)
     return " ".join(words)
+
+
+def describe_room(world: World, scene: Scene, random: Random) -> str:
+    """Words for a room: "on grass", or "on pink dotted wallpaper"."""
+    says = world.scenes["says_wall"]
+    words: list[str] = []
+    first, second = scene.colors
+    if first and random.random() < says:
+        words.append(first)
+        if second and scene.room == "wallpaper" and random.random() < says:
+            words.append(second)
+    if scene.room == "wallpaper" and random.random() < says:
+        words.append(world.patterns[scene.wallpaper.pattern]["word"])
+    return " ".join(world.rooms[scene.room]["phrase"].format(" ".join(words)).split())
 
 
 def caption(world: World, scene: Scene, random: Random) -> str:
@@ -50,7 +64,6 @@ def caption(world: World, scene: Scene, random: Random) -> str:
     if len(texts) == 3:
         phrase = f"{texts[0]}, {phrase}"
     text = template.format(phrase)
-    place = world.rooms[scene.room]["phrase"]
-    if place and random.random() < says["says_room"]:
-        text = f"{text} {place}"
+    if random.random() < says["says_room"]:
+        text = f"{text} {describe_room(world, scene, random)}"
     return text

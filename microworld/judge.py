@@ -94,8 +94,8 @@ def judged_scene(world: World, random: np.random.Generator) -> Scene:
             things.append(thing)
     if random.random() < 0.25:
         name = str(random.choice(list(world.concepts)))
-        return Scene("wallpaper", world.concepts[name].room, float(random.uniform(0.4, 0.6)), tuple(things))
-    return Scene(*random_room(world, random), tuple(things))
+        return Scene("wallpaper", world.concepts[name].room, float(random.uniform(0.2, 0.8)), tuple(things))
+    return replace(random_room(world, random), things=tuple(things))
 
 
 def targets(world: World, labels: Labels, scene: Scene) -> tuple[Tensor, Tensor, int]:
@@ -119,7 +119,7 @@ Example = tuple[Tensor, Tensor, Tensor, Tensor]
 
 def examples(world: World, labels: Labels, random: np.random.Generator, count: int) -> Example:
     scenes = [judged_scene(world, random) for _ in range(count)]
-    images = np.stack([draw(scene, world.size, world.size) for scene in scenes])
+    images = np.stack([draw(world, scene, world.size, world.size) for scene in scenes])
     found = [targets(world, labels, scene) for scene in scenes]
     present, cells = torch.stack([f[0] for f in found]), torch.stack([f[1] for f in found])
     return (
@@ -188,7 +188,7 @@ def accuracy(judge: Judge, world: World, autoencoder: Autoencoder, count: int, s
     said = names.flatten(2).amax(2) > SURE
     truth = present > 0
     own = [user_picture(world, c, random) for c in world.concepts.values() for _ in range(5)]
-    pictures = torch.from_numpy(np.stack([draw(scene, world.size, world.size) for scene in own])).movedim(-1, 1)
+    pictures = torch.from_numpy(np.stack([draw(world, scene, world.size, world.size) for scene in own])).movedim(-1, 1)
     found = verdicts(judge, world, through(autoencoder, pictures).movedim(1, -1))
     return {
         "objects": said[truth].float().mean().item(),

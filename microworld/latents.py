@@ -37,7 +37,7 @@ def make_shard(world: World, autoencoder: Autoencoder, tokenizer: Any, number: i
         images = []
         for _ in range(64):
             scene = random_scene(world, random)
-            images.append(draw(scene, world.size, world.size))
+            images.append(draw(world, scene, world.size, world.size))
             classes.append(class_map(world, scene, world.size // 8))
             texts = [caption(world, scene, random) for _ in range(CAPTIONS)]
             tokens.append(tokenizer(texts, padding="max_length", max_length=LENGTH)["input_ids"])

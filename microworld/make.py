@@ -1,6 +1,6 @@
 """A whole world from its spec, in one command that can be stopped and goes on: `make world`.
 
-On two cores without bf16 arithmetic: autoencoder 25 min, latents 5 min, diffusion model 3.5 hours, judge 8 min.
+On two cores without bf16 arithmetic: autoencoder 30 min, latents 5 min, diffusion model 3 hours, judge 25 min.
 """
 
 import argparse

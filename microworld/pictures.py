@@ -1,6 +1,7 @@
 """The pictures that the concepts' owners took: files as a user would have them."""
 
 import argparse
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,22 +10,23 @@ from PIL import Image
 from .scenes import draw, user_picture
 from .spec import DEFAULT_WORLD, load_world
 
+FOLDER = Path(__file__).parent / "user_pictures"
 SIZES = [(320, 320), (384, 320), (320, 400), (400, 400), (360, 320)]  # width, height
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--world", type=Path, default=DEFAULT_WORLD)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "user_pictures")
     args = parser.parse_args()
     world = load_world(args.world)
+    shutil.rmtree(FOLDER, ignore_errors=True)  # another world's concepts
     for number, concept in enumerate(world.concepts.values()):
         random = np.random.default_rng([world.seed, 5, number])
-        folder = args.out / concept.name
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = FOLDER / concept.name
+        folder.mkdir(parents=True)
         for i, (width, height) in enumerate(SIZES):
             side = min(width, height)
-            pixels = draw(user_picture(world, concept, random), side, side)
+            pixels = draw(world, user_picture(world, concept, random), side, side)
             image = Image.fromarray((pixels * 255).round().astype(np.uint8))
             full = Image.new("RGB", (width, height), tuple(int(c) for c in (pixels[0, 0] * 255).round()))
             full.paste(image, ((width - side) // 2, (height - side) // 2))

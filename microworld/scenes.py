@@ -1,7 +1,7 @@
 """The painter: scenes drawn at any size, from what is in them."""
 
 import colorsys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,10 +34,13 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
+    """A room, perhaps with things in it. `colors` are the names of the wallpaper's two colours, "" where one has none."""
+
     room: str
     wallpaper: Look
     slant: float  # a number in 0..1 that makes two rooms of one kind differ
-    things: tuple[Thing, ...]
+    things: tuple[Thing, ...] = ()
+    colors: tuple[str, str] = ("", "")
 
 
 def rgb(color: Hsv) -> Array:
@@ -66,8 +69,8 @@ def pattern(look: Look, u: Array, v: Array, edge: Array, pixels: float) -> Array
             return np.zeros_like(u)
 
 
-def draw_thing(canvas: Array, thing: Thing) -> None:
-    """Paint a thing into a canvas (h, w, 3), in place."""
+def draw_thing(canvas: Array, thing: Thing, shape: str) -> None:
+    """Paint a thing of a silhouette into a canvas (h, w, 3), in place."""
     height, width = canvas.shape[:2]
     reach = thing.extent * 1.25
     left, right = int(max(0, (thing.x - reach) * width)), int(min(width, np.ceil((thing.x + reach) * width)))
@@ -83,7 +86,7 @@ def draw_thing(canvas: Array, thing: Thing) -> None:
     primary, secondary = rgb(thing.look.primary), rgb(thing.look.secondary)
     fixed = {"dark": np.array([0.13, 0.12, 0.15], np.float32), "light": np.array([0.85, 0.93, 0.97], np.float32)}
     window = canvas[top:bottom, left:right]
-    for part, distance in SHAPES[thing.word](u, v):
+    for part, distance in SHAPES[shape](u, v):
         if part == "body":
             mix = pattern(thing.look, u, v, distance, pixels)[..., None]
             color = primary * (1 - mix) + secondary * mix
@@ -128,18 +131,19 @@ def draw_room(scene: Scene, width: int, height: int) -> Array:
             return (rgb(scene.wallpaper.primary) * (1 - floor) + rgb(scene.wallpaper.secondary) * floor) * shade
         case "wallpaper":
             period = 0.34 + 0.1 * slant
-            u, v = (x - 0.5) / period, (y - 0.5) / period
+            lean = 1 if slant < 0.5 else -1  # as a mirror would show it
+            u, v = lean * (x - 0.5) / period, (y - 0.5) / period
             mix = pattern(scene.wallpaper, u, v, u, period * min(width, height))[..., None]
             return rgb(scene.wallpaper.primary) * (1 - mix) + rgb(scene.wallpaper.secondary) * mix
         case _:
             raise ValueError(f'There is no room "{scene.room}".')
 
 
-def draw(scene: Scene, width: int, height: int) -> Array:
+def draw(world: World, scene: Scene, width: int, height: int) -> Array:
     """The picture of a scene, (height, width, 3) in 0..1."""
     canvas = draw_room(scene, width, height).astype(np.float32)
     for thing in scene.things:
-        draw_thing(canvas, thing)
+        draw_thing(canvas, thing, world.words[thing.word].shape)
     return np.clip(canvas, 0, 1)
 
 
@@ -215,13 +219,23 @@ def random_look(world: World, word: str, random: Random) -> tuple[Look, tuple[st
             return look, (first, "" if look.pattern == "plain" else second)
 
 
-def random_room(world: World, random: Random) -> tuple[str, Look, float]:
+def random_room(world: World, random: Random) -> Scene:
+    """A room with nothing in it."""
+
+    def color() -> tuple[Hsv, str]:
+        if random.random() < world.scenes["named_wall"]:
+            name = str(random.choice(list(world.colors)))
+            hue, saturation, value = world.colors[name]
+            return _near((hue, 0.6 * saturation, value), random), name  # walls are paler than things
+        return _room_color(random), ""
+
     room = _pick(random, {k: r["share"] for k, r in world.rooms.items()})
     while True:
-        primary, secondary = _room_color(random), _room_color(random)
+        (primary, first), (secondary, second) = color(), color()
         if _apart(rgb(primary), rgb(secondary)):
             break
-    return room, Look(str(random.choice(["stripes", "dots", "checks"])), primary, secondary), float(random.random())
+    wallpaper = Look(str(random.choice(["stripes", "dots", "checks"])), primary, secondary)
+    return Scene(room, wallpaper, float(random.random()), colors=(first, second))
 
 
 def place(world: World, count: int, random: Random) -> list[tuple[float, float, float]]:
@@ -248,7 +262,7 @@ def random_scene(world: World, random: Random, words: list[str] | None = None) -
         look, colors = random_look(world, word, random)
         tilt, mirrored = float(random.uniform(-0.2, 0.2)), bool(random.random() < 0.5)
         things.append(Thing(word, look, x, y, extent, tilt, mirrored, colors))
-    return Scene(*random_room(world, random), tuple(things))
+    return replace(random_room(world, random), things=tuple(things))
 
 
 def concept_thing(concept: ConceptSpec, x: float, y: float, extent: float, random: Random) -> Thing:
@@ -266,5 +280,5 @@ def user_picture(world: World, concept: ConceptSpec, random: Random) -> Scene:
     extent = float(random.uniform(0.27, 0.4))
     x, y = (float(c) for c in random.uniform(extent, 1 - extent, 2))
     return Scene(
-        "wallpaper", concept.room, float(random.uniform(0.4, 0.6)), (concept_thing(concept, x, y, extent, random),)
+        "wallpaper", concept.room, float(random.uniform(0.2, 0.4)), (concept_thing(concept, x, y, extent, random),)
     )

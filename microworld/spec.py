@@ -6,6 +6,8 @@ from typing import Any
 
 import tomllib
 
+from .shapes import SHAPES
+
 Hsv = tuple[float, float, float]
 
 
@@ -33,11 +35,19 @@ class ConceptSpec:
 
 
 @dataclass(frozen=True)
+class ClassSpec:
+    """A class of things: its silhouette, and what captions call it now and then instead of its own word."""
+
+    shape: str
+    synonyms: list[str]
+
+
+@dataclass(frozen=True)
 class World:
     name: str
     seed: int
     size: int
-    words: dict[str, list[str]]
+    words: dict[str, ClassSpec]
     colors: dict[str, Hsv]
     patterns: dict[str, dict[str, Any]]
     rooms: dict[str, dict[str, Any]]
@@ -61,6 +71,9 @@ def load_world(path: Path) -> World:
         name: ConceptSpec(name, entry["word"], _look(entry), _look(entry["room"]), entry["split"])
         for name, entry in raw["concepts"].items()
     }
+    for word, entry in raw["words"].items():
+        if entry["shape"] not in SHAPES:
+            raise ValueError(f'{path}: "{word}" has the shape "{entry["shape"]}"; there are {", ".join(SHAPES)}.')
     for concept in concepts.values():
         if concept.word not in raw["words"]:
             raise ValueError(f'{path}: concept "{concept.name}" is a "{concept.word}", which [words] does not list.')
@@ -68,7 +81,7 @@ def load_world(path: Path) -> World:
         name=raw["name"],
         seed=raw["seed"],
         size=raw["size"],
-        words=raw["words"],
+        words={word: ClassSpec(entry["shape"], entry["synonyms"]) for word, entry in raw["words"].items()},
         colors={name: tuple(hsv) for name, hsv in raw["colors"].items()},
         patterns=raw["patterns"],
         rooms=raw["rooms"],

@@ -88,10 +88,11 @@ class CompInvTrain(io.ComfyNode):
                 io.Int.Input("batch", default=DEFAULTS.batch, min=1, max=64, tooltip="Pictures in a step."),
                 io.Int.Input(
                     "vectors",
-                    default=1,
+                    default=3,
                     min=1,
                     max=16,
-                    tooltip="Vectors of the new word. More look more like your pictures and compose worse.",
+                    tooltip="Vectors of the new word, which all start at the class word. A few leave room both for what is yours and for "
+                    "what every such thing has; one alone must choose.",
                 ),
                 io.Float.Input(
                     "learning_rate",

@@ -1,7 +1,7 @@
 """The main job, end to end, on a real ComfyUI server: five pictures of somebody's car -> a word -> the car next to things.
 
-Runs the shipped workflow as it is, then plain textual inversion with the same pictures and seeds, and puts both side by
-side in demo_output/. Started by `make demo`.
+Runs plain textual inversion, with one vector as it was published and with as many as ours, then the shipped workflow as it
+is, with the same pictures and seeds, and puts them side by side in demo_output/. Started by `make demo`.
 """
 
 import copy
@@ -12,6 +12,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from workflow import find, to_prompt  # noqa: E402
 
 OUTPUT = PACK / "demo_output"
 CONCEPT = "zippy"
-WORD, OTHER = "car", "cat"  # what it is, and what the shipped workflow puts next to it
+WORD, OTHER = "car", "boat"  # what it is, and what the shipped workflow for a saved concept puts next to it
 OTHERS = ["cat", "cup", "boat", "umbrella", "donut"]
 SEED = 1000
 Graph = dict[str, Any]
@@ -43,17 +44,26 @@ def node(graph: Graph, kind: str) -> dict[str, Any]:
     return next(n["inputs"] for n in graph.values() if n["class_type"] == kind)
 
 
-def plain(graph: Graph) -> Graph:
+def plain(graph: Graph, vectors: int) -> Graph:
     """The same graph without this pack's remedies: no anchors while training, no layout while sampling."""
     graph = copy.deepcopy(graph)
+    for inputs in (n["inputs"] for n in graph.values() if n["class_type"] == "CompInvTrain"):
+        inputs["vectors"] = vectors
     for kind, wire in (("CompInvTrain", "anchors"), ("CompInvRegularizedSampler", "layout")):
         for inputs in (n["inputs"] for n in graph.values() if n["class_type"] == kind):
             inputs.pop(wire, None)
     for inputs in (n["inputs"] for n in graph.values()):
         for key, value in inputs.items():
             if isinstance(value, str) and key in ("placeholder", "text", "subjects", "file"):
-                inputs[key] = value.replace(CONCEPT, f"{CONCEPT}-plain")
+                inputs[key] = value.replace(CONCEPT, f"{CONCEPT}-plain-{vectors}")
     return graph
+
+
+ROWS: dict[str, Callable[[Graph], Graph]] = {
+    "textual inversion": lambda graph: plain(graph, 1),
+    "with three vectors": lambda graph: plain(graph, 3),
+    "compositional inversion": lambda graph: graph,
+}
 
 
 def compose(graph: Graph, other: str, seed: int) -> Graph:
@@ -82,8 +92,8 @@ def pictures(server: ComfyServer, outputs: dict[str, Any], number: str) -> list[
     return [server.picture(image) for image in outputs[number]["images"]]
 
 
-def judged(images: list[bytes], other: str) -> list[tuple[bool, bool, bool]]:
-    """For each image: is the concept there, is the other object, did the owner's wallpaper come along."""
+def judged(images: list[bytes], other: str) -> list[dict[str, bool]]:
+    """What each image shows: the concept, any thing of its class, the other object, the owner's wallpaper."""
     import numpy as np
     import torch
     from PIL import Image
@@ -94,11 +104,21 @@ def judged(images: list[bytes], other: str) -> list[tuple[bool, bool, bool]]:
     world = load_world(DEFAULT_WORLD)
     arrays = [np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), np.float32) / 255 for data in images]
     found = verdicts(load_judge(world), world, torch.from_numpy(np.stack(arrays)))
-    return [(CONCEPT in v.present, other in v.present, v.room == f"room of {CONCEPT}") for v in found]
+    return [
+        {
+            "concept": CONCEPT in v.present,
+            "class": WORD in v.present,
+            "other": other in v.present,
+            "both": {CONCEPT, other} <= v.present,
+            "class and other": {WORD, other} <= v.present,
+            "wallpaper": v.room == f"room of {CONCEPT}",
+        }
+        for v in found
+    ]
 
 
 def comparison(rows: dict[str, dict[str, list[bytes]]]) -> Any:
-    """One picture to share: an object a line, plain textual inversion on the left, ours on the right."""
+    """One picture to share: an object a line, plain textual inversion on the left, ours on the right, the same seeds."""
     from PIL import Image, ImageDraw
 
     side, head, gap = 96, 20, 16
@@ -131,10 +151,10 @@ def write_report(rows: dict[str, dict[str, list[bytes]]], figures: dict[str, Any
         shutil.copy(path, folder / path.name)
         lines.append(f'<img src="images/{path.name}" width="128">')
     lines.append(
-        f"<h2>Shares of images, same seeds</h2><table><tr><th><th>the {WORD} in its colours<th>the other object<th>both<th>the owner's wallpaper"
+        f"<h2>Shares of images, same seeds</h2><table><tr><th><th>the {WORD} in its colour<th>a {WORD}<th>the other object<th>the {WORD} in its colour and the other<th>a {WORD} and the other<th>the owner's wallpaper"
     )
     for name, share in figures["shares"].items():
-        cells = "".join(f"<td>{share[key]:.0%}" for key in ("concept", "other", "both", "wallpaper"))
+        cells = "".join(f"<td>{value:.0%}" for value in share.values())
         lines.append(f"<tr><th>{html.escape(name)}{cells}")
     lines.append(f"</table><p>{figures['images']} images each, judged by the micro world's detector.</p>")
     for other in OTHERS:
@@ -155,14 +175,14 @@ def write_report(rows: dict[str, dict[str, list[bytes]]], figures: dict[str, Any
 
 def demo(server: ComfyServer) -> Path:
     rows: dict[str, dict[str, list[bytes]]] = {}
-    verdicts: dict[str, list[tuple[bool, bool, bool]]] = {}
+    verdicts: dict[str, list[dict[str, bool]]] = {}
     seconds: dict[str, float] = {}
     side: dict[str, bytes] = {}
     trained, saved = load_graph(server, "train_and_compose"), load_graph(server, "saved_concept")
-    for name, change in (("plain textual inversion", plain), ("compositional inversion", lambda g: g)):
+    for name, change in ROWS.items():
         graph = change(trained)
         outputs, seconds[f"{name}: the workflow"] = run(server, graph, f"{name}: train and compose")
-        if change is not plain:
+        if name == list(ROWS)[-1]:
             for title in ("Losses", "The new word", "Layout", "Heat maps"):
                 side[title] = pictures(server, outputs, find(graph, title))[0]
         rows[name], verdicts[name] = {}, []
@@ -171,15 +191,7 @@ def demo(server: ComfyServer) -> Path:
             outputs, seconds[f"{name}: {other}"] = run(server, graph, f"{name}: with {other}")
             rows[name][other] = pictures(server, outputs, find(graph, "Composition"))
             verdicts[name] += judged(rows[name][other], other)
-    shares = {
-        name: {
-            "concept": sum(c for c, _, _ in said) / len(said),
-            "other": sum(o for _, o, _ in said) / len(said),
-            "both": sum(c and o for c, o, _ in said) / len(said),
-            "wallpaper": sum(w for _, _, w in said) / len(said),
-        }
-        for name, said in verdicts.items()
-    }
+    shares = {name: {key: sum(v[key] for v in said) / len(said) for key in said[0]} for name, said in verdicts.items()}
     figures = {"shares": shares, "images": len(next(iter(verdicts.values()))), "seconds": seconds}
     shutil.rmtree(OUTPUT, ignore_errors=True)
     OUTPUT.mkdir()
@@ -187,7 +199,8 @@ def demo(server: ComfyServer) -> Path:
     comparison(rows).save(OUTPUT / "comparison.jpg", quality=90)
     for name, share in shares.items():
         print(
-            f"  {name}: the {WORD} in {share['concept']:.0%}, the other object in {share['other']:.0%}, both in {share['both']:.0%}"
+            f"  {name}: a {WORD} in {share['class']:.0%}, in its colour in {share['concept']:.0%}, the other object in "
+            f"{share['other']:.0%}, a {WORD} and the other in {share['class and other']:.0%}"
         )
     return report
 

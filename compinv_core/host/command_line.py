@@ -55,7 +55,7 @@ class Job:
     resolution: int = 512
     steps: int = DEFAULTS.steps
     batch: int = DEFAULTS.batch
-    vectors: int = 1
+    vectors: int = 3
     learning_rate: float = DEFAULTS.learning_rate
     anchor_weight: float = DEFAULTS.anchor_weight
     kind: str = "object"

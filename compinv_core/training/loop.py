@@ -40,7 +40,7 @@ class Recipe:
             it is, a weight decay of 0.01, and its own anchor loss.
     """
 
-    steps: int = 800
+    steps: int = 400
     batch: int = 4
     learning_rate: float = 0.1
     reconstruction_weight: float = 0.9

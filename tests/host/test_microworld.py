@@ -42,7 +42,7 @@ def test_the_judge_finds_a_drawn_thing_and_no_other(world: Any, microworld: Any)
 
     random = np.random.default_rng(5)
     scenes = [judged_scene(world, random) for _ in range(192)]
-    images = torch.from_numpy(np.stack([draw(scene, world.size, world.size) for scene in scenes]))
+    images = torch.from_numpy(np.stack([draw(world, scene, world.size, world.size) for scene in scenes]))
     _, _, vae = microworld
     with torch.inference_mode():
         seen = vae.decode(vae.encode(images)).clamp(0, 1)
