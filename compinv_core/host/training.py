@@ -227,11 +227,8 @@ class Training:
                 f'The input "captions" holds {len(templates)} captions for {self.count} pictures; give one each.'
             )
         plain = [template.replace("{}", self._word()) for template in templates]
-        own = (
-            torch.arange(len(templates))[:, None]
-            if request.captions
-            else torch.arange(len(templates)).expand(self.count, -1)
-        )
+        numbers = torch.arange(len(templates))
+        own = numbers[:, None] if request.captions else numbers.expand(self.count, -1)
         groups, fitting, prompts = [pictures], [own], list(plain)
         if request.rescale:
             generator = torch.Generator().manual_seed(self.recipe.seed)
@@ -286,10 +283,10 @@ class Training:
         with torch.inference_mode(False), torch.enable_grad():
             with torch.no_grad():
                 latents = encode_pictures(self.model, self.vae, self.pictures[..., :3])
-            masks = self.pictures[..., 3].unsqueeze(1)
-            masks = (
-                F.interpolate(masks, scale_factor=1 / 8, mode="area").to(latents.device) if masks.min() < 1 else None
-            )
+            masks = None
+            if self.pictures[..., 3].min() < 1:
+                cells = F.interpolate(self.pictures[..., 3].unsqueeze(1), scale_factor=1 / 8, mode="area")
+                masks = cells.to(latents.device)
             load(self.model, self.clip)
             weights = frozen_weights(self.model.model.diffusion_model, *self.encoders.values())
             with weights, text_encoder.differentiable(self.clip), ExitStack() as saving:
@@ -303,10 +300,11 @@ class Training:
                     log.info('The training of "%s" goes on after step %s.', self.request.name, resume.step)
 
                 def report(progress: Progress) -> None:
+                    more = (
+                        progress.step < self.recipe.steps
+                    )  # what goes on must have a step to take and a report to make
                     try:
-                        if (
-                            workers.rank == 0 and progress.step < self.recipe.steps
-                        ):  # so what goes on has a step to take and a report to make
+                        if more and workers.rank == 0:
                             save_run(progress.checkpoint, probe, file)
                     except OSError as error:  # a full disk must not cost what is learnt
                         log.warning("The run cannot be kept in %s: %s.", file, error)
@@ -332,8 +330,8 @@ class Training:
                 except model_management.OOM_EXCEPTION as error:
                     raise MemoryError(
                         f'Training "{self.request.name}" ran out of memory with {at_once} pictures of '
-                        f"{self.request.resolution} pixels at once; lower the batch or the resolution, or unload other models. "
-                        "Queued again with the same settings, it goes on where it was."
+                        f"{self.request.resolution} pixels at once; lower the batch or the resolution, or make room for it: with "
+                        "the same settings it goes on where it was."
                     ) from error
         if end.step == self.recipe.steps:
             file.unlink(missing_ok=True)
