@@ -1,6 +1,6 @@
 """Whether learnt words compose: recipes of training side by side on the micro world, judged by its detector.
 
-python benchmarks/composition.py --recipes ours paper --split validation --out records.jsonl
+python benchmarks/composition.py --recipes ceiling "three vectors" "with both" --split test --out records.jsonl
 
 Each recipe learns each concept of the split once a seed; the word is then asked for alone and with every other class, the
 same sampling seeds for all. A record a line is appended to the file; what it holds already is not done again. `ceiling` is
@@ -52,7 +52,6 @@ class Words:
     recipe: Recipe
     vectors: int = 1
     anchors: int = 0
-    learnt: bool = False
     strength: float = 0.0
     rescale: bool = False
     noun: bool = False
@@ -73,7 +72,6 @@ class Bench:
         if words.anchors:
             near = [w for w, likeness in known.nearest(known.vector(concept.word), words.anchors) if likeness > 0]
             anchors = weigh(concept.word, tuple(near), known)
-            anchors = replace(anchors, learnt=words.learnt)
         recipe = replace(words.recipe, seed=seed)
         request = Request(
             name="mine",
@@ -172,6 +170,7 @@ RECIPES = {
     "with both": Words(ANCHORED, 3, anchors=1, strength=15.0),
     "one, anchors": Words(replace(PLAIN, reconstruction_weight=0.7, anchor_weight=0.3), anchors=1),
     "one, noun": Words(PLAIN, noun=True),
+    "one, noun, rescaled": Words(PLAIN, rescale=True, noun=True),
 }
 
 
@@ -216,7 +215,7 @@ def table(found: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--recipes", nargs="+", default=list(RECIPES), help="`ceiling` and " + ", ".join(RECIPES))
+    parser.add_argument("--recipes", nargs="+", choices=["ceiling", *RECIPES], default=["ceiling", *RECIPES])
     parser.add_argument("--split", choices=list(SEEDS), default="validation")
     parser.add_argument("--seeds", type=int, default=1, help="of training")
     parser.add_argument("--each", type=int, default=8, help="pictures of each pair")

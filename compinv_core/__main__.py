@@ -23,6 +23,9 @@ def main() -> int:
     except (ConfigError, ValueError, FloatingPointError, MemoryError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("Stopped. The same command goes on where the training was.", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -30,6 +30,7 @@ from .training import TEMPLATES, Request, Training
 log = logging.getLogger(__name__)
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 DEFAULTS = Recipe()
+KINDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
 class ConfigError(Exception):
@@ -86,8 +87,10 @@ class Config:
 def read_config(path: Path) -> Config:
     """Raises ConfigError when the file cannot be read, lacks something, or holds a name that means nothing."""
     try:
-        import tomllib  # Python 3.11
-
+        import tomllib
+    except ImportError as error:
+        raise ConfigError("Training from a file needs Python 3.11 or later, which reads TOML.") from error
+    try:
         raw = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise ConfigError(f'"{path}" cannot be read as TOML: {error}.') from error
@@ -101,14 +104,17 @@ def read_config(path: Path) -> Config:
 
 
 def _made(kind: Any, entry: Mapping[str, Any], what: str, path: Path) -> Any:
-    known = [f.name for f in fields(kind)]
-    for name in entry:
+    known = {f.name: f.type for f in fields(kind)}
+    for name, value in entry.items():
         if name not in known:
             raise ConfigError(f'{what} of "{path}" sets "{name}", which means nothing; {", ".join(known)} are known.')
+        wanted = known[name]
+        if wanted in KINDS and type(value) not in ((int, float) if wanted is float else (wanted,)):
+            raise ConfigError(f'{what} of "{path}" sets "{name}" to {value!r}; {KINDS[wanted]} is needed.')
     try:
         return kind(**entry)
     except TypeError as error:
-        lacking = [f.name for f in fields(kind) if f.name not in entry]
+        lacking = [name for name in known if name not in entry]
         raise ConfigError(f'{what} of "{path}" is not whole, it may lack one of {", ".join(lacking)}.') from error
 
 

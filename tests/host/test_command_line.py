@@ -88,6 +88,7 @@ def test_two_processes_learn_what_one_does(place: Path):
         ("[[concepts]]", "[[concepts", "cannot be read as TOML"),
         ("steps = 12", "stepps = 12", 'Concept 1 of ".*" sets "stepps", which means nothing'),
         ('class_word = "cat"', "", "Concept 1 of .* is not whole, it may lack one of class_word"),
+        ("steps = 12", 'steps = "many"', "sets \"steps\" to 'many'; a whole number is needed"),
         ("my-zippy", "my-mittens", "names a placeholder twice"),
         ("checkpoint =", "chekpoint =", 'The file of ".*" sets "chekpoint"'),
     ],
