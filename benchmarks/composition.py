@@ -24,10 +24,10 @@ import nodes  # the host's
 from compinv_core.anchors import weigh
 from compinv_core.concept import Concept
 from compinv_core.host.composition import composition_prompt
-from compinv_core.host.sampler import recover_layout, with_layout
+from compinv_core.host.sampler import plain_layout, recover_layout, with_layout
 from compinv_core.host.text_encoder import vocabulary, with_concept
 from compinv_core.host.training import Request, Training
-from compinv_core.sampling import Guidance
+from compinv_core.sampling import Guidance, Steering
 from compinv_core.training.loop import Recipe
 from microworld.evaluate import load_checkpoint, phrase, sheet
 from microworld.judge import Judge, load_judge, verdicts
@@ -39,12 +39,25 @@ WORLD = ROOT / "microworld"
 
 
 @dataclass(frozen=True)
+class Held:
+    """How sampling is held to a layout.
+
+    Attributes:
+        recovered: whether the layout is read from attention, where that says enough; else boxes side by side.
+    """
+
+    steering: Steering
+    guidance: Guidance
+    recovered: bool = True
+
+
+@dataclass(frozen=True)
 class Words:
     """A recipe of training, with its anchors and how it is sampled.
 
     Attributes:
         anchors: how many words pull, the class word the first of them; 0 for plain textual inversion.
-        strength: of the layout while sampling; 0 for none.
+        layout: how sampling is held to one, or None.
         rescale: whether it also learns from the pictures far away and close up.
         noun: whether prompts, in training too, write the class word behind the new one.
     """
@@ -52,7 +65,7 @@ class Words:
     recipe: Recipe
     vectors: int = 1
     anchors: int = 0
-    strength: float = 0.0
+    layout: Held | None = None
     rescale: bool = False
     noun: bool = False
 
@@ -65,8 +78,7 @@ class Bench:
     clip: Any
     vae: Any
 
-    def learn(self, words: Words, concept: ConceptSpec, seed: int) -> tuple[Concept, dict[str, float]]:
-        """A concept, and what the run says of itself."""
+    def training(self, words: Words, concept: ConceptSpec, seed: int) -> Training:
         known = vocabulary(self.clip, "clip_l")
         anchors = None
         if words.anchors:
@@ -85,23 +97,35 @@ class Bench:
             rescale=words.rescale,
             class_word_too=words.noun,
         )
+        return Training(self.model, self.clip, self.vae, request, anchors, recipe)
+
+    def learn(self, words: Words, concept: ConceptSpec, seed: int) -> tuple[Concept, dict[str, float]]:
+        """A concept, and what the run says of itself."""
         began = time.time()
         checks: list[float] = []
         with tempfile.TemporaryDirectory() as folder:
-            training = Training(self.model, self.clip, self.vae, request, anchors, recipe)
+            training = self.training(words, concept, seed)
             end = training.run(
                 Path(folder), lambda: False, lambda p: checks.append(p.check) if p.check is not None else None
             )
         learnt = training.concept(end)
-        length = learnt.vectors["clip_l"].norm(dim=1).mean() / known.vectors.norm(dim=1).median()
-        said = {"gained": end.before - checks[-1], "length": length.item(), "seconds": time.time() - began}
+        said = {
+            "gained": end.before - checks[-1],
+            "length": self.length(learnt.vectors["clip_l"]),
+            "seconds": time.time() - began,
+        }
         return learnt, said
 
-    def paint(self, clip: Any, prompts: list[tuple[str, list[str]]], each: int, seed: int, strength: float) -> Tensor:
-        """`each` pictures (H, W, 3) of every prompt, which comes with its subjects; the noise does not depend on strength."""
+    def length(self, vectors: Tensor) -> float:
+        """Of a word's vectors (n, E), on average, in ordinary words."""
+        ordinary = vocabulary(self.clip, "clip_l").vectors
+        return (vectors.norm(dim=1).mean() / ordinary.norm(dim=1).median()).item()
+
+    def paint(self, clip: Any, prompts: list[tuple[str, list[str]]], each: int, seed: int, how: Held | None) -> Tensor:
+        """`each` pictures (H, W, 3) of every prompt, which comes with its subjects; the noise is the same however it is held."""
         (negative,) = nodes.CLIPTextEncode().encode(clip, "")
         pictures: list[Tensor] = []
-        if not strength:
+        if how is None:
             encoded = torch.cat(
                 [clip.encode_from_tokens(clip.tokenize(text)).repeat(each, 1, 1) for text, _ in prompts]
             )
@@ -109,8 +133,11 @@ class Bench:
         for i, (text, subjects) in enumerate(prompts):
             positive = composition_prompt(clip, text, subjects)
             empty = torch.zeros(1, 4, 8, 8)
-            layout, _ = recover_layout(self.model, positive, negative, empty, seed + i, PROBE_STEPS, CFG)
-            held = with_layout(self.model, layout, Guidance(strength))
+            if how.recovered:
+                layout, _ = recover_layout(self.model, positive, negative, empty, seed + i, PROBE_STEPS, CFG)
+            else:
+                layout = plain_layout(positive)
+            held = with_layout(self.model, layout, how.steering, how.guidance)
             pictures.append(self._sampled(held, positive, negative, range(i * each, (i + 1) * each), seed))
         return torch.cat(pictures)
 
@@ -120,7 +147,7 @@ class Bench:
         return self.vae.decode(sampled["samples"]).clamp(0, 1)
 
     def measure(
-        self, clip: Any, word: str, name: str, concept: ConceptSpec, strength: float, seed: int, each: int
+        self, clip: Any, word: str, name: str, concept: ConceptSpec, how: Held | None, seed: int, each: int
     ) -> tuple[dict[str, float], Tensor]:
         """Shares of pictures of a word alone and beside each other class, and the pictures.
 
@@ -130,8 +157,8 @@ class Bench:
         """
         others = [other for other in self.world.classes if other != concept.word]
         pairs = [(f"a photo of a {word} and {phrase((other,))}", [word, other]) for other in others]
-        alone = self.paint(clip, [(f"a photo of a {word}", [word])], 2 * each, seed, 0)
-        beside = self.paint(clip, pairs, each, seed + 1000, strength)
+        alone = self.paint(clip, [(f"a photo of a {word}", [word])], 2 * each, seed, None)
+        beside = self.paint(clip, pairs, each, seed + 1000, how)
         single, double = (verdicts(self.judge, self.world, images) for images in (alone, beside))
         asked = [other for other in others for _ in range(each)]
         figures = {
@@ -167,7 +194,7 @@ RECIPES = {
     "one vector": Words(PLAIN),
     "three vectors": Words(PLAIN, 3),
     "with anchors": Words(ANCHORED, 3, anchors=1),
-    "with both": Words(ANCHORED, 3, anchors=1, strength=15.0),
+    "with both": Words(ANCHORED, 3, anchors=1, layout=Held(Steering(), Guidance(0))),
     "one, anchors": Words(replace(PLAIN, reconstruction_weight=0.7, anchor_weight=0.3), anchors=1),
     "one, noun": Words(PLAIN, noun=True),
     "one, noun, rescaled": Words(PLAIN, rescale=True, noun=True),
@@ -182,7 +209,7 @@ def run(bench: Bench, name: str, words: Words | None, split: str, seeds: range, 
             if (name, concept.name, seed) in done:
                 continue
             said: dict[str, float] = {}
-            clip, word, sought, strength = bench.clip, concept.word, concept.word, 0.0
+            clip, word, sought, how = bench.clip, concept.word, concept.word, None
             if words is not None:
                 learnt, said = bench.learn(words, concept, seed)
                 clip, word, sought = (
@@ -190,8 +217,8 @@ def run(bench: Bench, name: str, words: Words | None, split: str, seeds: range, 
                     f"embedding:mine{f' {concept.word}' if words.noun else ''}",
                     concept.name,
                 )
-                strength = words.strength
-            figures, images = bench.measure(clip, word, sought, concept, strength, SEEDS[split] + seed, each)
+                how = words.layout
+            figures, images = bench.measure(clip, word, sought, concept, how, SEEDS[split] + seed, each)
             sheet(images, 3 * each, out.with_suffix("") / f"{name}-{concept.name}-{seed}.jpg")
             record = {"recipe": name, "concept": concept.name, "seed": seed, "each": each, **figures, **said}
             with out.open("a") as file:

@@ -34,8 +34,8 @@ def costs(architecture: Architecture) -> tuple[int, int]:
         forward(latents, {})
     with FlopCounterMode(display=False) as guided:
         z = latents.clone()  # the counter cannot differentiate with respect to what enters a module
-        capture = Capture([4, 7], 77, {})
-        options = watch({"transformer_options": {}}, blocks, capture, stop=True)["transformer_options"]
+        capture = Capture(blocks, "mine", [4, 7], 77)
+        options = watch({"transformer_options": {"uuids": ["mine"]}}, [capture], stop=True)["transformer_options"]
         until_last_map(lambda: forward(z, options))
         maps = [capture.maps[block] for block in blocks]
         cells = [torch.stack([region.cells(*m.shape[-2:]) for region in regions]) for m in maps]

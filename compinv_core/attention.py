@@ -1,4 +1,4 @@
-"""The energy of cross-attention maps against a layout: what spatial inversion holds down while sampling."""
+"""Cross-attention and a layout: the energy of attention that strays, and the steering of attention itself."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,9 @@ from einops import rearrange
 from torch import Tensor
 
 
-def attention_maps(q: Tensor, k: Tensor, heads: int, columns: Sequence[int], height: int, width: int) -> Tensor:
+def attention_maps(
+    q: Tensor, k: Tensor, heads: int, columns: Sequence[int], height: int, width: int, bias: Tensor | None = None
+) -> Tensor:
     """Cross-attention probabilities of chosen tokens, averaged over all heads.
 
     The reference implementation reads only half of the heads: it takes the second half of a batch that holds the
@@ -18,6 +20,7 @@ def attention_maps(q: Tensor, k: Tensor, heads: int, columns: Sequence[int], hei
         k: (B, L, heads*d). L may be a multiple of the prompt's own length: ComfyUI repeats prompts of unequal length,
             and the copies of a token are to be named in `columns` by the caller.
         columns: P token columns.
+        bias: (h*w, L), added to the logits of every head.
 
     Returns:
         (B, P, h, w), non-negative; over all L tokens a cell's values sum to 1.
@@ -25,6 +28,8 @@ def attention_maps(q: Tensor, k: Tensor, heads: int, columns: Sequence[int], hei
     q = rearrange(q, "b n (a d) -> b a n d", a=heads)
     k = rearrange(k, "b l (a d) -> b a l d", a=heads)
     scores = torch.einsum("band,bald->banl", q.float(), k.float()) * q.shape[-1] ** -0.5
+    if bias is not None:
+        scores = scores + bias
     probabilities = scores.softmax(dim=-1)[..., list(columns)].mean(dim=1)
     return rearrange(probabilities, "b (h w) p -> b p h w", h=height, w=width)
 
@@ -51,3 +56,20 @@ def layout_energy(maps: Sequence[Tensor], owners: Sequence[int], cells: Sequence
     tokens = [[i for i, owner in enumerate(owners) if owner == subject] for subject in range(max(owners) + 1)]
     of_subjects = [of_columns[:, own].mean(dim=1) for own in tokens]
     return torch.stack(of_subjects).mean(dim=0)
+
+
+def steering_bias(cells: Tensor, columns: Sequence[Sequence[int]], length: int, strength: float) -> Tensor:
+    """What steering adds to the logits of cross-attention: a subject's tokens gain inside its region and lose outside.
+
+    Args:
+        cells: (S, h, w) in 0..1: the subjects' regions.
+        columns: each subject's token columns, of `length`.
+        strength: in nats; all of it well inside a region, the same with the other sign well outside.
+
+    Returns:
+        (h*w, length); 0 for every other token.
+    """
+    bias = torch.zeros(cells[0].numel(), length, device=cells.device)
+    for region, own in zip(cells, columns, strict=True):
+        bias[:, list(own)] = strength * (2 * rearrange(region, "h w -> (h w) 1") - 1)
+    return bias

@@ -1,7 +1,8 @@
-"""When and how a layout is applied while sampling: corrections of the latent before a denoising step."""
+"""When and how a layout is applied while sampling: attention is steered, and the latent corrected before a denoising step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -10,9 +11,46 @@ Energy = Callable[[Tensor], Tensor]
 GRADIENT_SCALE = 2.0**10  # a power of two, so exact in float32; without it half-precision models lose small gradients
 
 
+def passed(sigma: float, sigmas: Tensor) -> float:
+    """The fraction of a schedule's steps that lies behind at a noise level.
+
+    A sampler may ask between two levels, more than once a step, or for the same level again: nothing is counted.
+
+    Args:
+        sigmas: n + 1, falling.
+    """
+    steps = len(sigmas) - 1
+    behind = int((sigmas[1:] >= sigma * (1 - 1e-4)).sum())
+    return behind / max(1, steps)
+
+
+@dataclass(frozen=True)
+class Steering:
+    """How strongly attention is turned to a layout, and how long.
+
+    Attributes:
+        strength: in nats, at the start of the schedule. For the softmax, a subject's tokens weigh e^strength times as much
+            inside its region, and as much less outside; 0 switches steering off.
+        until: the fraction of the schedule along which the strength falls to 0, in a straight line.
+    """
+
+    strength: float = 6.0
+    until: float = 1.0
+
+    @property
+    def idle(self) -> bool:
+        return self.strength == 0 or self.until == 0
+
+    def at(self, sigma: float, sigmas: Tensor) -> float:
+        """What is left of the strength at a noise level of a schedule (n + 1 sigmas, falling)."""
+        if self.until == 0:
+            return 0.0
+        return self.strength * max(0.0, 1 - passed(sigma, sigmas) / self.until)
+
+
 @dataclass(frozen=True)
 class Guidance:
-    """How hard and how long attention is held to a layout. The defaults are the paper's.
+    """How hard and how long the latent is corrected towards a layout. The defaults are the paper's.
 
     Attributes:
         strength: the step's factor s in z - sigma^2 s grad E; 0 switches guidance off.
@@ -33,8 +71,7 @@ class Guidance:
     def covers(self, sigma: float, sigmas: Tensor) -> bool:
         """Whether a noise level lies in the guided part of a schedule (n + 1 sigmas, falling)."""
         steps = len(sigmas) - 1
-        last = max(0, min(steps - 1, round(self.until * steps) - 1))
-        return sigma >= sigmas[last].item() * (1 - 1e-4)
+        return round(passed(sigma, sigmas) * steps) < max(1, round(self.until * steps))
 
 
 def correct(latents: Tensor, sigma: float, energy: Energy, guidance: Guidance) -> tuple[Tensor, list[Tensor]]:
@@ -59,3 +96,42 @@ def correct(latents: Tensor, sigma: float, energy: Energy, guidance: Guidance) -
         step = sigma**2 * guidance.strength * gradient / GRADIENT_SCALE
         latents = torch.where(high[:, None, None, None], latents - step, latents)
     return latents.detach(), met
+
+
+@dataclass(frozen=True)
+class Report:
+    """One step that was held to the layout.
+
+    Attributes:
+        subjects: S of them, as the layout names them.
+        maps: (S, h, w), how strongly each cell attends to each subject, mean over the batch.
+        inside: (S,), the part of it that lies in the subject's region.
+        energies: (2, B), met first and last by the corrections of the latent, or None where there were none. The last is
+            what the last correction started from, as measuring after it would cost a pass more.
+    """
+
+    subjects: tuple[str, ...]
+    maps: Tensor
+    inside: Tensor
+    energies: Tensor | None
+
+
+def described(reports: Sequence[Report]) -> str:
+    """A line a step, and one that says who was starved: who got less than half of an equal share of the attention."""
+    lines: list[str] = []
+    for i, report in enumerate(reports, start=1):
+        kept = ", ".join(f"{name} {part:.0%}" for name, part in _named(report, report.inside))
+        energy = "" if report.energies is None else "; energy {:.3f} -> {:.3f}".format(*report.energies.mean(dim=1))
+        lines.append(f"step {i}: in its region {kept}{energy}")
+    last = reports[-1]
+    amounts = torch.stack([r.maps.sum((1, 2)) for r in reports if r.subjects == last.subjects]).mean(0)
+    shares = _named(last, amounts / amounts.sum().clamp_min(1e-8))
+    starved = [name for name, share in shares if share < 0.5 / len(shares)]
+    verdict = f"{' and '.join(starved)} got less than half of an equal share" if starved else "nobody was starved"
+    told = ", ".join(f"{name} {share:.0%}" for name, share in shares)
+    return "\n".join([*lines, f"of the subjects' attention: {told}; {verdict}"])
+
+
+def _named(report: Report, values: Tensor) -> list[tuple[str, float]]:
+    names = [subject.removeprefix("embedding:") for subject in report.subjects]
+    return list(zip(names, cast("list[float]", values.tolist()), strict=True))

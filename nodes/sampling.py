@@ -9,35 +9,58 @@ from PIL import Image, ImageDraw
 from nodes import common_ksampler
 
 from ..compinv_core.host.composition import subjects_of
-from ..compinv_core.host.sampler import Report, check_fit, check_layout, with_layout
+from ..compinv_core.host.sampler import check_fit, check_layout, with_layout
 from ..compinv_core.layout import Layout
-from ..compinv_core.sampling import Guidance
+from ..compinv_core.sampling import Guidance, Report, Steering, described
 from .pictures import from_image, heat_pictures
 from .types import CATEGORY, LayoutType
 
 PAPER = Guidance()
+DEFAULT = Steering()
 
 
-def _guidance_inputs() -> list[Any]:
+def _regularization_inputs() -> list[Any]:
     return [
         io.Float.Input(
-            "strength",
-            default=PAPER.strength,
+            "steering",
+            default=DEFAULT.strength,
+            min=0.0,
+            max=30.0,
+            step=0.5,
+            tooltip="How strongly attention itself is turned to the regions, at no cost in time: a subject's words weigh e to "
+            "the power of this more inside its region, and less outside. 0 switches it off.",
+        ),
+        io.Float.Input(
+            "steering_until",
+            default=DEFAULT.until,
+            min=0.0,
+            max=1.0,
+            step=0.05,
+            tooltip="The part of the schedule along which steering fades to nothing; 0 switches it off.",
+        ),
+        io.Float.Input(
+            "guidance",
+            default=0.0,
             min=0.0,
             max=1000.0,
             step=1.0,
-            tooltip="How far the latent is moved to hold attention in place. 0 switches it off.",
+            tooltip="How far the latent is moved along the gradient of attention, the paper's way; it takes half as long "
+            "again, or more. The paper has 30, and no steering; 0 switches it off.",
         ),
         io.Int.Input(
-            "corrections", default=PAPER.corrections, min=0, max=50, tooltip="At most so many before one step; 0: off."
+            "corrections",
+            default=PAPER.corrections,
+            min=0,
+            max=50,
+            tooltip="Of guidance: at most so many before one step; 0 switches guidance off.",
         ),
         io.Float.Input(
-            "until",
+            "guidance_until",
             default=PAPER.until,
             min=0.0,
             max=1.0,
             step=0.05,
-            tooltip="The part of the schedule in which it works, from its start; 0 switches it off.",
+            tooltip="The part of the schedule in which guidance works, from its start; 0 switches it off.",
         ),
         io.Float.Input(
             "threshold",
@@ -45,7 +68,7 @@ def _guidance_inputs() -> list[Any]:
             min=0.0,
             max=1.0,
             step=0.01,
-            tooltip="An energy that is low enough: 0 when all attention keeps to its regions, 1 when none does.",
+            tooltip="Of guidance, an energy that is low enough: 0 when all attention keeps to its regions, 1 when none does.",
         ),
     ]
 
@@ -57,8 +80,7 @@ class CompInvRegularizedSampler(io.ComfyNode):
             node_id="CompInvRegularizedSampler",
             display_name="Regularized Sampler",
             category=CATEGORY,
-            description="KSampler that holds every subject's attention to its region in the first steps. Without a layout it is "
-            "KSampler.",
+            description="KSampler that holds every subject's attention to its region. Without a layout it is KSampler.",
             inputs=[
                 io.Model.Input("model", tooltip="The model. It is not changed."),
                 io.Conditioning.Input("positive", tooltip="From Composition Prompt."),
@@ -84,7 +106,7 @@ class CompInvRegularizedSampler(io.ComfyNode):
                 io.Float.Input(
                     "denoise", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="Under 1: start from the latent."
                 ),
-                *_guidance_inputs(),
+                *_regularization_inputs(),
             ],
             outputs=[
                 io.Latent.Output("LATENT", display_name="latent", tooltip="The sampled latent."),
@@ -92,7 +114,9 @@ class CompInvRegularizedSampler(io.ComfyNode):
                     "HEAT_MAPS", display_name="heat maps", tooltip="Where each subject's attention went at last."
                 ),
                 io.String.Output(
-                    "REPORT", display_name="report", tooltip="The energy before and after the corrections."
+                    "REPORT",
+                    display_name="report",
+                    tooltip="How much of each subject's attention kept to its region, step by step, and who was starved.",
                 ),
             ],
         )
@@ -110,9 +134,11 @@ class CompInvRegularizedSampler(io.ComfyNode):
         sampler_name: str,
         scheduler: str,
         denoise: float,
-        strength: float,
+        steering: float,
+        steering_until: float,
+        guidance: float,
         corrections: int,
-        until: float,
+        guidance_until: float,
         threshold: float,
         layout: Layout | None = None,
     ) -> io.NodeOutput:
@@ -120,7 +146,11 @@ class CompInvRegularizedSampler(io.ComfyNode):
         check_fit(model, positive)
         if layout is not None:
             check_layout(layout, subjects_of(positive))
-            model = with_layout(model, layout, Guidance(strength, corrections, until, threshold), reports.append)
+            held = (
+                Steering(steering, steering_until),
+                Guidance(guidance, corrections, guidance_until, threshold),
+            )
+            model = with_layout(model, layout, *held, reports.append)
         (latent,) = common_ksampler(
             model, seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image, denoise=denoise
         )
@@ -128,12 +158,8 @@ class CompInvRegularizedSampler(io.ComfyNode):
             blank = Image.new("RGB", (384, 384), "#202030")
             ImageDraw.Draw(blank).text((12, 12), "no layout was applied", fill="white")
             return io.NodeOutput(latent, from_image(blank), "No layout was applied.")
-        names = [region.phrase for region in layout.regions]
-        lines = [
-            f"guided step {i}: energy {r.before.mean():.3f} -> {r.after.mean():.3f}"
-            for i, r in enumerate(reports, start=1)
-        ]
-        return io.NodeOutput(latent, heat_pictures(reports[-1].maps, names), "\n".join(lines))
+        last = reports[-1]
+        return io.NodeOutput(latent, heat_pictures(last.maps, last.subjects), described(reports))
 
 
 class CompInvRegularizeModel(io.ComfyNode):
@@ -148,7 +174,7 @@ class CompInvRegularizeModel(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The model. It is not changed."),
                 LayoutType.Input("layout", tooltip="From Spatial Layout Recover."),
-                *_guidance_inputs(),
+                *_regularization_inputs(),
             ],
             outputs=[
                 io.Model.Output("REGULARIZED", display_name="model", tooltip="For KSampler or any other sampler.")
@@ -157,9 +183,18 @@ class CompInvRegularizeModel(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: Any, layout: Layout, strength: float, corrections: int, until: float, threshold: float
+        cls,
+        model: Any,
+        layout: Layout,
+        steering: float,
+        steering_until: float,
+        guidance: float,
+        corrections: int,
+        guidance_until: float,
+        threshold: float,
     ) -> io.NodeOutput:
-        return io.NodeOutput(with_layout(model, layout, Guidance(strength, corrections, until, threshold)))
+        held = Steering(steering, steering_until), Guidance(guidance, corrections, guidance_until, threshold)
+        return io.NodeOutput(with_layout(model, layout, *held))
 
 
 NODES = [CompInvRegularizedSampler, CompInvRegularizeModel]

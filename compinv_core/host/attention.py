@@ -1,13 +1,13 @@
-"""What we know of a UNet's cross-attention: its blocks, and patches that watch it without disturbing others."""
+"""What we know of a UNet's cross-attention: its blocks, and patches that watch or steer it without disturbing others."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import comfy.model_patcher
 import torch
-from comfy.ldm.modules.attention import SpatialTransformer, attention_pytorch
+from comfy.ldm.modules.attention import SpatialTransformer, attention_pytorch, optimized_attention
 from comfy.ldm.modules.diffusionmodules.openaimodel import Upsample
 from torch import Tensor
 
@@ -36,21 +36,11 @@ def guided_blocks(model: Any, height: int, width: int) -> list[Block]:
     Raises:
         ValueError: a model without cross-attention to text.
     """
-    unet = model.model.diffusion_model
-    if not hasattr(unet, "output_blocks") or not any(isinstance(m, SpatialTransformer) for m in unet.modules()):
-        raise ValueError(
-            f'The input "model" is a {type(model.model).__name__}, whose cross-attention cannot be read; '
-            "SD 1.x, SD 2.x and SDXL checkpoints are supported."
-        )
-
-    def blocks(name: str, index: int, module: Any) -> list[Block]:
-        depth = sum(len(m.transformer_blocks) for m in module.modules() if isinstance(m, SpatialTransformer))
-        return [Block((name, index), d) for d in range(depth)]
-
-    used = blocks("middle", 0, unet.middle_block)
+    unet = _unet(model)
+    used = _blocks("middle", 0, unet.middle_block)
     levels: list[list[Block]] = [[]]
     for index, module in enumerate(unet.output_blocks):
-        levels[-1] += blocks("output", index, module)
+        levels[-1] += _blocks("output", index, module)
         if any(isinstance(m, Upsample) for m in module.modules()):
             levels.append([])
     side = min(height, width) // 2 ** (len(levels) - 1)
@@ -62,56 +52,155 @@ def guided_blocks(model: Any, height: int, width: int) -> list[Block]:
     return used
 
 
+def all_blocks(model: Any) -> list[Block]:
+    """Every cross-attention of a model, in the order in which they run.
+
+    Raises:
+        ValueError: a model without cross-attention to text.
+    """
+    unet = _unet(model)
+    parts = [("input", i, module) for i, module in enumerate(unet.input_blocks)]
+    parts += [("middle", 0, unet.middle_block)]
+    parts += [("output", i, module) for i, module in enumerate(unet.output_blocks)]
+    return [block for part in parts for block in _blocks(*part)]
+
+
+def _unet(model: Any) -> Any:
+    unet = model.model.diffusion_model
+    if not hasattr(unet, "output_blocks") or not any(isinstance(m, SpatialTransformer) for m in unet.modules()):
+        raise ValueError(
+            f'The input "model" is a {type(model.model).__name__}, whose cross-attention cannot be read; '
+            "SD 1.x, SD 2.x and SDXL checkpoints are supported."
+        )
+    return unet
+
+
+def _blocks(name: str, index: int, module: Any) -> list[Block]:
+    depth = sum(len(m.transformer_blocks) for m in module.modules() if isinstance(m, SpatialTransformer))
+    return [Block((name, index), d) for d in range(depth)]
+
+
 class _Enough(Exception):
     """The last map is there; the rest of the forward pass is not needed."""
 
 
+Replacement = Callable[[Tensor, Tensor, Tensor, dict[str, Any]], Tensor]
+"""(q, k, v, options) -> the output of one cross-attention; q, k, v are (B, tokens, heads*d), B over all prompts in a pass."""
+
+
 @dataclass
 class Capture:
-    """Maps seen in one forward pass: block -> (B, P, h, w), conditional branch only."""
+    """Maps seen in one forward pass: block -> (B, P, h, w), of one conditioning.
 
+    Attributes:
+        blocks: those that are looked at.
+        prompt: ComfyUI's name for the conditioning, which may come in any order and in several passes.
+        columns: P token columns, of `length`.
+    """
+
+    blocks: Sequence[Block]
+    prompt: Any
     columns: Sequence[int]
-    length: int  # of the prompt, in tokens
-    maps: dict[Block, Tensor]
+    length: int
+    maps: dict[Block, Tensor] = field(default_factory=dict[Block, Tensor])
 
-    def see(self, block: Block, q: Tensor, k: Tensor, options: dict[str, Any]) -> None:
-        branches = options.get("cond_or_uncond") or [0]
-        if 0 not in branches:
+    def see(self, block: Block, q: Tensor, k: Tensor, options: dict[str, Any], bias: Tensor | None = None) -> None:
+        prompts = options["uuids"]
+        if self.prompt not in prompts or block not in self.blocks:
             return
-        which = branches.index(0)
-        q, k = q.chunk(len(branches))[which], k.chunk(len(branches))[which]
+        which = prompts.index(self.prompt)
+        q, k = q.chunk(len(prompts))[which], k.chunk(len(prompts))[which]
         height, width = options["activations_shape"][-2:]
         copies = max(1, k.shape[1] // self.length)  # prompts of unequal length are repeated, not padded
         columns = [copy * self.length + column for column in self.columns for copy in range(copies)]
-        maps = attention_maps(q, k, options["n_heads"], columns, height, width)
+        maps = attention_maps(q, k, options["n_heads"], columns, height, width, bias)
         self.maps[block] = maps.unflatten(1, (len(self.columns), copies)).sum(dim=2)
 
 
-def watch(model_options: dict[str, Any], blocks: Sequence[Block], capture: Capture, stop: bool) -> dict[str, Any]:
-    """A clone of model options under which `blocks` report their maps to `capture`.
+def watch(model_options: dict[str, Any], captures: Sequence[Capture], stop: bool) -> dict[str, Any]:
+    """A clone of model options under which blocks report their maps to `captures`, all of the same blocks.
 
     A replacement that another pack put on a block is called for the block's output. With `stop`, the pass ends by an
     exception right after the last map: see `until_last_map`.
     """
-    options = comfy.model_patcher.create_model_options_clone(model_options)
-    present = options.get("transformer_options", {}).get("patches_replace", {}).get("attn2", {})
-    last = blocks[-1]
+    blocks = captures[0].blocks
 
-    def patch(block: Block) -> Callable[[Tensor, Tensor, Tensor, dict[str, Any]], Tensor]:
-        other = present.get((*block.place, block.depth)) or present.get(block.place)
-
+    def patch(block: Block, other: Replacement | None) -> Replacement:
         def attend(q: Tensor, k: Tensor, v: Tensor, extra: dict[str, Any]) -> Tensor:
-            capture.see(block, q, k, extra)
-            if stop and block == last:
+            for capture in captures:
+                capture.see(block, q, k, extra)
+            if stop and all(blocks[-1] in capture.maps for capture in captures):
                 raise _Enough
             return other(q, k, v, extra) if other else attention_pytorch(q, k, v, extra["n_heads"])
 
         return attend
 
-    for block in blocks:
-        name, number = block.place
+    return _replaced(model_options, blocks, patch)
+
+
+Bias = Callable[[int, int], Tensor]
+"""(h, w) -> (h*w, L), what is added to the logits of a map's cells."""
+
+
+def steer(
+    model_options: dict[str, Any], blocks: Sequence[Block], biases: Mapping[Any, Bias], captures: Sequence[Capture] = ()
+) -> dict[str, Any]:
+    """A clone of model options under which cross-attention to some conditionings is steered.
+
+    Of a replacement that another pack put on a block, the output is kept and what steering changes of plain attention is
+    added: right for those that add something of their own to it, as IPAdapter does. Whatever is not steered goes
+    through ComfyUI's own choice of attention, bit for bit.
+
+    Args:
+        blocks: those that are steered.
+        biases: ComfyUI's name for a conditioning -> its bias.
+        captures: see the maps of their blocks as they are steered.
+    """
+
+    def patch(block: Block, other: Replacement | None) -> Replacement:
+        def attend(q: Tensor, k: Tensor, v: Tensor, extra: dict[str, Any]) -> Tensor:
+            heads, prompts = extra["n_heads"], extra["uuids"]
+
+            def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+                precision = extra["attn_precision"]
+                return optimized_attention(q, k, v, heads, attn_precision=precision, transformer_options=extra)
+
+            if not any(prompt in biases for prompt in prompts):
+                return other(q, k, v, extra) if other else plain(q, k, v)
+            theirs = other(q, k, v, extra).chunk(len(prompts)) if other else None
+            height, width = extra["activations_shape"][-2:]
+            parts: list[Tensor] = []
+            for i, (prompt, *qkv) in enumerate(zip(prompts, *(t.chunk(len(prompts)) for t in (q, k, v)), strict=True)):
+                if prompt not in biases:
+                    parts.append(theirs[i] if theirs else plain(*qkv))
+                    continue
+                bias = biases[prompt](height, width).to(q)
+                bias = bias.repeat(1, k.shape[1] // bias.shape[1])  # prompts of unequal length are repeated, not padded
+                steered = attention_pytorch(*qkv, heads, mask=bias[None, None])
+                parts.append(theirs[i] + steered - attention_pytorch(*qkv, heads) if theirs else steered)
+                for capture in (c for c in captures if c.prompt == prompt):
+                    capture.see(block, q, k, extra, bias)
+            return torch.cat(parts)
+
+        return attend
+
+    return _replaced(model_options, blocks, patch)
+
+
+def _replaced(
+    model_options: dict[str, Any],
+    blocks: Sequence[Block],
+    patch: Callable[[Block, Replacement | None], Replacement],
+) -> dict[str, Any]:
+    """A clone of model options in which `patch` makes the blocks' cross-attention, of what replaced it before."""
+    options = comfy.model_patcher.create_model_options_clone(model_options)
+    present = options.get("transformer_options", {}).get("patches_replace", {}).get("attn2", {})
+    made = {
+        block: patch(block, present.get((*block.place, block.depth)) or present.get(block.place)) for block in blocks
+    }
+    for block, attend in made.items():
         options = comfy.model_patcher.set_model_options_patch_replace(
-            options, patch(block), "attn2", name, number, block.depth
+            options, attend, "attn2", *block.place, block.depth
         )
     return options
 

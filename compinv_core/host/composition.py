@@ -75,20 +75,24 @@ def _moved(position: int, edits: Sequence[Edit]) -> int:
     return position + sum(len(words) - (end - start) for start, end, words in edits if end <= position)
 
 
-def subjects_of(conditioning: Sequence[Any]) -> tuple[Subject, ...]:
-    """The subjects of a conditioning.
+def probes_of(conditioning: Sequence[Any]) -> list[tuple[tuple[Subject, ...], list[Any]]]:
+    """Of every prompt that knows them: its subjects, and the prompt in ordinary words.
+
+    Raises:
+        ValueError: no part of the conditioning was made by Composition Prompt.
+    """
+    found = [(rest[SUBJECTS], rest[PROBE]) for _, rest in conditioning if SUBJECTS in rest]
+    if not found:
+        raise ValueError(
+            'The input "positive" does not say where its subjects are; make it with the node Composition Prompt.'
+        )
+    return found
+
+
+def subjects_of(conditioning: Sequence[Any]) -> list[Subject]:
+    """The subjects of a conditioning, of all its prompts.
 
     Raises:
         ValueError: it was not made by Composition Prompt.
     """
-    for _, rest in conditioning:
-        if SUBJECTS in rest:
-            return rest[SUBJECTS]
-    raise ValueError(
-        'The input "positive" does not say where its subjects are; make it with the node Composition Prompt.'
-    )
-
-
-def probe_of(conditioning: Sequence[Any]) -> list[Any]:
-    """The prompt in ordinary words."""
-    return next(rest[PROBE] for _, rest in conditioning if PROBE in rest)
+    return [subject for subjects, _ in probes_of(conditioning) for subject in subjects]

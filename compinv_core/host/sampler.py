@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import comfy.model_patcher
@@ -13,12 +14,22 @@ from comfy.extra_samplers import uni_pc
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ..attention import layout_energy
-from ..layout import Layout, default_layout, layout_from_attention
+from ..attention import layout_energy, steering_bias
+from ..layout import Layout, Region, default_layout, layout_from_attention
 from ..prompts import Subject
-from ..sampling import Guidance, correct
-from .attention import Capture, guided_blocks, resized_mean, until_last_map, watch
-from .composition import SUBJECTS, probe_of, subjects_of
+from ..sampling import Guidance, Report, Steering, correct
+from .attention import (
+    Bias,
+    Block,
+    Capture,
+    all_blocks,
+    guided_blocks,
+    resized_mean,
+    steer,
+    until_last_map,
+    watch,
+)
+from .composition import SUBJECTS, probes_of, subjects_of
 from .model import frozen_weights
 from .training import context_width
 
@@ -47,43 +58,129 @@ def check_layout(layout: Layout, subjects: Sequence[Subject], prompt: str = "the
 
 
 @dataclass(frozen=True)
-class Report:
-    """One guided step: the energies (B,) met first and last, and the subjects' maps (S, h, w), mean over the batch.
+class Held:
+    """A conditioning whose subjects have their regions.
 
-    The last energy is the one that the last correction started from, as measuring after it would cost a pass more.
+    Attributes:
+        cond: as the sampler keeps it, with ComfyUI's name for it.
+        regions: S of them.
+        columns: each subject's token columns, of `length`.
+        canvas: height and width of the latent.
     """
 
-    before: Tensor
-    after: Tensor
-    maps: Tensor
+    cond: dict[str, Any]
+    regions: Sequence[Region]
+    columns: Sequence[Sequence[int]]
+    canvas: tuple[int, int]
+
+    @property
+    def length(self) -> int:
+        return int(self.cond["cross_attn"].shape[1])
+
+    @property
+    def owners(self) -> list[int]:
+        """For every column, whose it is."""
+        return [i for i, own in enumerate(self.columns) for _ in own]
+
+    def capture(self, blocks: Sequence[Block]) -> Capture:
+        return Capture(blocks, self.cond["uuid"], [column for own in self.columns for column in own], self.length)
+
+    def cells(self, height: int, width: int) -> Tensor:
+        """(S, height, width) in 0..1: the regions, on a map of the canvas or of the area that the conditioning is for."""
+        rows, columns = self.canvas
+        tall, wide, top, left = self.cond.get("area") or (rows, columns, 0, 0)
+        whole = [region.cells(height * rows // tall, width * columns // wide) for region in self.regions]
+        top, left = top * height // tall, left * width // wide
+        return torch.stack(whole)[:, top : top + height, left : left + width]
 
 
 def with_layout(
-    model: Any, layout: Layout, guidance: Guidance, report: Callable[[Report], None] = lambda _: None
+    model: Any,
+    layout: Layout,
+    steering: Steering,
+    guidance: Guidance,
+    report: Callable[[Report], None] = lambda _: None,
 ) -> Any:
-    """A clone of a MODEL that holds attention to a layout in the first part of any sampler's schedule.
+    """A clone of a MODEL that holds attention to a layout, with any sampler.
 
-    Without regions or with idle guidance nothing is attached, and sampling is bit-identical to the MODEL's own.
+    Where neither steering nor guidance has anything to do, nothing is attached, and sampling is bit-identical to the
+    MODEL's own.
     """
     clone = model.clone()
-    if not layout.regions or guidance.idle:
+    if not layout.regions or (steering.idle and guidance.idle):
         return clone
+    everywhere = all_blocks(model)
 
     def wrapper(executor: Any, x: Tensor, timestep: Tensor, model_options: dict[str, Any], seed: int | None) -> Tensor:
         sigma = timestep.flatten()[0].item()
         options = model_options.get("transformer_options", {})
         sigmas = options.get("sample_sigmas")
-        if sigmas is None or not guidance.covers(sigma, sigmas):
+        if sigmas is None:
             return executor(x, timestep, model_options, seed)
-        moved = _guided(model, executor.class_obj, x, timestep, model_options, layout, guidance, report)
-        if options.get(KEY, True):
+        strength = steering.at(sigma, sigmas)
+        guiding = not guidance.idle and guidance.covers(sigma, sigmas)
+        held = _held(executor.class_obj, layout, sigma, x.shape[-2:]) if strength or guiding else []
+        if not held:
+            return executor(x, timestep, model_options, seed)
+        energies = None
+        watched = guided_blocks(model, *x.shape[-2:])
+        captures = [one.capture(watched) for one in held]
+        if guiding:
+            moved, energies = _guided(executor.class_obj, x, timestep, model_options, held, captures, guidance)
             # In place: a sampler that goes on from its own x goes on from the corrected one.
-            moved = x.copy_(moved)
-        return executor(moved, timestep, model_options, seed)
+            x = x.copy_(moved) if options.get(KEY, True) else moved
+        if strength:
+            biases = {one.cond["uuid"]: _bias(one, strength) for one in held}
+            model_options = steer(model_options, everywhere, biases, captures)
+        result = executor(x, timestep, model_options, seed)
+        report(_report(held, captures, energies))
+        return result
 
     clone.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, _note_sampler)
     clone.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, wrapper)
     return clone
+
+
+def _held(guider: Any, layout: Layout, sigma: float, canvas: tuple[int, int]) -> list[Held]:
+    """The positive conditionings that take part at a noise level and have subjects with regions.
+
+    Raises:
+        ValueError: none knows its subjects, or the layout names one that none has.
+    """
+    conds = [cond for cond in guider.conds["positive"] if SUBJECTS in cond]
+    if not conds:
+        raise ValueError(
+            'The input "positive" does not say where its subjects are; make it with the node Composition Prompt.'
+        )
+    check_layout(layout, [subject for cond in conds for subject in cond[SUBJECTS]])
+    found: list[Held] = []
+    for cond in conds:
+        chosen = [(r, s) for r in layout.regions for s in cond[SUBJECTS] if r.phrase in (s.phrase, s.name)]
+        if chosen and cond.get("timestep_end", 0.0) <= sigma <= cond.get("timestep_start", float("inf")):
+            found.append(Held(cond, [r for r, _ in chosen], [s.columns for _, s in chosen], canvas))
+    return found
+
+
+def _bias(held: Held, strength: float) -> Bias:
+    """What steering adds for a conditioning, made once for each size of map."""
+
+    @cache
+    def bias(height: int, width: int) -> Tensor:
+        return steering_bias(held.cells(height, width), held.columns, held.length, strength)
+
+    return bias
+
+
+def _report(held: Sequence[Held], captures: Sequence[Capture], energies: Tensor | None) -> Report:
+    names: list[str] = []
+    maps: list[Tensor] = []
+    inside: list[Tensor] = []
+    for one, capture in zip(held, captures, strict=True):
+        names += [region.phrase for region in one.regions]
+        maps.append(_by_subject(list(capture.maps.values()), one))
+        kept = (maps[-1] * one.cells(*maps[-1].shape[-2:])).sum((1, 2))
+        inside.append(kept / maps[-1].sum((1, 2)).clamp_min(1e-8))
+    return Report(tuple(names), torch.cat(maps), torch.cat(inside), energies)
 
 
 def _note_sampler(executor: Any, guider: Any, sigmas: Tensor, extra_args: dict[str, Any], *rest: Any) -> Tensor:
@@ -100,66 +197,52 @@ def _note_sampler(executor: Any, guider: Any, sigmas: Tensor, extra_args: dict[s
 
 
 def _guided(
-    model: Any,
     guider: Any,
     x: Tensor,
     timestep: Tensor,
     model_options: dict[str, Any],
-    layout: Layout,
+    held: Sequence[Held],
+    captures: Sequence[Capture],
     guidance: Guidance,
-    report: Callable[[Report], None],
-) -> Tensor:
-    conds = [cond for cond in guider.conds["positive"] if SUBJECTS in cond]
-    if not conds:
-        raise ValueError(
-            'The input "positive" does not say where its subjects are; make it with the node Composition Prompt.'
-        )
-    cond = next((cond for cond in conds if _active(cond, timestep)), None)
-    if cond is None:
-        return x
-    subjects: tuple[Subject, ...] = cond[SUBJECTS]
-    check_layout(layout, subjects)
-    chosen = [(r, s) for r in layout.regions for s in subjects if r.phrase in (s.phrase, s.name)]
-    columns = [column for _, subject in chosen for column in subject.columns]
-    owners = [i for i, (_, subject) in enumerate(chosen) for _ in subject.columns]
-    blocks = guided_blocks(model, *x.shape[-2:])
-    seen: list[list[Tensor]] = []
+) -> tuple[Tensor, Tensor]:
+    """The corrected latent, and the energies (2, B) met first and last. The captures keep the last maps."""
+    controlled = any(one.cond.get("control") for one in held)
 
     # A ControlNet's output is added in place to what autograd has kept.
-    adding = torch.autograd.graph.allow_mutation_on_saved_tensors() if cond.get("control") else nullcontext()
+    adding = torch.autograd.graph.allow_mutation_on_saved_tensors() if controlled else nullcontext()
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
         frozen_weights(guider.inner_model.diffusion_model),
         adding,
     ):
-        plain = {key: _normal(value) for key, value in cond.items()}
-        if cond.get("control"):
-            plain["control"] = _FixedControl(cond["control"])
+        conds = [_differentiable(one.cond) for one in held]
         sigma = timestep.clone()
-        length = plain["cross_attn"].shape[1]
 
         def energy(latents: Tensor) -> Tensor:
-            capture = Capture(columns, length, {})
-            options = watch(model_options, blocks, capture, stop=True)
-            until_last_map(
-                lambda: comfy.samplers.calc_cond_batch(guider.inner_model, [[plain]], latents, sigma, options)
-            )
-            maps = [capture.maps[block] for block in blocks]
-            seen.append([m.detach() for m in maps])
-            cells = [torch.stack([region.cells(*m.shape[-2:]) for region, _ in chosen]) for m in maps]
-            return layout_energy(maps, owners, cells)
+            for capture in captures:
+                capture.maps.clear()
+            options = watch(model_options, captures, stop=True)
+            until_last_map(lambda: comfy.samplers.calc_cond_batch(guider.inner_model, [conds], latents, sigma, options))
+            total = torch.zeros(len(latents), device=latents.device)
+            for one, capture in zip(held, captures, strict=True):
+                maps = [capture.maps[block] for block in capture.blocks]
+                cells = [one.cells(*m.shape[-2:]) for m in maps]
+                total = total + len(one.regions) * layout_energy(maps, one.owners, cells)
+            return total / sum(len(one.regions) for one in held)
 
         moved, met = correct(x.clone(), sigma.flatten()[0].item(), energy, guidance)
-    height, width = max((m.shape[-2:] for m in seen[-1]), key=lambda shape: shape[0])
-    report(Report(met[0], met[-1], _by_subject(resized_mean(seen[-1], height, width).mean(0), owners, len(chosen))))
-    return moved
+    for capture in captures:
+        capture.maps.update({block: m.detach() for block, m in capture.maps.items()})
+    return moved, torch.stack([met[0], met[-1]])
 
 
-def _active(cond: dict[str, Any], timestep: Tensor) -> bool:
-    """Whether a conditioning takes part at this noise level: its range, as ComfyUI keeps it, is of falling sigmas."""
-    sigma = timestep.flatten()[0].item()
-    return cond.get("timestep_end", 0.0) <= sigma <= cond.get("timestep_start", float("inf"))
+def _differentiable(cond: dict[str, Any]) -> dict[str, Any]:
+    """A conditioning as a guided pass takes it."""
+    plain = {key: _normal(value) for key, value in cond.items()}
+    if cond.get("control"):
+        plain["control"] = _FixedControl(cond["control"])
+    return plain
 
 
 @dataclass(frozen=True)
@@ -184,10 +267,12 @@ def _normal(value: Any) -> Any:
     return value
 
 
-def _by_subject(maps: Tensor, owners: Sequence[int], count: int) -> Tensor:
-    """(P, h, w) of columns -> (S, h, w) of subjects."""
-    owner = torch.tensor(owners, device=maps.device)
-    return torch.stack([maps[owner == i].mean(dim=0) for i in range(count)]).cpu()
+def _by_subject(maps: Sequence[Tensor], held: Held) -> Tensor:
+    """Each block's (B, P, h, w) of columns -> (S, h, w) of subjects, their tokens summed: means over blocks and pictures."""
+    height, width = max((m.shape[-2:] for m in maps), key=lambda shape: shape[0])
+    columns = resized_mean(maps, height, width).mean(0)
+    own = columns.split([len(of_one) for of_one in held.columns])
+    return torch.stack([part.sum(dim=0) for part in own]).cpu()
 
 
 def recover_layout(
@@ -206,20 +291,22 @@ def recover_layout(
         The layout, and the subjects' maps (S, h, w).
     """
     check_fit(model, positive)
-    subjects, probe = subjects_of(positive), probe_of(positive)
-    columns = [column for subject in subjects for column in subject.probe_columns]
-    owners = [i for i, subject in enumerate(subjects) for _ in subject.probe_columns]
+    prompts = probes_of(positive)
+    subjects = [subject for own, _ in prompts for subject in own]
     latent = comfy.sample.fix_empty_latent_channels(model, latent[:1])
     blocks = guided_blocks(model, *latent.shape[-2:])
     total: list[Tensor] = []
-    length = probe[0][0].shape[1]
 
     def wrapper(executor: Any, x: Tensor, timestep: Tensor, model_options: dict[str, Any], seed: int | None) -> Tensor:
-        capture = Capture(columns, length, {})
-        result = executor(x, timestep, watch(model_options, blocks, capture, stop=False), seed)
-        if capture.maps:
-            height, width = max((m.shape[-2:] for m in capture.maps.values()), key=lambda shape: shape[0])
-            total.append(resized_mean(list(capture.maps.values()), height, width).mean(0))
+        held = [
+            Held(cond, [], [subject.probe_columns for subject in own], x.shape[-2:])
+            for cond, (own, _) in zip(executor.class_obj.conds["positive"], prompts, strict=True)
+        ]
+        captures = [one.capture(blocks) for one in held]
+        result = executor(x, timestep, watch(model_options, captures, stop=False), seed)
+        if all(capture.maps for capture in captures):
+            maps = [list(capture.maps.values()) for capture in captures]
+            total.append(torch.cat([_by_subject(of_one, one) for of_one, one in zip(maps, held, strict=True)]))
         return result
 
     probing = model.clone()
@@ -227,12 +314,12 @@ def recover_layout(
         probing.remove_wrappers_with_key(kind, KEY)  # a layout that the model is held to already
     probing.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, wrapper)
     noise = comfy.sample.prepare_noise(latent, seed)
+    ordinary = [part for _, probe in prompts for part in probe]
     comfy.sample.sample(
-        probing, noise, steps, cfg, "euler", "normal", probe, negative, latent, disable_pbar=True, seed=seed
+        probing, noise, steps, cfg, "euler", "normal", ordinary, negative, latent, disable_pbar=True, seed=seed
     )
-    phrases = [subject.phrase for subject in subjects]
-    maps = _by_subject(torch.stack(total[: max(1, 2 * steps // 3)]).mean(0), owners, len(subjects))
-    return layout_from_attention(maps, phrases), maps
+    maps = torch.stack(total[: max(1, 2 * steps // 3)]).mean(0)
+    return layout_from_attention(maps, [subject.phrase for subject in subjects]), maps
 
 
 def plain_layout(positive: Sequence[Any]) -> Layout:

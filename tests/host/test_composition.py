@@ -12,10 +12,10 @@ def applied(clip, concept_for):
 
 
 def made(clip, text, subjects):
-    from compinv_core.host.composition import composition_prompt, probe_of, subjects_of
+    from compinv_core.host.composition import composition_prompt, probes_of
 
     conditioning = composition_prompt(clip, text, subjects)
-    return conditioning, subjects_of(conditioning), probe_of(conditioning)
+    return conditioning, *probes_of(conditioning)[0]
 
 
 def test_the_conditioning_is_stock_bit_for_bit(applied):

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 TEXT = "a photo of a cat and a car"
-SETTINGS = {"strength": 30.0, "corrections": 2, "until": 0.5, "threshold": 0.0}
+GUIDANCE = {"guidance": 30.0, "corrections": 2, "guidance_until": 0.5, "threshold": 0.0}
+STEERING = {"steering": 6.0, "steering_until": 1.0}
+SETTINGS = {**GUIDANCE, "steering": 0.0, "steering_until": 1.0}
 
 
 def prompt(pack: Any, microworld: Any, text: str = TEXT, subjects: str = "cat, car") -> Any:
@@ -75,7 +77,15 @@ def test_without_a_layout_it_is_ksampler(pack: Any, microworld: Any):
     assert torch.equal(sample(pack, microworld)[0]["samples"], ksampler(pack, microworld))
 
 
-@pytest.mark.parametrize("off", [{"strength": 0.0}, {"corrections": 0}, {"until": 0.0}])
+@pytest.mark.parametrize(
+    "off",
+    [
+        {"guidance": 0.0},
+        {"corrections": 0},
+        {"guidance_until": 0.0},
+        {"guidance": 0.0, "steering": 6.0, "steering_until": 0.0},
+    ],
+)
 def test_switched_off_it_is_ksampler(pack: Any, microworld: Any, off: dict[str, Any]):
     regions = layout(pack, microworld)[0]
     assert torch.equal(sample(pack, microworld, layout=regions, **off)[0]["samples"], ksampler(pack, microworld))
@@ -92,13 +102,15 @@ def test_corrections_change_the_picture_and_nothing_else(pack: Any, microworld: 
 
 def test_a_correction_lowers_the_energy(pack: Any, microworld: Any):
     from compositional_inversion.compinv_core.host.sampler import with_layout
-    from compositional_inversion.compinv_core.sampling import Guidance
+    from compositional_inversion.compinv_core.sampling import Guidance, Steering
 
     reports: list[Any] = []
-    guided = with_layout(microworld[0], layout(pack, microworld)[0], Guidance(5.0, 4, 0.25, 0.0), reports.append)
+    regions, guidance = layout(pack, microworld)[0], Guidance(5.0, 4, 0.25, 0.0)
+    guided = with_layout(microworld[0], regions, Steering(0), guidance, reports.append)
     ksampler(pack, microworld, guided)
     assert len(reports) == 1  # the first of four steps
-    assert (reports[0].after < reports[0].before).all()
+    before, after = reports[0].energies
+    assert (after < before).all()
 
 
 def test_the_node_and_the_model_patch_are_the_same(pack: Any, microworld: Any):
@@ -132,24 +144,25 @@ def test_copies_of_a_repeated_prompt_are_folded(pack: Any):
     from compositional_inversion.compinv_core.host.attention import Block, Capture
 
     q, k = torch.randn(1, 16, 8), torch.randn(1, 6, 8)
-    options = {"n_heads": 2, "activations_shape": [1, 8, 4, 4], "cond_or_uncond": [0]}
+    options = {"n_heads": 2, "activations_shape": [1, 8, 4, 4], "uuids": ["mine"]}
     block = Block(("middle", 0), 0)
-    once, twice = Capture([1, 4], 6, {}), Capture([1, 4], 6, {})
+    once, twice = Capture([block], "mine", [1, 4], 6), Capture([block], "mine", [1, 4], 6)
     once.see(block, q, k, options)
     twice.see(block, q, k.repeat(1, 2, 1), options)
     assert torch.allclose(once.maps[block], twice.maps[block], atol=1e-6)
 
 
-def test_only_the_conditional_branch_is_read(pack: Any):
+def test_only_the_prompt_with_the_subjects_is_read_wherever_it_stands(pack: Any):
     from compositional_inversion.compinv_core.host.attention import Block, Capture
 
-    q, k = torch.randn(2, 16, 8), torch.randn(2, 6, 8)
+    q, k = torch.randn(3, 16, 8), torch.randn(3, 6, 8)
     block = Block(("middle", 0), 0)
-    shape = {"n_heads": 2, "activations_shape": [2, 8, 4, 4]}
-    first, last = Capture([1], 6, {}), Capture([1], 6, {})
-    first.see(block, q, k, {**shape, "cond_or_uncond": [0, 1]})
-    last.see(block, q.flip(0), k.flip(0), {**shape, "cond_or_uncond": [1, 0]})
-    assert torch.equal(first.maps[block], last.maps[block])
+    shape = {"n_heads": 2, "activations_shape": [3, 8, 4, 4]}
+    first, last, absent = (Capture([block], "mine", [1], 6) for _ in range(3))
+    first.see(block, q, k, {**shape, "uuids": ["mine", "another", "negative"]})
+    last.see(block, q.flip(0), k.flip(0), {**shape, "uuids": ["negative", "another", "mine"]})
+    absent.see(block, q, k, {**shape, "uuids": ["a", "b", "c"]})
+    assert torch.equal(first.maps[block], last.maps[block]) and not absent.maps
 
 
 def test_anothers_attention_patch_is_called(pack: Any, microworld: Any):

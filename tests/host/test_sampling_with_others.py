@@ -53,10 +53,10 @@ def test_a_prompt_that_ends_early_is_held_only_as_long(pack: Any, microworld: An
         negative(microworld, "a cat"), {"start_percent": 0.3, "end_percent": 1.0}
     )
     latent, _, report = sample(
-        pack, microworld, positive=first + rest, layout=layout(pack, microworld)[0], steps=8, until=1.0
+        pack, microworld, positive=first + rest, layout=layout(pack, microworld)[0], steps=8, guidance_until=1.0
     )
     assert latent["samples"].isfinite().all()
-    assert 1 <= len(report.splitlines()) < 8
+    assert 1 <= report.count("step") < 8
 
 
 def test_an_inpainting_mask_is_kept(pack: Any, microworld: Any):
@@ -73,7 +73,7 @@ def test_a_correction_moves_the_picture_its_own_way(pack: Any, microworld: Any, 
     """The latent of the next step moves along the correction in every sampler, not against it."""
     import compositional_inversion.compinv_core.host.sampler as host
     from comfy.patcher_extension import WrappersMP
-    from compositional_inversion.compinv_core.sampling import Guidance
+    from compositional_inversion.compinv_core.sampling import Guidance, Steering
 
     moves: list[torch.Tensor] = []
     correct = host.correct
@@ -95,7 +95,7 @@ def test_a_correction_moves_the_picture_its_own_way(pack: Any, microworld: Any, 
         levels = sorted({sigma for sigma, _ in seen}, reverse=True)
         return next(x for sigma, x in reversed(seen) if sigma == levels[1])  # the next step's
 
-    guided = host.with_layout(microworld[0], layout(pack, microworld)[0], Guidance(0.2, 1, 0.1, 0.0))
+    guided = host.with_layout(microworld[0], layout(pack, microworld)[0], Steering(0), Guidance(0.2, 1, 0.1, 0.0))
     host.correct = noted
     try:
         difference = steps(guided) - steps(microworld[0])
@@ -123,8 +123,8 @@ def test_the_gradient_is_exact_and_needs_only_the_first_part_of_the_pass(pack: A
         start, direction, text = torch.randn(1, 4, 8, 8), torch.randn(1, 4, 8, 8), torch.randn(1, 77, 96)
 
         def energy(latents: torch.Tensor, stop: bool = True) -> torch.Tensor:
-            capture = Capture([5, 8], 77, {})
-            options = watch({"transformer_options": {}}, blocks, capture, stop)["transformer_options"]
+            capture = Capture(blocks, "mine", [5, 8], 77)
+            options = watch({"transformer_options": {"uuids": ["mine"]}}, [capture], stop)["transformer_options"]
             until_last_map(lambda: unet(latents, torch.tensor([500.0]), text, transformer_options=options))
             maps = [capture.maps[block] for block in blocks]
             cells = [torch.stack([region.cells(*m.shape[-2:]) for region in regions]) for m in maps]

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from compinv_core.attention import attention_maps, layout_energy
+from compinv_core.attention import attention_maps, layout_energy, steering_bias
 from compinv_core.layout import Box, default_layout, layout_from_attention, layout_from_json
-from compinv_core.sampling import Guidance, correct
+from compinv_core.sampling import Guidance, Report, Steering, correct, described
 
 LEFT = Box(0, 0, 0.5, 1)
 
@@ -112,3 +112,39 @@ def test_a_half_precision_models_small_gradients_are_not_lost():
         z, 1.0, lambda z: 0.5 + small * z.half().float().flatten(), Guidance(strength=1e7, corrections=1)
     )
     assert moved.item() == pytest.approx(1 - 0.1, abs=1e-3)
+
+
+def test_steering_favours_a_subject_inside_its_region_and_disfavours_it_outside():
+    left, right = LEFT.cells(2, 2), 1 - LEFT.cells(2, 2)
+    bias = steering_bias(torch.stack([left, right]), [[1, 2], [4]], length=6, strength=3.0)
+    assert bias[0].tolist() == [0, 3, 3, 0, -3, 0]
+    assert bias[1].tolist() == [0, -3, -3, 0, 3, 0]
+
+
+def test_steering_of_one_nat_multiplies_a_tokens_weight_by_e():
+    q, k = torch.randn(1, 4, 6), torch.randn(1, 3, 6)
+    bias = steering_bias(torch.ones(1, 2, 2), [[1]], length=3, strength=1.0)
+    plain = attention_maps(q, k, 2, [0, 1], 2, 2)
+    steered = attention_maps(q, k, 2, [0, 1], 2, 2, bias)
+    one_head = attention_maps(q[..., :3], k[..., :3], 1, [0, 1], 2, 2, bias)
+    ratio = one_head[:, 1] / one_head[:, 0]
+    before = attention_maps(q[..., :3], k[..., :3], 1, [0, 1], 2, 2)
+    assert torch.allclose(ratio, torch.e * before[:, 1] / before[:, 0], rtol=1e-4)
+    assert (steered[:, 1] > plain[:, 1]).all()
+
+
+def test_steering_fades_along_the_schedule_and_does_not_count_calls():
+    sigmas = torch.tensor([10.0, 5.0, 2.0, 1.0, 0.0])
+    steering = Steering(8.0, until=0.5)
+    assert [steering.at(s, sigmas) for s in (10.0, 10.0, 5.0, 3.0, 2.0, 1.0)] == [8, 8, 4, 4, 0, 0]
+    assert Steering(8.0, until=0).at(10.0, sigmas) == 0
+
+
+def test_a_report_names_who_was_starved():
+    maps = torch.stack([torch.full((2, 2), 9.0), torch.full((2, 2), 1.0)])
+    report = Report(("embedding:cat", "car"), maps, torch.tensor([0.5, 0.25]), torch.tensor([[0.8], [0.4]]))
+    told = described([report])
+    assert told.splitlines()[0] == "step 1: in its region cat 50%, car 25%; energy 0.800 -> 0.400"
+    assert (
+        told.splitlines()[1] == "of the subjects' attention: cat 90%, car 10%; car got less than half of an equal share"
+    )
