@@ -280,8 +280,8 @@ def recover_layout(
 ) -> tuple[Layout, Tensor]:
     """Where each subject would have been, from the model's own cross-attention.
 
-    The prompt is sampled in ordinary words, class words in place of concepts, for a few steps; the maps of the early
-    and middle steps say where things go.
+    The prompt is sampled in ordinary words, class words in place of concepts, for a few steps; the maps of the later half
+    say where things stand, for early ones do not tell them apart.
 
     Args:
         latent: (B, C, h, w), an empty latent of the size wanted; one picture of it is used.
@@ -305,7 +305,8 @@ def recover_layout(
         captures = [one.capture(blocks) for one in held]
         result = executor(x, timestep, watch(model_options, captures, stop=False), seed)
         if all(capture.maps for capture in captures):
-            maps = [list(capture.maps.values()) for capture in captures]
+            # In units of its own mean, a block counts by how much its map stands out: few of them tell subjects apart.
+            maps = [[m / m.mean((-2, -1), keepdim=True).clamp_min(1e-8) for m in c.maps.values()] for c in captures]
             total.append(torch.cat([_by_subject(of_one, one) for of_one, one in zip(maps, held, strict=True)]))
         return result
 
@@ -318,7 +319,7 @@ def recover_layout(
     comfy.sample.sample(
         probing, noise, steps, cfg, "euler", "normal", ordinary, negative, latent, disable_pbar=True, seed=seed
     )
-    maps = torch.stack(total[: max(1, 2 * steps // 3)]).mean(0)
+    maps = torch.stack(total[len(total) // 2 :]).mean(0)
     return layout_from_attention(maps, [subject.phrase for subject in subjects]), maps
 
 
