@@ -169,6 +169,11 @@ class Bench:
             "other": share(other in v.present for v, other in zip(double, asked, strict=True)),
             "both": share({name, other} <= v.present for v, other in zip(double, asked, strict=True)),
             "both by class": share({concept.word, other} <= v.present for v, other in zip(double, asked, strict=True)),
+            "stained": share(
+                stained(image, v.places[other], concept.look.primary[0])
+                for image, v, other in zip(beside, double, asked, strict=True)
+                if other in v.present
+            ),
             "room alone": share(v.room == f"room of {concept.name}" for v in single),
             "room": share(v.room == f"room of {concept.name}" for v in double),
         }
@@ -177,7 +182,21 @@ class Bench:
 
 def share(said: Iterable[bool]) -> float:
     values = list(said)
-    return sum(values) / len(values)
+    return sum(values) / max(1, len(values))
+
+
+def stained(image: Tensor, place: tuple[float, float], hue: float) -> bool:
+    """Whether three tenths of the pixels about a place of an image (H, W, 3), a sixth of it wide, are of a hue in degrees."""
+    import numpy as np
+    from PIL import Image
+
+    pixels = np.asarray(Image.fromarray((image.numpy() * 255).round().astype(np.uint8)).convert("HSV"), np.float32)
+    (x, y), (height, width) = place, image.shape[:2]
+    top, left, reach = int(y * height), int(x * width), width // 12
+    near = pixels[max(0, top - reach) : top + reach + 1, max(0, left - reach) : left + reach + 1].reshape(-1, 3)
+    away = np.abs((near[:, 0] * 360 / 256 - hue + 180) % 360 - 180)
+    same = (away < 14) & (near[:, 1] > 90) & (near[:, 2] > 90)
+    return bool(same.mean() > 0.3)
 
 
 def owners_pictures(concept: ConceptSpec) -> list[Tensor]:
@@ -195,6 +214,8 @@ RECIPES = {
     "three vectors": Words(PLAIN, 3),
     "with anchors": Words(ANCHORED, 3, anchors=1),
     "with both": Words(ANCHORED, 3, anchors=1, layout=Held(Steering(), Guidance(0))),
+    "one, with a layout": Words(PLAIN, layout=Held(Steering(), Guidance(0))),
+    "with the paper's layout": Words(ANCHORED, 3, anchors=1, layout=Held(Steering(0), Guidance())),
     "one, anchors": Words(replace(PLAIN, reconstruction_weight=0.7, anchor_weight=0.3), anchors=1),
     "one, noun": Words(PLAIN, noun=True),
     "one, noun, rescaled": Words(PLAIN, rescale=True, noun=True),
@@ -231,7 +252,7 @@ def records(file: Path) -> list[dict[str, Any]]:
 
 def table(found: list[dict[str, Any]]) -> str:
     """A line a recipe, means over concepts and seeds."""
-    columns = ["alone", "present", "class", "other", "both", "both by class", "room alone", "room", "length", "seconds"]
+    columns = ["alone", "present", "class", "other", "both", "both by class", "stained", "room", "length", "seconds"]
     lines = [f"{'recipe':24}" + "".join(f"{c:>14}" for c in columns)]
     for name in dict.fromkeys(r["recipe"] for r in found):
         mine = [r for r in found if r["recipe"] == name]
