@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 from ..compinv_core.anchors import AnchorSet
 from ..compinv_core.concept import Concept, write_concept
 from ..compinv_core.host.text_encoder import check_new_placeholder
-from ..compinv_core.host.training import Request, Training
+from ..compinv_core.host.training import LIMITS, Request, Training
 from ..compinv_core.training.loop import REFERENCE, Progress, Recipe
 from .pictures import from_image, to_image
 from .training_options import Options
@@ -78,35 +78,31 @@ class CompInvTrain(io.ComfyNode):
                 io.Int.Input(
                     "resolution",
                     default=512,
-                    min=64,
-                    max=2048,
+                    **LIMITS["resolution"],
                     step=8,
                     tooltip="Pictures are cropped to their centred square and scaled to this many pixels. Take what the "
                     "model was made for: 512 for SD 1.x, 1024 for SDXL.",
                 ),
-                io.Int.Input("steps", default=DEFAULTS.steps, min=1, max=100000, tooltip="Optimiser steps."),
-                io.Int.Input("batch", default=DEFAULTS.batch, min=1, max=64, tooltip="Pictures in a step."),
+                io.Int.Input("steps", default=DEFAULTS.steps, **LIMITS["steps"], tooltip="Optimiser steps."),
+                io.Int.Input("batch", default=DEFAULTS.batch, **LIMITS["batch"], tooltip="Pictures in a step."),
                 io.Int.Input(
                     "vectors",
                     default=3,
-                    min=1,
-                    max=16,
+                    **LIMITS["vectors"],
                     tooltip="Vectors of the new word, which all start at the class word. A few leave room both for what is yours and for "
                     "what every such thing has; one alone must choose.",
                 ),
                 io.Float.Input(
                     "learning_rate",
                     default=DEFAULTS.learning_rate,
-                    min=0.0001,
-                    max=10.0,
+                    **LIMITS["learning_rate"],
                     step=0.001,
                     tooltip="A step's size, as a fraction of an ordinary word's size; falls to 0 over the run.",
                 ),
                 io.Float.Input(
                     "anchor_weight",
                     default=DEFAULTS.anchor_weight,
-                    min=0.0,
-                    max=1.0,
+                    **LIMITS["anchor_weight"],
                     step=0.01,
                     tooltip="How strongly the anchors pull; the pictures get the rest of 1. 0 switches the anchors off.",
                 ),
@@ -121,8 +117,7 @@ class CompInvTrain(io.ComfyNode):
                 io.Int.Input(
                     "seed",
                     default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
+                    **LIMITS["seed"],
                     control_after_generate=False,
                     tooltip="Of the order of pictures and of the noise. The same seed learns the same word.",
                 ),

@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -22,15 +22,24 @@ import comfy.sd
 import folder_paths
 
 from ..anchors import weigh
-from ..concept import write_concept
+from ..concept import check_name, write_concept
 from ..training.loop import Progress, Recipe, Workers
+from ..training.objective import NoiseLevels
 from .text_encoder import check_new_placeholder, text_encoders, vocabulary
-from .training import TEMPLATES, Request, Training
+from .training import LIMITS, TEMPLATES, Request, Training
 
 log = logging.getLogger(__name__)
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 DEFAULTS = Recipe()
-KINDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
+KINDS = {
+    str: ("a text", (str,)),
+    int: ("a whole number", (int,)),
+    float: ("a number", (int, float)),
+    bool: ("true or false", (bool,)),
+    list[str]: ("a list of texts", (list,)),
+    list[str] | None: ("a list of texts", (list,)),
+}
+"""Of values: in words, and what TOML makes of them."""
 
 
 class ConfigError(Exception):
@@ -39,7 +48,7 @@ class ConfigError(Exception):
 
 @dataclass(frozen=True)
 class Job:
-    """A concept of the file, `[[concepts]]`. Paths are relative to the file.
+    """A concept of the file, `[[concepts]]`. Paths are relative to the file, numbers keep to LIMITS.
 
     Attributes:
         pictures: a folder; where each picture has a `.txt` beside it, these are its caption, {} where the word goes.
@@ -67,6 +76,19 @@ class Job:
     seed: int = 0
     replace: bool = False
 
+    def __post_init__(self) -> None:
+        check_name(self.placeholder)
+        if not self.class_word.strip():
+            raise ValueError("class_word is empty; one ordinary word for what the pictures show is needed.")
+        for name, limit in LIMITS.items():
+            if not limit["min"] <= getattr(self, name) <= limit["max"]:
+                raise ValueError(f"{name} is {getattr(self, name)}; {limit['min']} to {limit['max']} is allowed.")
+        if self.resolution % 8:
+            raise ValueError(f"resolution is {self.resolution}; a multiple of 8 is needed.")
+        for name, known in (("kind", TEMPLATES), ("noise_levels", get_args(NoiseLevels))):
+            if getattr(self, name) not in known:
+                raise ValueError(f'{name} is "{getattr(self, name)}"; {", ".join(known)} are allowed.')
+
 
 @dataclass(frozen=True)
 class Config:
@@ -85,7 +107,7 @@ class Config:
 
 
 def read_config(path: Path) -> Config:
-    """Raises ConfigError when the file cannot be read, lacks something, or holds a name that means nothing."""
+    """Raises ConfigError when the file cannot be read, lacks something, or holds a name or a value that means nothing."""
     try:
         import tomllib
     except ImportError as error:
@@ -94,9 +116,10 @@ def read_config(path: Path) -> Config:
         raw = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise ConfigError(f'"{path}" cannot be read as TOML: {error}.') from error
-    jobs = [_made(Job, entry, f"Concept {i}", path) for i, entry in enumerate(raw.pop("concepts", []), start=1)]
-    if not jobs:
+    entries = raw.pop("concepts", [])
+    if not entries or not isinstance(entries, list):
         raise ConfigError(f'"{path}" lists no concept; write one or more [[concepts]].')
+    jobs = [_made(Job, entry, f"Concept {i}", path) for i, entry in enumerate(entries, start=1)]
     names = [job.placeholder for job in jobs]
     if len(set(names)) < len(names):
         raise ConfigError(f'"{path}" names a placeholder twice: {", ".join(names)}; each needs its own.')
@@ -108,14 +131,16 @@ def _made(kind: Any, entry: Mapping[str, Any], what: str, path: Path) -> Any:
     for name, value in entry.items():
         if name not in known:
             raise ConfigError(f'{what} of "{path}" sets "{name}", which means nothing; {", ".join(known)} are known.')
-        wanted = known[name]
-        if wanted in KINDS and type(value) not in ((int, float) if wanted is float else (wanted,)):
-            raise ConfigError(f'{what} of "{path}" sets "{name}" to {value!r}; {KINDS[wanted]} is needed.')
+        words, kinds = KINDS.get(known[name], ("", (type(value),)))
+        if type(value) not in kinds:
+            raise ConfigError(f'{what} of "{path}" sets "{name}" to {value!r}; {words} is needed.')
     try:
         return kind(**entry)
     except TypeError as error:
         lacking = [name for name in known if name not in entry]
         raise ConfigError(f'{what} of "{path}" is not whole, it may lack one of {", ".join(lacking)}.') from error
+    except ValueError as error:
+        raise ConfigError(f'{what} of "{path}": {error}') from error
 
 
 def train_all(path: Path) -> None:
@@ -191,12 +216,6 @@ def _training(model: Any, clip: Any, vae: Any, job: Job, base: Path) -> Training
         raise ConfigError(
             f'The folder "{job.pictures}" of "{job.placeholder}" holds no picture ({", ".join(PICTURES)}).'
         )
-    for name, value, known in (
-        ("kind", job.kind, TEMPLATES),
-        ("noise_levels", job.noise_levels, ("even", "high", "low")),
-    ):
-        if value not in known:
-            raise ConfigError(f'"{job.placeholder}" sets {name} to "{value}"; {", ".join(known)} are allowed.')
     check_new_placeholder(clip, job.placeholder)
     known = vocabulary(clip, next(iter(text_encoders(clip))))
     words = tuple([job.class_word] if job.anchors is None else job.anchors)

@@ -28,6 +28,16 @@ log = logging.getLogger(__name__)
 TEMPLATES = {"object": OBJECT_TEMPLATES, "style": STYLE_TEMPLATES}
 PREVIEW_STEPS, PREVIEW_CFG = 12, 4.0
 RECOMPUTED_SHARE = 0.25  # of what a forward keeps, where blocks are computed twice
+LIMITS = {
+    "resolution": {"min": 64, "max": 2048},
+    "steps": {"min": 1, "max": 100_000},
+    "batch": {"min": 1, "max": 64},
+    "vectors": {"min": 1, "max": 16},
+    "learning_rate": {"min": 0.0001, "max": 10.0},
+    "anchor_weight": {"min": 0.0, "max": 1.0},
+    "seed": {"min": 0, "max": 0xFFFFFFFFFFFFFFFF},
+}
+"""Of what a user sets, the same on the node and in a file; the resolution is a multiple of 8, too."""
 SUPPORTED = "SD 1.x, SD 2.x and SDXL checkpoints for text to image are supported"
 
 
@@ -116,7 +126,7 @@ class Request:
     Attributes:
         name: the placeholder, typed as `embedding:name`.
         class_word: the ordinary word that the search starts from.
-        vectors: how many vectors the placeholder gets, 1 to 16.
+        vectors: how many vectors the placeholder gets.
         images: batches (B, H, W, C) in 0..1.
         masks: batches (B, H, W) in 0..1 as many as pictures, or empty; nothing is learnt where a mask is 0.
         resolution: pixels a side.

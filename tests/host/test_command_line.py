@@ -91,6 +91,7 @@ def test_two_processes_learn_what_one_does(place: Path):
         ("steps = 12", 'steps = "many"', "sets \"steps\" to 'many'; a whole number is needed"),
         ("my-zippy", "my-mittens", "names a placeholder twice"),
         ("checkpoint =", "chekpoint =", 'The file of ".*" sets "chekpoint"'),
+        ("steps = 12", 'anchors = "cat"', "sets \"anchors\" to 'cat'; a list of texts is needed"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(place: Path, pack: Any, old: str, new: str, sentence: str):
@@ -100,6 +101,50 @@ def test_settings_that_mean_nothing_are_refused(place: Path, pack: Any, old: str
     config.write_text(config.read_text().replace(old, new, 1))
     with pytest.raises(ConfigError, match=sentence):
         read_config(config)
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ('placeholder = "my cat"', 'The placeholder "my cat" cannot be used'),
+        ('placeholder = ""', 'The placeholder "" cannot be used'),
+        ('placeholder = "../cat"', r'The placeholder "\.\./cat" cannot be used'),
+        ('class_word = " "', "class_word is empty; one ordinary word"),
+        ("vectors = 0", "vectors is 0; 1 to 16 is allowed"),
+        ("vectors = 17", "vectors is 17; 1 to 16 is allowed"),
+        ("learning_rate = 0", r"learning_rate is 0; 0\.0001 to 10\.0 is allowed"),
+        ("learning_rate = -0.1", r"learning_rate is -0\.1"),
+        ("learning_rate = nan", "learning_rate is nan"),
+        ("anchor_weight = -0.1", r"anchor_weight is -0\.1; 0\.0 to 1\.0 is allowed"),
+        ("anchor_weight = 1.1", r"anchor_weight is 1\.1"),
+        ("steps = 0", "steps is 0; 1 to 100000 is allowed"),
+        ("batch = 0", "batch is 0; 1 to 64 is allowed"),
+        ("seed = -1", "seed is -1"),
+        ("resolution = 56", "resolution is 56; 64 to 2048 is allowed"),
+        ("resolution = 100", "resolution is 100; a multiple of 8 is needed"),
+        ('kind = "thing"', 'kind is "thing"; object, style are allowed'),
+        ('noise_levels = "loud"', 'noise_levels is "loud"; even, high, low are allowed'),
+    ],
+)
+def test_values_that_cannot_be_trained_with_are_refused(place: Path, pack: Any, setting: str, sentence: str):
+    from compinv_core.host.command_line import ConfigError, read_config
+
+    name = setting.split(" = ")[0]
+    concept = {"placeholder": '"my-cat"', "class_word": '"cat"', "pictures": '"pictures"'}
+    lines = [f"{key} = {value}" for key, value in concept.items() if key != name]
+    config = place / "config.toml"
+    config.write_text("\n".join(['checkpoint = "microworld.safetensors"', "[[concepts]]", *lines, setting]))
+    with pytest.raises(ConfigError, match=f'Concept 1 of ".*": {sentence}'):
+        read_config(config)
+
+
+@pytest.mark.parametrize("text", ["", '[concepts]\nplaceholder = "my-cat"'])
+def test_a_file_without_a_list_of_concepts_is_refused(place: Path, pack: Any, text: str):
+    from compinv_core.host.command_line import ConfigError, read_config
+
+    (place / "config.toml").write_text(f'checkpoint = "microworld.safetensors"\n{text}')
+    with pytest.raises(ConfigError, match="lists no concept"):
+        read_config(place / "config.toml")
 
 
 def test_pictures_come_with_captions_and_masks_of_their_names(place: Path, microworld: Any):
@@ -120,7 +165,5 @@ def test_pictures_come_with_captions_and_masks_of_their_names(place: Path, micro
     (folder / "masks" / "1.png").unlink()
     with pytest.raises(ConfigError, match=r'holds no mask for "1\.jpg"'):
         _training(*microworld, job, place)
-    with pytest.raises(ConfigError, match='sets kind to "thing"; object, style are allowed'):
-        _training(*microworld, Job("captioned", "cat", "pictures", kind="thing"), place)
     with pytest.raises(ConfigError, match="holds no picture"):
         _training(*microworld, Job("captioned", "cat", "empty"), place)
