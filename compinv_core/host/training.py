@@ -300,9 +300,9 @@ class Training:
             load(self.model, self.clip)
             weights = frozen_weights(self.model.model.diffusion_model, *self.encoders.values())
             with weights, text_encoder.differentiable(self.clip), ExitStack() as saving:
-                probe, kept = self._probe(latents)
+                probe, once, kept = self._probe(latents)
                 resume = load_run(file, probe)
-                at_once, twice = self._fitting(kept)
+                at_once, twice = self._fitting(once, kept)
                 if twice:
                     saving.enter_context(recomputed(self.model.model.diffusion_model))
                 if resume is not None:
@@ -347,10 +347,11 @@ class Training:
             file.unlink(missing_ok=True)
         return end
 
-    def _probe(self, latents: Tensor) -> tuple[Tensor, int]:
-        """What the frozen model says to the first picture and prompt, and how many bytes it keeps for a backward.
+    def _probe(self, latents: Tensor) -> tuple[Tensor, int, int]:
+        """What the frozen model says to the first picture and prompt, and the bytes kept for a backward: once, and a picture.
 
-        By its answer a kept run knows its model again.
+        By its answer a kept run knows its model again. Most of what the text encoder keeps are its own weights, cast from
+        half precision, however many prompts it reads.
         """
         unet = self.model.model.diffusion_model
         weights = {tensor.untyped_storage().data_ptr() for tensor in unet.state_dict(keep_vars=True).values()}
@@ -366,19 +367,21 @@ class Training:
         middle = torch.tensor([len(self.schedule.alphas_cumprod) // 2], device=latents.device)
         with saved_tensors_hooks(weigh, lambda tensor: tensor):
             prompt = text_encoder.encode_batch(self.clip, self.prepared, [0], start)
+            once = sum(kept.values())
             answer = predictor(self.model)(latents[:1], middle, prompt)
-        return answer.detach().float(), sum(kept.values())
+        return answer.detach().float(), once, sum(kept.values()) - once
 
-    def _fitting(self, kept: int) -> tuple[int, bool]:
-        """How many pictures of a batch go through the model at once where one keeps so many bytes, and whether its blocks
-        must be computed twice; said in one line."""
+    def _fitting(self, once: int, kept: int) -> tuple[int, bool]:
+        """How many pictures of a batch go through the model at once where so many bytes are kept, once and a picture, and
+        whether its blocks must be computed twice; said in one line."""
         batch, free = self.recipe.batch, model_management.get_free_memory(self.model.load_device)
-        room = free / 1.2  # the backward needs some of its own
+        room = max(0.0, free / 1.2 - once)  # the backward needs some of its own
         fit = int(room / kept)
         twice = fit == 0
         at_once = max(1, min(batch, int(room / (RECOMPUTED_SHARE * kept)) if twice else fit))
         log.info(
-            "Training keeps %.1f GB for a picture, %.1f GB are free%s%s.",
+            "Training keeps %.1f GB and %.1f GB for a picture, %.1f GB are free%s%s.",
+            once / 1e9,
             kept / 1e9,
             free / 1e9,
             f": {at_once} of the batch's {batch} go through the model at once" if at_once < batch else "",

@@ -160,14 +160,14 @@ def test_short_memory_changes_the_way_but_not_the_word(
 ):
     training = sys.modules["compositional_inversion.compinv_core.host.training"]
     plenty = train(pack, microworld, images)[0].vectors["clip_l"]
-    recomputed, asked, kept = training.recomputed, list[Any](), list[int]()
+    recomputed, asked, kept = training.recomputed, list[Any](), list[tuple[int, int]]()
     fitting = training.Training._fitting
     monkeypatch.setattr(training, "recomputed", lambda unet: asked.append(unet) or recomputed(unet))
-    monkeypatch.setattr(training.Training, "_fitting", lambda self, size: kept.append(size) or fitting(self, size))
+    monkeypatch.setattr(training.Training, "_fitting", lambda self, *sizes: kept.append(sizes) or fitting(self, *sizes))
     management = vars(training.model_management)
 
     def short_of(pictures: float) -> torch.Tensor:
-        room = 1.2 * pictures * kept[0]
+        room = 1.2 * (kept[0][0] + pictures * kept[0][1])
         ours = SimpleNamespace(**{**management, "get_free_memory": lambda *_: room})
         monkeypatch.setattr(training, "model_management", ours)
         with caplog.at_level("INFO"):
