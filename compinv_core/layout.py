@@ -62,6 +62,13 @@ class Region:
     mask: Tensor | None = None
     confidence: float = 1.0
 
+    def __post_init__(self) -> None:
+        if self.mask is not None and (self.mask.ndim != 2 or not self.mask.isfinite().all() or self.mask.max() <= 0):
+            raise ValueError(
+                f'The mask for "{self.phrase}" is {"black all over" if self.mask.ndim == 2 else tuple(self.mask.shape)}; '
+                "one mask, white where the subject goes, is needed."
+            )
+
     def cells(self, height: int, width: int) -> Tensor:
         """(height, width) in 0..1: the mask where there is one, else the box."""
         if self.mask is None:
@@ -71,10 +78,38 @@ class Region:
 
 @dataclass(frozen=True)
 class Layout:
-    """Regions, and where they come from: "attention", "default boxes" or "my boxes"."""
+    """Regions, one for each subject, and where they come from: "attention", "default boxes" or "my boxes"."""
 
     regions: tuple[Region, ...]
     source: str
+
+    def region(self, phrase: str) -> Region:
+        """A subject's; a concept is found by its bare name, too.
+
+        Raises:
+            ValueError: the layout has none of it.
+        """
+        for region in self.regions:
+            if phrase in (region.phrase, region.phrase.removeprefix("embedding:")):
+                return region
+        known = ", ".join(region.phrase.removeprefix("embedding:") for region in self.regions)
+        raise ValueError(f'The layout has no region of "{phrase}"; it has those of {known}.')
+
+    def merged(self, other: "Layout") -> "Layout":
+        """These regions, and another layout's, which count where both have a subject."""
+        regions = {region.phrase: region for region in (*self.regions, *other.regions)}
+        source = self.source if self.source == other.source else f"{self.source} and {other.source}"
+        return Layout(tuple(regions.values()), source)
+
+    def swapped(self, first: str, second: str) -> "Layout":
+        """Two subjects in each other's place.
+
+        Raises:
+            ValueError: the layout has no region of one of them.
+        """
+        a, b = self.region(first), self.region(second)
+        places = {a.phrase: replace(b, phrase=a.phrase), b.phrase: replace(a, phrase=b.phrase)}
+        return Layout(tuple(places.get(region.phrase, region) for region in self.regions), self.source)
 
     def to_json(self) -> str:
         boxes = {
@@ -100,6 +135,21 @@ def layout_from_json(text: str) -> Layout:
         ) from error
     boxes = {phrase: Box(*box) for phrase, box in edges.items()}
     return Layout(tuple(Region(phrase, box) for phrase, box in boxes.items()), "my boxes")
+
+
+def region_from_mask(phrase: str, mask: Tensor) -> Region:
+    """The region of a mask (h, w) in 0..1; its box holds all that is more than half white.
+
+    Raises:
+        ValueError: a mask of another shape, or one that is black.
+    """
+    mask = mask.detach().float().cpu().clamp(0, 1)
+    full = Region(phrase, Box(0, 0, 1, 1), mask)
+    white = mask > 0.5 * mask.max()
+    rows, columns = (torch.where(white.any(dim))[0] for dim in (1, 0))
+    height, width = mask.shape
+    edges = (columns[0] / width, rows[0] / height, (columns[-1] + 1) / width, (rows[-1] + 1) / height)
+    return replace(full, box=Box(*(edge.item() for edge in edges)))
 
 
 def default_layout(phrases: Sequence[str]) -> Layout:

@@ -94,6 +94,18 @@ class Held:
         return torch.stack(whole)[:, top : top + height, left : left + width]
 
 
+def check_shape(region: Region, canvas: tuple[int, int]) -> None:
+    """Raises ValueError when a mask has another shape than the canvas (height, width of the latent); any size will do."""
+    if region.mask is None:
+        return
+    (height, width), (rows, columns) = region.mask.shape, canvas
+    if abs(height * columns - width * rows) > 0.05 * width * rows:
+        raise ValueError(
+            f'The mask for "{region.phrase}" has {width} x {height} pixels and the canvas {8 * columns} x {8 * rows}; '
+            "a mask of the canvas's shape is needed, of any size."
+        )
+
+
 def with_layout(
     model: Any,
     layout: Layout,
@@ -145,7 +157,7 @@ def _held(guider: Any, layout: Layout, sigma: float, canvas: tuple[int, int]) ->
     """The positive conditionings that take part at a noise level and have subjects with regions.
 
     Raises:
-        ValueError: none knows its subjects, or the layout names one that none has.
+        ValueError: none knows its subjects, the layout names one that none has, or a mask is of another shape.
     """
     conds = [cond for cond in guider.conds["positive"] if SUBJECTS in cond]
     if not conds:
@@ -153,6 +165,8 @@ def _held(guider: Any, layout: Layout, sigma: float, canvas: tuple[int, int]) ->
             'The input "positive" does not say where its subjects are; make it with the node Composition Prompt.'
         )
     check_layout(layout, [subject for cond in conds for subject in cond[SUBJECTS]])
+    for region in layout.regions:
+        check_shape(region, canvas)
     found: list[Held] = []
     for cond in conds:
         chosen = [(r, s) for r in layout.regions for s in cond[SUBJECTS] if r.phrase in (s.phrase, s.name)]

@@ -1,0 +1,185 @@
+"""Set Region, Merge Layouts, Swap Regions, Layout to Boxes: a layout is the user's, in and out of ComfyUI's own types."""
+
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..compinv_core.layout import Box, Layout, Region, region_from_mask
+from .pictures import from_image, layout_picture
+from .types import CATEGORY, LayoutType
+
+BoundingBox = io.Custom("BOUNDING_BOX")  # pixels: {"x", "y", "width", "height"}, or lists of these, one list a picture
+MINE = "my boxes"
+
+
+def _layout_outputs() -> list[Any]:
+    return [
+        LayoutType.Output("LAYOUT", display_name="layout", tooltip="For Regularized Sampler."),
+        io.Image.Output("PREVIEW", display_name="preview", tooltip="The regions."),
+    ]
+
+
+def _shown(layout: Layout) -> io.NodeOutput:
+    return io.NodeOutput(layout, from_image(layout_picture(layout, None)))
+
+
+class CompInvSetRegion(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        def edge(name: str, default: float, tooltip: str) -> Any:
+            return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.01, tooltip=tooltip)
+
+        return io.Schema(
+            node_id="CompInvSetRegion",
+            display_name="Set Region",
+            category=CATEGORY,
+            description="Says where one subject goes: a mask, a bounding box, or the four edges below. Chain one for each subject, "
+            "or correct a recovered layout.",
+            inputs=[
+                LayoutType.Input("layout", optional=True, tooltip="The other subjects' regions; this one is replaced."),
+                io.String.Input(
+                    "subject", default="cat", tooltip="As the prompt writes it; a concept as embedding:name."
+                ),
+                edge("left", 0.1, "Fractions of the canvas. Not used when a mask or a bounding box is connected."),
+                edge("top", 0.2, "Fraction of the canvas, from its upper edge."),
+                edge("right", 0.5, "Fraction of the canvas, from its left edge."),
+                edge("bottom", 0.8, "Fraction of the canvas, from its upper edge."),
+                io.Mask.Input("mask", optional=True, tooltip="White where the subject goes; of the canvas's shape."),
+                BoundingBox.Input("bounding_box", optional=True, tooltip="In pixels of the canvas given below."),
+                io.Int.Input("width", default=512, min=8, max=16384, tooltip="Of the canvas of the bounding box."),
+                io.Int.Input("height", default=512, min=8, max=16384, tooltip="Of the canvas of the bounding box."),
+            ],
+            outputs=_layout_outputs(),
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        subject: str,
+        left: float,
+        top: float,
+        right: float,
+        bottom: float,
+        width: int,
+        height: int,
+        layout: Layout | None = None,
+        mask: Tensor | None = None,
+        bounding_box: Any = None,
+    ) -> io.NodeOutput:
+        phrase = subject.strip()
+        if not phrase:
+            raise ValueError('The input "subject" is empty; write the subject as the prompt does.')
+        if mask is not None and bounding_box is not None:
+            raise ValueError('Both "mask" and "bounding_box" are connected; connect the one that says where to go.')
+        if mask is not None:
+            if mask.ndim == 3 and len(mask) > 1:
+                raise ValueError(f'The input "mask" holds {len(mask)} masks; a region has one.')
+            region = region_from_mask(phrase, mask.reshape(mask.shape[-2:]))
+        elif bounding_box is not None:
+            region = Region(phrase, _box(bounding_box, width, height))
+        else:
+            region = Region(phrase, Box(left, top, right, bottom))
+        known = () if layout is None else layout.regions
+        region = next((_renamed(region, r) for r in known if phrase == r.phrase.removeprefix("embedding:")), region)
+        mine = Layout((region,), MINE)
+        return _shown(mine if layout is None else layout.merged(mine))
+
+
+class CompInvMergeLayouts(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CompInvMergeLayouts",
+            display_name="Merge Layouts",
+            category=CATEGORY,
+            description="The regions of two layouts. Where both have a subject, the second counts.",
+            inputs=[
+                LayoutType.Input("first", tooltip="Counts where the second has no region."),
+                LayoutType.Input("second", tooltip="Counts where both have one."),
+            ],
+            outputs=_layout_outputs(),
+        )
+
+    @classmethod
+    def execute(cls, first: Layout, second: Layout) -> io.NodeOutput:
+        return _shown(first.merged(second))
+
+
+class CompInvSwapRegions(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CompInvSwapRegions",
+            display_name="Swap Regions",
+            category=CATEGORY,
+            description="Two subjects in each other's place.",
+            inputs=[
+                LayoutType.Input("layout", tooltip="With regions of both."),
+                io.String.Input("first", default="cat", tooltip="A subject of the layout."),
+                io.String.Input("second", default="car", tooltip="Another one."),
+            ],
+            outputs=_layout_outputs(),
+        )
+
+    @classmethod
+    def execute(cls, layout: Layout, first: str, second: str) -> io.NodeOutput:
+        return _shown(layout.swapped(first.strip(), second.strip()))
+
+
+class CompInvLayoutToBoxes(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CompInvLayoutToBoxes",
+            display_name="Layout to Boxes",
+            category=CATEGORY,
+            description="A layout in ComfyUI's own types, for regional packs, detailers and box editors.",
+            inputs=[
+                LayoutType.Input("layout", tooltip="The layout."),
+                io.Int.Input("width", default=512, min=8, max=16384, tooltip="Of the canvas, in pixels."),
+                io.Int.Input("height", default=512, min=8, max=16384, tooltip="Of the canvas, in pixels."),
+            ],
+            outputs=[
+                BoundingBox.Output("BOUNDING_BOXES", display_name="boxes", tooltip="One list of boxes, in pixels."),
+                io.Mask.Output("MASKS", display_name="masks", tooltip="One mask for each subject."),
+                io.String.Output("JSON", display_name="json", tooltip="The boxes as text, in fractions of the canvas."),
+                io.String.Output(
+                    "SUBJECTS", display_name="subjects", tooltip="Whose boxes and masks these are, a line each."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, layout: Layout, width: int, height: int) -> io.NodeOutput:
+        boxes: list[dict[str, int]] = []
+        for region in layout.regions:
+            left, top = round(region.box.left * width), round(region.box.top * height)
+            right, bottom = round(region.box.right * width), round(region.box.bottom * height)
+            boxes.append({"x": left, "y": top, "width": max(1, right - left), "height": max(1, bottom - top)})
+        masks = torch.stack([region.cells(height, width) for region in layout.regions])
+        names = "\n".join(region.phrase for region in layout.regions)
+        return io.NodeOutput([boxes], masks, layout.to_json(), names)
+
+
+def _renamed(region: Region, known: Region) -> Region:
+    return Region(known.phrase, region.box, region.mask)
+
+
+def _box(value: Any, width: int, height: int) -> Box:
+    """The one box of a BOUNDING_BOX, however deep in lists."""
+    while isinstance(value, (list, tuple)):
+        if len(value) != 1:
+            raise ValueError(f'The input "bounding_box" holds {len(value)} boxes; a region has one.')
+        value = value[0]
+    try:
+        left, top, wide, tall = (float(value[name]) for name in ("x", "y", "width", "height"))
+    except (TypeError, KeyError, ValueError) as error:
+        raise ValueError(
+            'The input "bounding_box" cannot be read; a box has x, y, width and height in pixels.'
+        ) from error
+    return Box(left / width, top / height, (left + wide) / width, (top + tall) / height)
+
+
+NODES = [CompInvSetRegion, CompInvMergeLayouts, CompInvSwapRegions, CompInvLayoutToBoxes]

@@ -1,0 +1,111 @@
+"""A layout is the user's: set by hand, by mask or by box, merged and swapped, and out again in ComfyUI's own types."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from test_sampling import layout, sample
+from test_steering import STEER
+
+
+@pytest.fixture(autouse=True)
+def inference() -> Any:
+    with torch.inference_mode():
+        yield
+
+
+EDGES = {"left": 0.0, "top": 0.0, "right": 0.5, "bottom": 1.0, "width": 64, "height": 64}
+
+
+def region(pack: Any, subject: str = "cat", **changes: Any) -> Any:
+    return pack.run("CompInvSetRegion", subject=subject, **{**EDGES, **changes})[0]
+
+
+def test_regions_set_by_hand_make_a_layout(pack: Any, microworld: Any):
+    both = region(pack, "car", layout=region(pack), left=0.5, right=1.0)
+    assert both.to_json() == '{"cat": [0.0, 0.0, 0.5, 1.0], "car": [0.5, 0.0, 1.0, 1.0]}'
+    kept = sample(pack, microworld, layout=both, **STEER)[2]
+    assert "cat" in kept and "car" in kept
+
+
+def test_one_region_of_a_recovered_layout_can_be_replaced(pack: Any, microworld: Any):
+    recovered = layout(pack, microworld)[0]
+    changed = region(pack, "car", layout=recovered, left=0.6, right=0.9)
+    assert changed.region("cat") == recovered.region("cat")
+    assert changed.region("car").box.left == 0.6
+
+
+def test_a_concept_is_found_by_its_bare_name(pack: Any):
+    known = region(pack, "embedding:zippy")
+    assert [r.phrase for r in region(pack, "zippy", layout=known, right=0.7).regions] == ["embedding:zippy"]
+
+
+def test_a_mask_becomes_a_region_with_its_box(pack: Any):
+    mask = torch.zeros(1, 64, 32)
+    mask[:, 16:48, 8:32] = 1
+    made = region(pack, mask=mask).region("cat")
+    assert vars(made.box) == {"left": 0.25, "top": 0.25, "right": 1.0, "bottom": 0.75}
+    assert made.cells(4, 4).tolist() == [[0] * 4, [0, 1, 1, 1], [0, 1, 1, 1], [0] * 4]
+
+
+@pytest.mark.parametrize("nested", [0, 1, 2])
+def test_boxes_go_out_and_come_in_again(pack: Any, nested: int):
+    one = region(pack, top=0.25)
+    boxes, masks, text, subjects = pack.run("CompInvLayoutToBoxes", layout=one, width=64, height=128)
+    assert boxes == [[{"x": 0, "y": 32, "width": 32, "height": 96}]]
+    assert masks.shape == (1, 128, 64) and "cat" in text and subjects == "cat"
+    given = boxes if nested == 2 else boxes[0] if nested == 1 else boxes[0][0]
+    again = region(pack, bounding_box=given, width=64, height=128)
+    assert again.region("cat").box == one.region("cat").box
+
+
+def test_of_two_layouts_the_second_counts(pack: Any):
+    first = region(pack, "car", layout=region(pack))
+    (merged, _) = pack.run("CompInvMergeLayouts", first=first, second=region(pack, "car", left=0.4))
+    assert merged.region("car").box.left == 0.4 and merged.region("cat").box.left == 0.0
+
+
+def test_swapped_subjects_take_each_others_place(pack: Any):
+    both = region(pack, "car", layout=region(pack), left=0.5, right=1.0)
+    (swapped, _) = pack.run("CompInvSwapRegions", layout=both, first="cat", second="car")
+    assert swapped.region("cat").box == both.region("car").box
+    assert [r.phrase for r in swapped.regions] == ["cat", "car"]
+
+
+def test_twenty_subjects_have_their_regions(pack: Any):
+    made = None
+    for i in range(20):
+        made = region(pack, f"thing{i}", left=i / 20, right=(i + 1) / 20, **({"layout": made} if made else {}))
+    assert len(made.regions) == 20
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"subject": " "}, '"subject" is empty'),
+        ({"left": 0.6}, "0 <= left < right <= 1"),
+        ({"left": math.nan}, "0 <= left < right <= 1"),
+        ({"left": 0.5}, "0 <= left < right <= 1"),
+        ({"mask": torch.zeros(1, 8, 8)}, "black all over"),
+        ({"mask": torch.ones(2, 8, 8)}, "holds 2 masks"),
+        ({"bounding_box": [{"x": 0, "y": 0, "width": 8, "height": 8}] * 2}, "holds 2 boxes"),
+        ({"bounding_box": {"x": 0}}, "cannot be read"),
+        ({"bounding_box": {"x": 0, "y": 0, "width": 80, "height": 8}}, "0 <= left < right <= 1"),
+        ({"bounding_box": {"x": 0, "y": 0, "width": 8, "height": 8}, "mask": torch.ones(1, 8, 8)}, "Both"),
+    ],
+)
+def test_a_region_that_cannot_be_is_refused(pack: Any, changes: dict[str, Any], sentence: str):
+    with pytest.raises(ValueError, match=sentence):
+        region(pack, **changes)
+
+
+def test_a_mask_of_another_shape_than_the_canvas_is_refused(pack: Any, microworld: Any):
+    wide = region(pack, mask=torch.ones(1, 8, 16))
+    with pytest.raises(ValueError, match="16 x 8 pixels and the canvas 64 x 64"):
+        sample(pack, microworld, layout=wide, **STEER)
+
+
+def test_swapping_what_is_not_there_is_refused(pack: Any):
+    with pytest.raises(ValueError, match='no region of "dog"'):
+        pack.run("CompInvSwapRegions", layout=region(pack), first="cat", second="dog")
