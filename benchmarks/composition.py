@@ -59,6 +59,7 @@ class Words:
         anchors: how many words pull, the class word the first of them; 0 for plain textual inversion.
         layout: how sampling is held to one, or None.
         rescale: whether it also learns from the pictures far away and close up.
+        everything: whether the pictures' background is learnt as well.
         noun: whether prompts, in training too, write the class word behind the new one.
     """
 
@@ -67,6 +68,7 @@ class Words:
     anchors: int = 0
     layout: Held | None = None
     rescale: bool = False
+    everything: bool = True
     noun: bool = False
 
 
@@ -95,6 +97,7 @@ class Bench:
             kind="object",
             mirror=True,
             rescale=words.rescale,
+            ignore_background=not words.everything,
             class_word_too=words.noun,
         )
         return Training(self.model, self.clip, self.vae, request, anchors, recipe)
@@ -209,14 +212,15 @@ def owners_pictures(concept: ConceptSpec) -> list[Tensor]:
 
 PLAIN = Recipe(200, 4, 0.1, 1.0, 0.0)  # 800 pictures
 ANCHORED = replace(PLAIN, reconstruction_weight=0.9, anchor_weight=0.1)
+PAPERS, OURS = Held(Steering(0), Guidance()), Held(Steering(), Guidance(0))
 RECIPES = {
     "one vector": Words(PLAIN),
+    "one, with a layout": Words(PLAIN, layout=OURS),
     "three vectors": Words(PLAIN, 3),
-    "with anchors": Words(ANCHORED, 3, anchors=1),
-    "with both": Words(ANCHORED, 3, anchors=1, layout=Held(Steering(), Guidance(0))),
-    "one, with a layout": Words(PLAIN, layout=Held(Steering(), Guidance(0))),
-    "with the paper's layout": Words(ANCHORED, 3, anchors=1, layout=Held(Steering(0), Guidance())),
-    "one, anchors": Words(replace(PLAIN, reconstruction_weight=0.7, anchor_weight=0.3), anchors=1),
+    "the thing alone": Words(PLAIN, 3, everything=False),
+    "with anchors": Words(ANCHORED, 3, anchors=1, everything=False),
+    "with both": Words(ANCHORED, 3, anchors=1, everything=False, layout=OURS),
+    "the paper's guidance": Words(ANCHORED, 3, anchors=1, everything=False, layout=PAPERS),
     "one, noun": Words(PLAIN, noun=True),
     "one, noun, rescaled": Words(PLAIN, rescale=True, noun=True),
 }

@@ -41,7 +41,8 @@ def runs_of(name: str) -> list[tuple[Words, tuple[int, ...]]]:
     kind, *numbers = name.split()
     if kind == "reference":
         return [(reference(*map(float, numbers)), MILESTONES)]
-    return [(Words(replace(ANCHORED, steps=steps), 3, anchors=1), (steps,)) for steps in LENGTHS]
+    ours = Words(ANCHORED, 3, anchors=1, everything=False)
+    return [(replace(ours, recipe=replace(ANCHORED, steps=steps)), (steps,)) for steps in LENGTHS]
 
 
 def kept(

@@ -58,6 +58,26 @@ def layout_energy(maps: Sequence[Tensor], owners: Sequence[int], cells: Sequence
     return torch.stack(of_subjects).mean(dim=0)
 
 
+VAGUE = 0.15  # of its mean, how much a map of a thing that is somewhere at least varies
+BACKGROUND = 0.1  # what counts of it; none at all would leave what surrounds the thing to chance
+
+
+def foreground_weights(maps: Tensor) -> Tensor | None:
+    """What of a picture is the thing that its attention maps (N, h, w) are of; non-negative.
+
+    Between the least and the greatest attention, the lowest quarter is background, the upper half is the thing.
+
+    Returns:
+        (N, h, w) in BACKGROUND..1, or None where most maps hardly vary.
+    """
+    means = maps.mean(dim=(1, 2))
+    if (maps.std(dim=(1, 2)) / means.clamp_min(1e-8)).median() < VAGUE:
+        return None
+    least, most = maps.amin(dim=(1, 2), keepdim=True), maps.amax(dim=(1, 2), keepdim=True)
+    height = (maps - least) / (most - least).clamp_min(1e-8)
+    return BACKGROUND + (1 - BACKGROUND) * ((height - 0.25) / 0.25).clamp(0, 1)
+
+
 def steering_bias(cells: Tensor, columns: Sequence[Sequence[int]], length: int, strength: float) -> Tensor:
     """What steering adds to the logits of cross-attention: a subject's tokens gain inside its region and lose outside.
 

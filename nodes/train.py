@@ -65,7 +65,7 @@ class CompInvTrain(io.ComfyNode):
                 io.Mask.Input(
                     "masks",
                     optional=True,
-                    tooltip="One mask for each picture; what is black is not learnt. Unconnected: everything is.",
+                    tooltip="One mask for each picture; what is black is not learnt. Unconnected: see ignore_background.",
                 ),
                 ConceptType.Input(
                     "start_from",
@@ -114,6 +114,12 @@ class CompInvTrain(io.ComfyNode):
                 io.Boolean.Input(
                     "mirror", default=True, tooltip="Also learn from mirror images. Off for lettering or faces."
                 ),
+                io.Boolean.Input(
+                    "ignore_background",
+                    default=True,
+                    tooltip="Finds your thing in the pictures by the model's own attention to the class word, and learns next to nothing "
+                    "of what is around it. Connected masks count instead; a style is learnt from all of the picture.",
+                ),
                 io.Int.Input(
                     "seed",
                     default=0,
@@ -140,6 +146,11 @@ class CompInvTrain(io.ComfyNode):
                 io.Custom("LOSS_MAP").Output(
                     "LOSS_MAP", display_name="losses", tooltip="The loss at each check, for Plot Loss Graph."
                 ),
+                io.Mask.Output(
+                    "LEARNT",
+                    display_name="learnt",
+                    tooltip="What of each picture is learnt: white all of it, black nothing.",
+                ),
             ],
         )
 
@@ -165,6 +176,7 @@ class CompInvTrain(io.ComfyNode):
             rescale=options.rescale,
             prompts=options.prompts,
             captions=options.captions,
+            ignore_background=one["ignore_background"] and not options.paper,
             class_word_too=options.paper,
             start_from=one.get("start_from"),
         )
@@ -213,7 +225,7 @@ class CompInvTrain(io.ComfyNode):
             raise
         losses = {"loss": [end.before, *(p.check for p in history if p.check is not None)]}
         last, best = training.concept(end), training.concept(end, best=True)
-        return io.NodeOutput(last, _plot(history), preview[0], best, losses)
+        return io.NodeOutput(last, _plot(history), preview[0], best, losses, training.learnt)
 
 
 def _say(cls: type[io.ComfyNode], text: str) -> None:

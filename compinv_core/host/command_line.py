@@ -53,6 +53,7 @@ class Job:
     Attributes:
         pictures: a folder; where each picture has a `.txt` beside it, these are its caption, {} where the word goes.
         masks: a folder with a mask of the same name for each picture.
+        ignore_background: without masks, whether the model's own attention to the class word takes their place.
         anchors: ordinary words; None is the class word alone, none of them plain textual inversion.
         replace: whether a concept's file that is there already is written over.
     """
@@ -70,6 +71,7 @@ class Job:
     anchor_weight: float = DEFAULTS.anchor_weight
     kind: str = "object"
     mirror: bool = True
+    ignore_background: bool = True
     rescale: bool = False
     noise_levels: str = DEFAULTS.noise_levels
     prompts: list[str] = field(default_factory=list)
@@ -234,6 +236,7 @@ def _training(model: Any, clip: Any, vae: Any, job: Job, base: Path) -> Training
         job.rescale,
         [text.read_text().strip() for text in texts] if captions else job.prompts,
         captions,
+        job.ignore_background,
     )
     recipe = Recipe(
         job.steps,

@@ -11,6 +11,8 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..training.objective import Encoded, Predictor
+
 
 @contextmanager
 def frozen_weights(*modules: nn.Module) -> Generator[None]:
@@ -91,3 +93,27 @@ def _over_same_storage(held: Tensor) -> Tensor:
     view = torch.empty(0, dtype=held.dtype, device=held.device)
     view.set_(held.untyped_storage(), held.storage_offset(), held.size(), held.stride())
     return nn.Parameter(view, requires_grad=False) if isinstance(held, nn.Parameter) else view
+
+
+def predictor(model: Any) -> Predictor:
+    """The raw output of the UNet, as the checkpoint predicts, in the dtype in which the host runs it.
+
+    SDXL also reads the prompts' pooled output and the picture's size: that of the latents, nothing cropped away, as
+    ComfyUI's samplers tell it.
+    """
+    base = model.model
+    dtype = base.manual_cast_dtype or base.get_dtype()
+    options = model.model_options.get("transformer_options", {})
+
+    def predict(noisy: Tensor, timesteps: Tensor, prompts: Encoded) -> Tensor:
+        height, width = (8 * side for side in noisy.shape[-2:])
+        size = base.encode_adm(pooled_output=prompts.pooled, height=height, width=width)
+        return base.diffusion_model(
+            noisy.to(dtype),
+            timesteps.float(),
+            context=prompts.context.to(device=noisy.device, dtype=dtype),
+            y=None if size is None else size.to(device=noisy.device, dtype=dtype),
+            transformer_options=options.copy(),
+        )
+
+    return predict

@@ -18,11 +18,12 @@ from ..anchors import AnchorSet, sparsemax
 from ..concept import Concept
 from ..prompts import CLOSE_UP, FAR_AWAY, OBJECT_TEMPLATES, STYLE_TEMPLATES
 from ..training.loop import Checkpoint, Progress, Pull, Recipe, Task, Vectors, Workers, train
-from ..training.objective import Encoded, NoiseSchedule, Predictor, sample
+from ..training.objective import Encoded, NoiseSchedule, sample
 from ..training.pictures import rescaled, training_pictures
 from ..training.runs import fingerprint, load_run, save_run
 from . import text_encoder
-from .model import fingerprint_of, frozen_weights, recomputed
+from .foreground import find_foreground
+from .model import fingerprint_of, frozen_weights, predictor, recomputed
 
 log = logging.getLogger(__name__)
 TEMPLATES = {"object": OBJECT_TEMPLATES, "style": STYLE_TEMPLATES}
@@ -84,30 +85,6 @@ def load(model: Any, clip: Any) -> None:
     model_management.load_models_gpu([model, clip.patcher], force_full_load=True)
 
 
-def predictor(model: Any) -> Predictor:
-    """The raw output of the UNet, as the checkpoint predicts, in the dtype in which the host runs it.
-
-    SDXL also reads the prompts' pooled output and the picture's size: that of the latents, nothing cropped away, as
-    ComfyUI's samplers tell it.
-    """
-    base = model.model
-    dtype = base.manual_cast_dtype or base.get_dtype()
-    options = model.model_options.get("transformer_options", {})
-
-    def predict(noisy: Tensor, timesteps: Tensor, prompts: Encoded) -> Tensor:
-        height, width = (8 * side for side in noisy.shape[-2:])
-        size = base.encode_adm(pooled_output=prompts.pooled, height=height, width=width)
-        return base.diffusion_model(
-            noisy.to(dtype),
-            timesteps.float(),
-            context=prompts.context.to(device=noisy.device, dtype=dtype),
-            y=None if size is None else size.to(device=noisy.device, dtype=dtype),
-            transformer_options=options.copy(),
-        )
-
-    return predict
-
-
 def encode_pictures(model: Any, vae: Any, pictures: Tensor) -> Tensor:
     """(N, H, W, 3) in 0..1 -> (N, C, h, w) as the UNet sees them, on its device."""
     encoded = torch.cat([vae.encode(picture[None]) for picture in pictures])
@@ -135,6 +112,8 @@ class Request:
         rescale: also learn from the pictures far away and close up, with prompts that say so.
         prompts: in place of the kind's templates, each with {} where the word goes.
         captions: whether the prompts are captions, one for each picture.
+        ignore_background: of objects without masks, learn next to nothing where the model's own attention to the class word
+            does not see them.
         class_word_too: whether prompts write the class word behind the new one.
         start_from: a concept to go on with, whose vectors take the place of the class word's; it says how many there are.
     """
@@ -150,6 +129,7 @@ class Request:
     rescale: bool = False
     prompts: Sequence[str] = ()
     captions: bool = False
+    ignore_background: bool = False
     class_word_too: bool = False
     start_from: Concept | None = None
 
@@ -183,6 +163,7 @@ class Training:
             self.looks = [look, f"{look} and a {self._companion()}"]  # of previews, never learnt from
             counts = dict.fromkeys(self.encoders, count)
             self.prepared = text_encoder.prepare(clip, [*prompts, *self.looks], request.name, counts)
+            self.foreground: Tensor | None = None
             self.pulls = None
             if anchors is not None:
                 self.pulls = {key: Pull(anchors.vectors(v), v.spread) for key, v in self.vocabularies.items()}
@@ -262,7 +243,8 @@ class Training:
             request.name,
             request.kind,
             tuple(request.prompts),
-            request.class_word_too and request.class_word,
+            (request.class_word_too or request.ignore_background) and request.class_word,
+            request.ignore_background,
             self.schedule.prediction,
             self.recipe,
             pulling,
@@ -298,6 +280,8 @@ class Training:
                 cells = F.interpolate(self.pictures[..., 3].unsqueeze(1), scale_factor=1 / 8, mode="area")
                 masks = cells.to(latents.device)
             load(self.model, self.clip)
+            if self.request.ignore_background and not self.request.masks and self.request.kind == "object":
+                masks = self._without_background(latents, masks)
             weights = frozen_weights(self.model.model.diffusion_model, *self.encoders.values())
             with weights, text_encoder.differentiable(self.clip), ExitStack() as saving:
                 probe, once, kept = self._probe(latents)
@@ -346,6 +330,16 @@ class Training:
         if end.step == self.recipe.steps:
             file.unlink(missing_ok=True)
         return end
+
+    @torch.no_grad()
+    def _without_background(self, latents: Tensor, masks: Tensor | None) -> Tensor | None:
+        """Masks (M, 1, h, w) of what the pictures and their variants show of the thing; kept in `foreground` for the pictures."""
+        word, seed = self.request.class_word, self.recipe.seed
+        found = find_foreground(self.model, self.clip, self.schedule, latents, word, seed)
+        if found is None:
+            return masks
+        self.foreground = found[: self.count, 0].cpu()
+        return found if masks is None else found * masks
 
     def _probe(self, latents: Tensor) -> tuple[Tensor, int, int]:
         """What the frozen model says to the first picture and prompt, and the bytes kept for a backward: once, and a picture.
@@ -409,6 +403,14 @@ class Training:
             return "none"
         pairs = sorted(zip(sparsemax(end.scores).tolist(), self.anchors.words, strict=True), reverse=True)
         return ", ".join(f"{word} {weight:.2f}" for weight, word in pairs if weight > 0)
+
+    @property
+    def learnt(self) -> Tensor:
+        """(N, H, W) in 0..1, what of each picture was learnt."""
+        masks = self.pictures[: self.count, ..., 3]
+        if self.foreground is None:
+            return masks
+        return masks * F.interpolate(self.foreground[None], size=masks.shape[1:], mode="bilinear")[0]
 
     def preview(self, vectors: Vectors) -> Tensor:
         """What these vectors give alone, and beside an ordinary thing: (2, H, W, 3) in 0..1."""

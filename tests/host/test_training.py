@@ -13,10 +13,14 @@ from PIL import Image
 ROOT = Path(__file__).parent.parent.parent
 
 
+def pictures_of(concept: str) -> list[torch.Tensor]:
+    folder = ROOT / "microworld" / "user_pictures" / concept
+    return [torch.from_numpy(np.asarray(Image.open(p), np.float32) / 255)[None] for p in sorted(folder.iterdir())]
+
+
 @pytest.fixture
 def images() -> list[torch.Tensor]:
-    folder = ROOT / "microworld" / "user_pictures" / "mittens"
-    return [torch.from_numpy(np.asarray(Image.open(p), np.float32) / 255)[None] for p in sorted(folder.iterdir())]
+    return pictures_of("mittens")
 
 
 def train(pack: Any, microworld: Any, images: list[torch.Tensor], **changes: Any) -> tuple[Any, ...]:
@@ -35,6 +39,7 @@ def train(pack: Any, microworld: Any, images: list[torch.Tensor], **changes: Any
         "anchor_weight": 0.5,
         "kind": "object",
         "mirror": True,
+        "ignore_background": False,
         "seed": 0,
         **changes,
     }
@@ -56,7 +61,7 @@ def latent_of(microworld: Any) -> torch.Tensor:
 
 def test_a_concept_is_learnt_and_nothing_else_changes(pack: Any, microworld: Any, images: list[torch.Tensor]):
     before = latent_of(microworld)
-    concept, plot, preview, best, losses = train(pack, microworld, images)
+    concept, plot, preview, best, losses, _ = train(pack, microworld, images)
     assert concept.vectors["clip_l"].shape == (2, 96)
     assert concept.provenance["steps"] == "3" and len(concept.provenance["model"]) == 12
     assert preview.shape == (2, 64, 64, 3) and plot.shape[-1] == 3
@@ -179,6 +184,43 @@ def test_short_memory_changes_the_way_but_not_the_word(
     assert "1 of the batch's 2 go through the model at once" in caplog.text
     assert torch.equal(short_of(0.6), plenty)
     assert asked and "computed twice" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("concept", "word", "hue"), [("mittens", "cat", 151), ("flyer", "kite", 273), ("canopy", "umbrella", 85)]
+)
+def test_the_class_words_attention_finds_the_thing(pack: Any, microworld: Any, concept: str, word: str, hue: float):
+    """The things are known by their hues, which their owners' wallpapers lack."""
+    pictures = pictures_of(concept)
+    settings = {"class_word": word, "steps": 1, "ignore_background": True}
+    learnt = train(pack, microworld, pictures, **settings)[5]
+    assert learnt.shape == (5, 64, 64)
+    for picture, mask in zip(pictures, learnt, strict=True):
+        small = Image.fromarray((picture[0].numpy() * 255).astype(np.uint8)).resize((64, 64)).convert("HSV")
+        away = abs((np.asarray(small, np.float32)[..., 0] * 360 / 256 - hue + 180) % 360 - 180)
+        thing = torch.from_numpy(away < 12)
+        assert mask[thing].mean() > 2 * mask[~thing].mean()
+
+
+def test_masks_of_the_users_own_count_instead(pack: Any, microworld: Any, images: list[torch.Tensor]):
+    masks = torch.ones(images[0].shape[:3])
+    own = train(pack, microworld, images[:1], masks=masks, ignore_background=True)
+    assert torch.equal(own[0].vectors["clip_l"], train(pack, microworld, images[:1])[0].vectors["clip_l"])
+    assert (own[5] > 0.999).all()
+
+
+def test_a_style_is_learnt_from_all_of_the_picture(pack: Any, microworld: Any, images: list[torch.Tensor]):
+    assert (train(pack, microworld, images, kind="style", ignore_background=True)[5] == 1).all()
+
+
+def test_attention_that_is_everywhere_leaves_all_of_the_picture(
+    pack: Any, microworld: Any, images: list[torch.Tensor], monkeypatch: Any, caplog: Any
+):
+    module = sys.modules["compositional_inversion.compinv_core.host.foreground"]
+    monkeypatch.setattr(module, "resized_mean", lambda maps, height, width: torch.ones(len(maps[0]), 1, height, width))
+    found = train(pack, microworld, images, ignore_background=True)
+    assert torch.equal(found[0].vectors["clip_l"], train(pack, microworld, images)[0].vectors["clip_l"])
+    assert "does not say where it is" in caplog.text
 
 
 def options(pack: Any, **changes: Any) -> Any:

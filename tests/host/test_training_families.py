@@ -229,6 +229,7 @@ def test_the_node_trains_every_family(name: str, pack: Any, microworld: Any, req
         "anchor_weight": 0.1,
         "kind": "object",
         "mirror": True,
+        "ignore_background": False,
         "seed": 0,
     }
     with torch.inference_mode():

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from compinv_core.attention import attention_maps, layout_energy, steering_bias
+from compinv_core.attention import BACKGROUND, attention_maps, foreground_weights, layout_energy, steering_bias
 from compinv_core.layout import Box, default_layout, layout_from_attention, layout_from_json
 from compinv_core.sampling import Guidance, Report, Steering, correct, described
 
@@ -148,3 +148,13 @@ def test_a_report_names_who_was_starved():
     assert (
         told.splitlines()[1] == "of the subjects' attention: cat 90%, car 10%; car got less than half of an equal share"
     )
+
+
+def test_foreground_is_where_attention_is_and_background_hardly_counts():
+    weights = foreground_weights(torch.tensor([[[0.0, 0.2], [0.375, 1.0]]]))
+    assert weights is not None
+    assert torch.allclose(weights, torch.tensor([[[BACKGROUND, BACKGROUND], [(1 + BACKGROUND) / 2, 1.0]]]))
+
+
+def test_attention_that_is_everywhere_shows_no_foreground():
+    assert foreground_weights(1 + 0.05 * torch.rand(3, 8, 8)) is None
