@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
@@ -10,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from ..files import whole_file
 from .loop import Checkpoint
 
 log = logging.getLogger(__name__)
@@ -29,16 +29,8 @@ def save_run(checkpoint: Checkpoint, probe: Tensor, path: Path) -> None:
 
     `probe` is what the frozen model says to a fixed question, by which `load_run` knows it again.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_suffix(".new")
-    try:
-        with new.open("wb") as file:
-            torch.save({**vars(checkpoint), "probe": probe.detach().cpu()}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
-    finally:
-        new.unlink(missing_ok=True)
+    with whole_file(path) as new:
+        torch.save({**vars(checkpoint), "probe": probe.detach().cpu()}, new)
 
 
 def load_run(path: Path, probe: Tensor) -> Checkpoint | None:
