@@ -78,7 +78,11 @@ class Region:
 
 @dataclass(frozen=True)
 class Layout:
-    """Regions, one for each subject, and where they come from: "attention", "default boxes" or "my boxes"."""
+    """Regions, one for each subject, and where they come from.
+
+    Attributes:
+        source: "attention", "predicted", "default boxes" or "my boxes".
+    """
 
     regions: tuple[Region, ...]
     source: str
