@@ -90,6 +90,14 @@ class Provenance:
     iou: float
     default_iou: float
 
+    def describe(self) -> str:
+        """What it is worth, in a line."""
+        verdict = "" if self.iou > self.default_iou else "; that is no better, so ask for more prompts"
+        return (
+            f"Learnt from {self.recoveries} layouts. With {self.held_out} more, of words held out, its boxes share "
+            f"{self.iou:.0%} of the area that both cover, the default boxes {self.default_iou:.0%}{verdict}."
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class LayoutPredictor:

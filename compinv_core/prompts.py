@@ -1,6 +1,9 @@
 """Prompts to train with, and where each subject's tokens sit in an encoded prompt."""
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from random import Random
 
 OBJECT_TEMPLATES = tuple(
     f"{kind} {{}}"
@@ -25,6 +28,7 @@ STYLE_TEMPLATES = tuple(
 
 FAR_AWAY = ("far away", "very small")
 CLOSE_UP = ("close up", "zoomed in")
+JOINTS = ("and", "next to", "with")
 
 
 @dataclass(frozen=True)
@@ -47,3 +51,23 @@ class Subject:
     def name(self) -> str:
         """Short, for pictures and messages."""
         return self.phrase.removeprefix("embedding:")
+
+
+def prompts_about(words: Sequence[str], count: int, seed: int) -> list[tuple[str, tuple[str, ...]]]:
+    """Prompts about one to three of the words, half of them and more about two, each with its subjects.
+
+    The first ones are the same for every count.
+    """
+    random = Random(seed)
+    found: list[tuple[str, tuple[str, ...]]] = []
+    while len(found) < count:
+        (number,) = random.choices((1, 2, 3), (1, 3, 1))
+        subjects = tuple(random.sample(words, min(number, len(words))))
+        template, joint = random.choice(OBJECT_TEMPLATES), random.choice(JOINTS)
+        *others, last = subjects
+        joined = f"{', a '.join(others)} {joint if len(others) < 2 else 'and'} a {last}" if others else last
+        parts = [part for subject in subjects for part in subject.split()]
+        if len(set(parts)) < len(parts):  # the dog of "a hot dog and a dog" could not be told from the other
+            continue
+        found.append((re.sub(r"\ba(?= [aeiou])", "an", template.format(joined)), subjects))
+    return found

@@ -6,12 +6,13 @@ import torch
 from comfy_api.latest import io
 
 from ..compinv_core.host.composition import subjects_of
+from ..compinv_core.host.predictor import predicted_layout, predictor_files
 from ..compinv_core.host.sampler import check_layout, plain_layout, recover_layout
 from ..compinv_core.layout import layout_from_json
 from .pictures import from_image, layout_picture
 from .types import CATEGORY, LayoutType
 
-ATTENTION, DEFAULT, MINE = "from attention", "default boxes", "my boxes"
+ATTENTION, PREDICTED, DEFAULT, MINE = "from attention", "predicted", "default boxes", "my boxes"
 
 
 class CompInvLayoutRecover(io.ComfyNode):
@@ -22,7 +23,7 @@ class CompInvLayoutRecover(io.ComfyNode):
             display_name="Spatial Layout Recover",
             category=CATEGORY,
             description="Finds a place for every subject of a prompt: samples it briefly in ordinary words and reads the "
-            "model's own attention.",
+            "model's own attention, or asks the layout predictor that was trained for the model.",
             inputs=[
                 io.Model.Input("model", tooltip="The model that will sample. It is not changed."),
                 io.Conditioning.Input("positive", tooltip="From Composition Prompt."),
@@ -30,8 +31,9 @@ class CompInvLayoutRecover(io.ComfyNode):
                 io.Latent.Input("latent_image", tooltip="The latent that will be sampled; its size is used."),
                 io.Combo.Input(
                     "method",
-                    options=[ATTENTION, DEFAULT, MINE],
-                    tooltip="From the model's attention; side by side; or the boxes you write below.",
+                    options=[ATTENTION, PREDICTED, DEFAULT, MINE],
+                    tooltip="From the model's attention; in milliseconds, by what Train Layout Predictor learnt for this "
+                    "model; side by side; or the boxes you write below.",
                 ),
                 io.String.Input(
                     "boxes",
@@ -65,6 +67,10 @@ class CompInvLayoutRecover(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, method: str | None = None, **_: Any) -> list[tuple[str, int, int]]:
+        return predictor_files() if method in (PREDICTED, None) else []  # None comes by wire
+
+    @classmethod
     def execute(
         cls,
         model: Any,
@@ -81,6 +87,8 @@ class CompInvLayoutRecover(io.ComfyNode):
         maps = None
         if method == ATTENTION:
             layout, maps = recover_layout(model, positive, negative, torch.zeros_like(latent), seed, steps, cfg)
+        elif method == PREDICTED:
+            layout = predicted_layout(model, positive)
         elif method == DEFAULT:
             layout = plain_layout(positive)
         else:

@@ -1,7 +1,6 @@
 """Compositional Inversion Train: pictures in, a concept out."""
 
 import logging
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from ..compinv_core.concept import Concept, write_concept
 from ..compinv_core.host.text_encoder import check_new_placeholder
 from ..compinv_core.host.training import LIMITS, Request, Training
 from ..compinv_core.training.loop import REFERENCE, Progress, Recipe
+from .live_text import say
 from .pictures import from_image, to_image
 from .training_options import Options
 from .types import CATEGORY, AnchorsType, ConceptType, OptionsType
@@ -207,7 +207,7 @@ class CompInvTrain(io.ComfyNode):
                 vectors = progress.checkpoint.vectors
                 preview[:] = [training.preview(vectors)]  # the last one is made while the run is still on disk
                 picture = ("JPEG", to_image(torch.cat(list(preview[0]), dim=1)), 512)
-                _say(
+                say(
                     cls,
                     f"step {progress.step}/{steps}: loss {progress.check:.4f}, with the class word "
                     f"{progress.checkpoint.before:.4f}; anchors {training.pulling(progress.checkpoint)}\n"
@@ -226,14 +226,6 @@ class CompInvTrain(io.ComfyNode):
         losses = {"loss": [end.before, *(p.check for p in history if p.check is not None)]}
         last, best = training.concept(end), training.concept(end, best=True)
         return io.NodeOutput(last, _plot(history), preview[0], best, losses, training.learnt)
-
-
-def _say(cls: type[io.ComfyNode], text: str) -> None:
-    """A line of text on the node, where a server is running."""
-    host = sys.modules.get("server")
-    server = getattr(getattr(host, "PromptServer", None), "instance", None)
-    if server is not None and cls.hidden is not None and cls.hidden.unique_id:
-        server.send_progress_text(text, cls.hidden.unique_id)
 
 
 def _keep(concept: Concept, error: Exception) -> None:

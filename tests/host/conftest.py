@@ -26,11 +26,13 @@ def _clip(tokenizer: Any, model: Any, folder: Path, encoders: tuple[str, ...]) -
 
 @pytest.fixture(autouse=True)
 def own_folders(comfyui: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What nodes write goes to `output` and `user` in a folder of the test's, not to the host's own."""
+    """What nodes write goes to `output`, `user` and `models` in a folder of the test's, not to the host's own."""
     import folder_paths
 
     monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path / "output"))
     monkeypatch.setattr(folder_paths, "get_user_directory", lambda: str(tmp_path / "user"))
+    monkeypatch.setattr(folder_paths, "models_dir", str(tmp_path / "models"))
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "layout_predictors", ([], set()))
     return tmp_path
 
 
