@@ -1,5 +1,6 @@
-"""`python -m compinv_core train config.toml`: the training of the node without a graph or a server."""
+"""`python -m compinv_core train config.toml` and `... layouts --checkpoint name`: training without a graph or a server."""
 
+import argparse
 import os
 import sys
 from pathlib import Path
@@ -8,18 +9,20 @@ PACK = Path(__file__).resolve().parent.parent
 
 
 def main() -> int:
-    if len(sys.argv) != 3 or sys.argv[1] != "train":
-        print("Usage: python -m compinv_core train config.toml", file=sys.stderr)
-        return 2
+    asked = _parser().parse_args()
     host = Path(os.environ.get("COMFYUI_PATH") or PACK.parent.parent)  # the pack lies in its custom_nodes
     if not (host / "comfy").is_dir():
         print(f'"{host}" is not a ComfyUI folder; set COMFYUI_PATH to yours.', file=sys.stderr)
         return 2
     sys.path.insert(0, str(host))
-    from .host.command_line import ConfigError, train_all
+    from .host.command_line import ConfigError, train_all, train_layouts
 
     try:
-        train_all(Path(sys.argv[2]))
+        if asked.what == "train":
+            train_all(asked.config)
+        else:
+            numbers = {name: value for name in NUMBERS if (value := getattr(asked, name)) is not None}
+            train_layouts(asked.checkpoint, numbers)
     except (ConfigError, ValueError, FloatingPointError, MemoryError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
@@ -27,6 +30,22 @@ def main() -> int:
         print("Stopped. The same command goes on where the training was.", file=sys.stderr)
         return 130
     return 0
+
+
+NUMBERS = {"prompts": int, "resolution": int, "steps": int, "cfg": float, "seed": int}
+"""Of the layout predictor's training, with the node's defaults."""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m compinv_core", description="Training without a graph.")
+    commands = parser.add_subparsers(dest="what", required=True)
+    words = commands.add_parser("train", help="learn words from pictures")
+    words.add_argument("config", type=Path, help="a file of settings, see README.md")
+    layouts = commands.add_parser("layouts", help="learn where a base model puts things, for Spatial Layout Recover")
+    layouts.add_argument("--checkpoint", required=True, help="a name in models/checkpoints, or a path")
+    for name, kind in NUMBERS.items():
+        layouts.add_argument(f"--{name}", type=kind, help="as on the node Train Layout Predictor")
+    return parser
 
 
 if __name__ == "__main__":

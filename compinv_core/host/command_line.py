@@ -1,4 +1,6 @@
-"""Training from a file of settings: several concepts, in one process or in several that `accelerate launch` started."""
+"""Training without a graph: concepts from a file of settings, in one process or in several that `accelerate launch` started,
+and the layout predictor of a base model.
+"""
 
 import logging
 import os
@@ -25,6 +27,7 @@ from ..anchors import weigh
 from ..concept import check_name, write_concept
 from ..training.loop import Progress, Recipe, Workers
 from ..training.objective import NoiseLevels
+from .predictor import Recoveries, train_predictor
 from .text_encoder import check_new_placeholder, text_encoders, vocabulary
 from .training import LIMITS, TEMPLATES, Request, Training
 
@@ -163,7 +166,7 @@ def train_all(path: Path) -> None:
             raise ConfigError(
                 f'The embedding "{job.placeholder}.safetensors" exists already; choose another placeholder, or set replace.'
             )
-    model, clip, vae = _load(config, path)
+    model, clip, vae = _load(config.checkpoint, path.parent)
     runs = Path(folder_paths.get_user_directory()) / "compositional_inversion" / "runs"
     for training, job in [(_training(model, clip, vae, job, path.parent), job) for job in jobs]:
 
@@ -182,6 +185,29 @@ def train_all(path: Path) -> None:
             log.info("%s: %s", job.placeholder, folder / f"{job.placeholder}.safetensors")
 
 
+def train_layouts(checkpoint: str, numbers: Mapping[str, Any]) -> None:
+    """Train the layout predictor of a checkpoint.
+
+    Args:
+        numbers: those of `Recoveries` that are not to be its defaults.
+
+    Raises:
+        ConfigError: there is no such checkpoint.
+        ValueError: a number out of its limits, or a checkpoint that cannot be used.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+    wanted = Recoveries(**numbers)
+    model, clip, _ = _load(checkpoint, Path())
+
+    def report(number: int, *_: Any) -> None:
+        if number % 10 == 0:
+            log.info("prompt %d/%d", number, wanted.prompts)
+
+    with torch.inference_mode():
+        predictor, file = train_predictor(model, clip, wanted, lambda: None, report)
+    log.info("%s\n%s", predictor.provenance.describe(), file)
+
+
 def _workers() -> Workers:
     """All processes that were started together."""
     count = int(os.environ.get("WORLD_SIZE", "1"))
@@ -197,13 +223,13 @@ def _workers() -> Workers:
     return Workers(state.process_index, state.num_processes, torch.distributed.all_reduce)
 
 
-def _load(config: Config, path: Path) -> tuple[Any, Any, Any]:
-    file = path.parent / config.checkpoint
+def _load(checkpoint: str, base: Path) -> tuple[Any, Any, Any]:
+    file = base / checkpoint
     if not file.is_file():
-        named = folder_paths.get_full_path("checkpoints", config.checkpoint)
+        named = folder_paths.get_full_path("checkpoints", checkpoint)
         if named is None:
             raise ConfigError(
-                f'The checkpoint "{config.checkpoint}" is neither a file nor a name in ComfyUI\'s checkpoints folder.'
+                f'The checkpoint "{checkpoint}" is neither a file nor a name in ComfyUI\'s checkpoints folder.'
             )
         file = Path(named)
     embeddings = folder_paths.get_folder_paths("embeddings")

@@ -1,4 +1,4 @@
-"""`python -m compinv_core train`: from a file to embeddings, in one process and in two."""
+"""`python -m compinv_core`: from a file to embeddings, in one process and in two; from a checkpoint to its layout predictor."""
 
 import os
 import subprocess
@@ -167,3 +167,27 @@ def test_pictures_come_with_captions_and_masks_of_their_names(place: Path, micro
         _training(*microworld, job, place)
     with pytest.raises(ConfigError, match="holds no picture"):
         _training(*microworld, Job("captioned", "cat", "empty"), place)
+
+
+def test_a_checkpoints_layout_predictor_is_trained(place: Path, base: Path):
+    from compinv_core.predictor import read_predictor
+
+    program = place / "train.py"
+    own = f"import folder_paths\nfolder_paths.models_dir = folder_paths.user_directory = {str(place)!r}\nfrom comp"
+    program.write_text(program.read_text().replace("from comp", own, 1))
+    settings = ("--resolution", "64", "--steps", "2", "--prompts", "20")
+    command = [sys.executable, str(program), "layouts", "--checkpoint", "models/checkpoints/microworld.safetensors"]
+    done = subprocess.run([*command, *settings], capture_output=True, text=True, timeout=500, cwd=base)
+    assert done.returncode == 0, done.stderr
+    assert "prompt 20/20" in done.stderr and "the default boxes" in done.stderr
+    (file,) = (place / "compositional_inversion" / "layout_predictors").iterdir()
+    assert str(file) in done.stderr and read_predictor(file, file.stem).provenance.recoveries > 0
+
+
+def test_a_layout_predictor_that_cannot_be_trained_is_refused(pack: Any):
+    from compinv_core.host.command_line import ConfigError, train_layouts
+
+    with pytest.raises(ConfigError, match="neither a file nor a name in ComfyUI's checkpoints folder"):
+        train_layouts("nowhere.safetensors", {})
+    with pytest.raises(ValueError, match="prompts is 2; 20 to 100000 is allowed"):
+        train_layouts("nowhere.safetensors", {"prompts": 2})
