@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent.parent
 IDS = {
     "CompInvAnchorSelect", "CompInvTrain", "CompInvSaveConcept", "CompInvLoadConcept", "CompInvApplyConcept", "CompInvPrompt",
     "CompInvLayoutRecover", "CompInvRegularizedSampler", "CompInvRegularizeModel", "CompInvTrainingOptions",
+    "CompInvSetRegion", "CompInvMergeLayouts", "CompInvSwapRegions", "CompInvLayoutToBoxes", "CompInvTrainLayoutPredictor",
 }  # fmt: skip
 
 
@@ -117,6 +118,32 @@ def test_a_file_is_the_wire(server: Any):
     outputs = server.run(both)
     wire, file = (pixels(server.picture(outputs[number]["images"][0])) for number in ("203", "103"))
     assert wire == file
+
+
+def test_a_graph_takes_up_a_layout_predictor_once_it_is_trained(server: Any, base: Path):
+    loader = {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "microworld.safetensors"}}
+    found = {
+        "1": loader,
+        "2": {
+            "class_type": "CompInvPrompt",
+            "inputs": {"clip": ["1", 1], "text": "a photo of a cat and a car", "subjects": "cat, car"},
+        },
+        "3": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}},
+        "4": {
+            "class_type": "CompInvLayoutRecover",
+            "inputs": {
+                "model": ["1", 0], "positive": ["2", 0], "negative": ["2", 0], "latent_image": ["3", 0],
+                "method": "predicted", "boxes": "", "steps": 2, "cfg": 4.0, "seed": 0,
+            },
+        },
+        "5": {"class_type": "PreviewImage", "inputs": {"images": ["4", 1]}},
+    }  # fmt: skip
+    settings = {"model": ["1", 0], "clip": ["1", 1], "prompts": 20, "resolution": 64, "steps": 2, "cfg": 4.0, "seed": 0}
+    training = {"1": loader, "2": {"class_type": "CompInvTrainLayoutPredictor", "inputs": settings}}
+    default = pixels(server.picture(server.run(found)["5"]["images"][0]))
+    server.run(training)
+    assert len(list((base / "models" / "compositional_inversion" / "layout_predictors").iterdir())) == 1
+    assert pixels(server.picture(server.run(found)["5"]["images"][0])) != default
 
 
 def test_training_is_cancelled_within_a_step(server: Any, base: Path):
