@@ -91,8 +91,10 @@ def train_predictor(
         )
     vocabularies = [vocabulary(clip, key) for key in text_encoders(clip)]
     words = tuple(c for c in COCO_CATEGORIES if all(word in known for known in vocabularies for word in c.split()))
-    if len(words) < 2:
-        raise ValueError('The input "clip" knows fewer than two of the COCO categories as words; it cannot be asked.')
+    if len(words) < 3:
+        raise ValueError(
+            'The input "clip" knows fewer than three of the COCO categories as words; no prompts can be made for it.'
+        )
     name = fingerprint_of(model)
     settings = (words, wanted.resolution, wanted.steps, wanted.cfg, wanted.seed, __version__)
     kept = Path(folder_paths.get_user_directory()) / "compositional_inversion" / "layouts"

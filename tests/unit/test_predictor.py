@@ -19,6 +19,7 @@ from compinv_core.predictor import (
     read_predictor,
     write_predictor,
 )
+from compinv_core.prompts import prompts_about
 
 WIDTH = 12
 WORDS = {name: torch.randn(WIDTH, generator=torch.Generator().manual_seed(i)) for i, name in enumerate("abcdefgh")}
@@ -167,3 +168,13 @@ def test_another_models_file_is_refused(tmp_path: Path):
     write_predictor(untrained(), tmp_path / "theirs.safetensors")
     with pytest.raises(ValueError, match=r"another base model \(mine, but this one is yours\)"):
         read_predictor(tmp_path / "theirs.safetensors", "yours")
+
+
+def test_prompts_name_their_subjects_once_and_are_the_same_however_many_are_asked_for():
+    prompts = prompts_about(("dog", "hot dog", "umbrella", "car"), 60, seed=1)
+    assert prompts[:20] == prompts_about(("dog", "hot dog", "umbrella", "car"), 20, seed=1)
+    assert prompts != prompts_about(("dog", "hot dog", "umbrella", "car"), 60, seed=2)
+    assert {len(subjects) for _, subjects in prompts} == {1, 2, 3}
+    for text, subjects in prompts:
+        assert all(text.count(subject) == 1 for subject in subjects) and " a umbrella" not in text
+        assert [text.index(subject) for subject in subjects] == sorted(text.index(subject) for subject in subjects)
