@@ -79,16 +79,16 @@ def diffusers_unet(family: Family, model: Any, depth: int = 2) -> Any:
     import comfy.utils
     from diffusers import UNet2DConditionModel
 
-    theirs = UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(64, 128),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        transformer_layers_per_block=depth,
-        cross_attention_dim=family.width,
-        **family.theirs,
-    )
+    shape = {
+        "sample_size": 8,
+        "block_out_channels": (64, 128),
+        "layers_per_block": 1,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "transformer_layers_per_block": depth,
+        "cross_attention_dim": family.width,
+    }
+    theirs = UNet2DConditionModel(**{**shape, **family.theirs})
     ours = {key: value.detach().clone() for key, value in model.model.diffusion_model.state_dict().items()}
     mapping = comfy.utils.unet_to_diffusers(model.model.model_config.unet_config)
     wanted = theirs.state_dict()
