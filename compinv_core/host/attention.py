@@ -10,6 +10,7 @@ import torch
 from comfy.ldm.modules.attention import SpatialTransformer, attention_pytorch, optimized_attention
 from comfy.ldm.modules.diffusionmodules.openaimodel import Upsample
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from ..attention import attention_maps
 
@@ -104,17 +105,29 @@ class Capture:
     length: int
     maps: dict[Block, Tensor] = field(default_factory=dict[Block, Tensor])
 
-    def see(self, block: Block, q: Tensor, k: Tensor, options: dict[str, Any], bias: Tensor | None = None) -> None:
+    def see(self, block: Block, q: Tensor, k: Tensor, options: dict[str, Any], bias: Tensor | None = None) -> bool:
+        """Whether the block's map is a new one. A block that is computed again for its backward shows the same once more."""
         prompts = options["uuids"]
         if self.prompt not in prompts or block not in self.blocks:
-            return
+            return False
         which = prompts.index(self.prompt)
         q, k = q.chunk(len(prompts))[which], k.chunk(len(prompts))[which]
         height, width = options["activations_shape"][-2:]
         copies = max(1, k.shape[1] // self.length)  # prompts of unequal length are repeated, not padded
         columns = [copy * self.length + column for column in self.columns for copy in range(copies)]
-        maps = attention_maps(q, k, options["n_heads"], columns, height, width, bias)
-        self.maps[block] = maps.unflatten(1, (len(self.columns), copies)).sum(dim=2)
+        maps = _not_kept(attention_maps, q, k, options["n_heads"], columns, height, width, bias)
+        maps = maps.unflatten(1, (len(self.columns), copies)).sum(dim=2)
+        return self.maps.setdefault(block, maps) is maps
+
+
+def _not_kept(function: Callable[..., Tensor], *inputs: Any) -> Tensor:
+    """What a function gives, of which a backward keeps the inputs alone and computes the rest again.
+
+    The probabilities of SDXL's forty maps, in float32, would be a tenth of all that a guided pass keeps.
+    """
+    if not torch.is_grad_enabled():
+        return function(*inputs)
+    return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
 
 
 def watch(model_options: dict[str, Any], captures: Sequence[Capture], stop: bool) -> dict[str, Any]:
@@ -127,9 +140,8 @@ def watch(model_options: dict[str, Any], captures: Sequence[Capture], stop: bool
 
     def patch(block: Block, other: Replacement | None) -> Replacement:
         def attend(q: Tensor, k: Tensor, v: Tensor, extra: dict[str, Any]) -> Tensor:
-            for capture in captures:
-                capture.see(block, q, k, extra)
-            if stop and all(blocks[-1] in capture.maps for capture in captures):
+            new = [capture.see(block, q, k, extra) for capture in captures]
+            if stop and any(new) and all(blocks[-1] in capture.maps for capture in captures):
                 raise _Enough
             return other(q, k, v, extra) if other else attention_pytorch(q, k, v, extra["n_heads"])
 

@@ -142,6 +142,7 @@ def with_layout(
             # In place: a sampler that goes on from its own x goes on from the corrected one.
             x = x.copy_(moved) if options.get(KEY, True) else moved
         if strength:
+            captures = [one.capture(watched) for one in held]
             biases = {one.cond["uuid"]: _bias(one, strength) for one in held}
             model_options = steer(model_options, everywhere, biases, captures)
         result = executor(x, timestep, model_options, seed)

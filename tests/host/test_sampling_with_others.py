@@ -109,10 +109,10 @@ def test_a_correction_moves_the_picture_its_own_way(pack: Any, microworld: Any, 
 
 
 def test_the_gradient_is_exact_and_needs_only_the_first_part_of_the_pass(pack: Any, microworld: Any):
-    """The cut pass against the whole one, bit for bit, and against central differences."""
+    """The cut pass against the whole one, bit for bit, also with blocks computed twice, and against central differences."""
     from compositional_inversion.compinv_core.attention import layout_energy
     from compositional_inversion.compinv_core.host.attention import Capture, guided_blocks, until_last_map, watch
-    from compositional_inversion.compinv_core.host.model import frozen_weights
+    from compositional_inversion.compinv_core.host.model import frozen_weights, recomputed
     from compositional_inversion.compinv_core.layout import default_layout
 
     unet = microworld[0].model.diffusion_model
@@ -136,9 +136,29 @@ def test_the_gradient_is_exact_and_needs_only_the_first_part_of_the_pass(pack: A
                 return torch.autograd.grad(energy(latents, stop), latents)[0]
 
         assert torch.equal(gradient(stop=True), gradient(stop=False))
+        with recomputed(unet):
+            twice = gradient(stop=True), gradient(stop=False)
+        assert all(torch.equal(gradient(stop=True), one) for one in twice)
         step = 0.02  # float32 energies differ by about 1e-3 over it, of which rounding is 1e-4
         slope = (energy(start + step * direction) - energy(start - step * direction)) / (2 * step)
         assert slope.item() == pytest.approx((gradient(stop=True) * direction).sum().item(), rel=1e-2)
+
+
+def test_a_block_that_is_computed_again_does_not_put_its_map_in_the_place_of_the_first(pack: Any, microworld: Any):
+    """Which would hold on to all that computing it again has kept."""
+    from compositional_inversion.compinv_core.host.attention import Capture, guided_blocks, watch
+    from compositional_inversion.compinv_core.host.model import frozen_weights, recomputed
+
+    unet = microworld[0].model.diffusion_model
+    blocks = guided_blocks(microworld[0], 8, 8)
+    capture = Capture(blocks, "mine", [5, 8], 77)
+    options = watch({"transformer_options": {"uuids": ["mine"]}}, [capture], False)["transformer_options"]
+    with torch.inference_mode(False), torch.enable_grad(), frozen_weights(unet), recomputed(unet):
+        latents = torch.randn(1, 4, 8, 8, requires_grad=True)
+        unet(latents, torch.tensor([500.0]), torch.randn(1, 77, 96), transformer_options=options)
+        first = dict(capture.maps)
+        torch.autograd.grad(sum(m.square().sum() for m in first.values()), latents)
+    assert list(first) == blocks and all(capture.maps[block] is first[block] for block in blocks)
 
 
 def test_the_probe_of_a_model_that_is_held_to_a_layout_is_free(pack: Any, microworld: Any):
