@@ -9,9 +9,13 @@ import torch
 from comfy.ldm.modules.attention import SpatialTransformer
 from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.checkpoint import checkpoint
 
 from ..training.objective import Encoded, Predictor
+
+HEADROOM = 1.2  # what a backward needs, in units of what the forward keeps for it
 
 
 @contextmanager
@@ -75,6 +79,27 @@ def recomputed(unet: nn.Module) -> Generator[None]:
 
     with other_forwards(blocks, lambda block: twice(block.forward)):
         yield
+
+
+@contextmanager
+def weighed(*modules: nn.Module) -> Generator[Callable[[], int]]:
+    """For its time, a forward keeps nothing for a backward; what it would have kept is counted instead.
+
+    Yields:
+        How many bytes, the modules' own weights not among them.
+    """
+    weights = {StorageWeakRef(t.untyped_storage()) for m in modules for t in m.state_dict(keep_vars=True).values()}
+    kept: dict[StorageWeakRef, int] = {}  # weak references, which no later storage at the same address can equal
+
+    def weigh(tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        kept[StorageWeakRef(storage)] = storage.nbytes()
+
+    def refuse(_: None) -> Tensor:
+        raise RuntimeError("What was weighed was not kept.")
+
+    with saved_tensors_hooks(weigh, refuse):
+        yield lambda: sum(size for storage, size in kept.items() if storage not in weights)
 
 
 def fingerprint_of(model: Any) -> str:

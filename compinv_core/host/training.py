@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from comfy import model_base, model_management, model_sampling
 from torch import Tensor
-from torch.autograd.graph import saved_tensors_hooks
 
 from .. import __version__
 from ..anchors import AnchorSet, sparsemax
@@ -23,7 +22,7 @@ from ..training.pictures import rescaled, training_pictures
 from ..training.runs import fingerprint, load_run, save_run
 from . import text_encoder
 from .foreground import find_foreground
-from .model import fingerprint_of, frozen_weights, predictor, recomputed
+from .model import HEADROOM, fingerprint_of, frozen_weights, predictor, recomputed, weighed
 
 log = logging.getLogger(__name__)
 TEMPLATES = {"object": OBJECT_TEMPLATES, "style": STYLE_TEMPLATES}
@@ -347,29 +346,19 @@ class Training:
         By its answer a kept run knows its model again. Most of what the text encoder keeps are its own weights, cast from
         half precision, however many prompts it reads.
         """
-        unet = self.model.model.diffusion_model
-        weights = {tensor.untyped_storage().data_ptr() for tensor in unet.state_dict(keep_vars=True).values()}
-        kept: dict[int, int] = {}
-
-        def weigh(tensor: Tensor) -> Tensor:
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in weights:
-                kept[storage.data_ptr()] = storage.nbytes()
-            return tensor
-
         start = {key: value.clone().requires_grad_() for key, value in self.start.items()}
         middle = torch.tensor([len(self.schedule.alphas_cumprod) // 2], device=latents.device)
-        with saved_tensors_hooks(weigh, lambda tensor: tensor):
+        with weighed(self.model.model.diffusion_model, *self.encoders.values()) as kept:
             prompt = text_encoder.encode_batch(self.clip, self.prepared, [0], start)
-            once = sum(kept.values())
+            once = kept()
             answer = predictor(self.model)(latents[:1], middle, prompt)
-        return answer.detach().float(), once, sum(kept.values()) - once
+        return answer.detach().float(), once, kept() - once
 
     def _fitting(self, once: int, kept: int) -> tuple[int, bool]:
         """How many pictures of a batch go through the model at once where so many bytes are kept, once and a picture, and
         whether its blocks must be computed twice; said in one line."""
         batch, free = self.recipe.batch, model_management.get_free_memory(self.model.load_device)
-        room = max(0.0, free / 1.2 - once)  # the backward needs some of its own
+        room = max(0.0, free / HEADROOM - once)
         fit = int(room / kept)
         twice = fit == 0
         at_once = max(1, min(batch, int(room / (RECOMPUTED_SHARE * kept)) if twice else fit))

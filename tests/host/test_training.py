@@ -160,6 +160,27 @@ def test_what_was_interrupted_goes_on_to_the_same_word(
     assert not list(runs.iterdir())
 
 
+def test_what_a_forward_would_keep_is_counted_and_not_kept(pack: Any):
+    from compositional_inversion.compinv_core.host.model import weighed
+    from torch.multiprocessing.reductions import StorageWeakRef
+
+    first, last = torch.nn.Linear(4, 8), torch.nn.Linear(8, 2)
+    for frozen in (first, last):
+        frozen.requires_grad_(False)
+    with weighed(first, last) as kept:
+        hidden = first(torch.randn(3, 4, requires_grad=True)).relu()
+        output = last(hidden).exp()
+        storage = StorageWeakRef(hidden.untyped_storage())
+        assert not storage.expired()
+        del hidden
+        assert storage.expired()
+        output.sum()
+    assert kept() == 4 * (3 * 8 + 3 * 2)  # float32: the outputs of relu and exp, the weights left out
+    with weighed(first) as kept:
+        last(first(torch.randn(3, 4, requires_grad=True)))
+    assert kept() == 4 * 8 * 2  # the other's weights
+
+
 def test_short_memory_changes_the_way_but_not_the_word(
     pack: Any, microworld: Any, images: list[torch.Tensor], monkeypatch: Any, caplog: Any
 ):
