@@ -1,15 +1,17 @@
 """Spatial inversion inside ComfyUI's samplers: recover a layout, and hold attention to it."""
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import comfy.model_patcher
 import comfy.sample
 import comfy.samplers
 import torch
+from comfy import model_management
 from comfy.extra_samplers import uni_pc
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
@@ -17,7 +19,7 @@ from torch import Tensor
 from ..attention import layout_energy, steering_bias
 from ..layout import Layout, Region, default_layout, layout_from_attention
 from ..prompts import Subject
-from ..sampling import Guidance, Report, Steering, correct
+from ..sampling import Energy, Guidance, Report, Steering, correct
 from .attention import (
     Bias,
     Block,
@@ -30,9 +32,10 @@ from .attention import (
     watch,
 )
 from .composition import SUBJECTS, probes_of, subjects_of
-from .model import frozen_weights
+from .model import HEADROOM, frozen_weights, recomputed, weighed
 from .training import context_width
 
+log = logging.getLogger(__name__)
 KEY = "compositional_inversion"
 
 
@@ -94,6 +97,19 @@ class Held:
         return torch.stack(whole)[:, top : top + height, left : left + width]
 
 
+@dataclass
+class _Run:
+    """What is known of one run of a sampler, in its model options.
+
+    Attributes:
+        shown: whether the sampler's own latent is the one that the model is shown.
+        twice: whether guided passes compute the model's blocks twice; None before the first.
+    """
+
+    shown: bool = True
+    twice: bool | None = None
+
+
 def check_shape(region: Region, canvas: tuple[int, int]) -> None:
     """Raises ValueError when a mask has another shape than the canvas (height, width of the latent); any size will do."""
     if region.mask is None:
@@ -121,7 +137,7 @@ def with_layout(
     clone = model.clone()
     if not layout.regions or (steering.idle and guidance.idle):
         return clone
-    everywhere = all_blocks(model)
+    everywhere, mine = all_blocks(model), object()  # of several layouts on one model, each has a run of its own
 
     def wrapper(executor: Any, x: Tensor, timestep: Tensor, model_options: dict[str, Any], seed: int | None) -> Tensor:
         sigma = timestep.flatten()[0].item()
@@ -134,13 +150,14 @@ def with_layout(
         held = _held(executor.class_obj, layout, sigma, x.shape[-2:]) if strength or guiding else []
         if not held:
             return executor(x, timestep, model_options, seed)
+        run = options.get(KEY, {}).get(mine) or _Run()
         energies = None
         watched = guided_blocks(model, *x.shape[-2:])
         captures = [one.capture(watched) for one in held]
         if guiding:
-            moved, energies = _guided(executor.class_obj, x, timestep, model_options, held, captures, guidance)
+            moved, energies = _guided(executor.class_obj, x, timestep, model_options, held, captures, guidance, run)
             # In place: a sampler that goes on from its own x goes on from the corrected one.
-            x = x.copy_(moved) if options.get(KEY, True) else moved
+            x = x.copy_(moved) if run.shown else moved
         if strength:
             captures = [one.capture(watched) for one in held]
             biases = {one.cond["uuid"]: _bias(one, strength) for one in held}
@@ -149,7 +166,7 @@ def with_layout(
         report(_report(held, captures, energies))
         return result
 
-    clone.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, _note_sampler)
+    clone.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, partial(_begun, mine))
     clone.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, wrapper)
     return clone
 
@@ -198,8 +215,8 @@ def _report(held: Sequence[Held], captures: Sequence[Capture], energies: Tensor 
     return Report(tuple(names), torch.cat(maps), torch.cat(inside), energies)
 
 
-def _note_sampler(executor: Any, guider: Any, sigmas: Tensor, extra_args: dict[str, Any], *rest: Any) -> Tensor:
-    """Tells the run's model options whether the sampler's own latent is the one that the model is shown.
+def _begun(mine: object, executor: Any, guider: Any, sigmas: Tensor, extra_args: dict[str, Any], *rest: Any) -> Tensor:
+    """A run begins: its model options get a `_Run`, which says whether the sampler's own latent is the model's.
 
     UniPC shows the model a scaled copy, from which it takes the prediction away: a correction of the copy would come
     back with the opposite sign. There, the correction acts through the prediction alone.
@@ -207,7 +224,8 @@ def _note_sampler(executor: Any, guider: Any, sigmas: Tensor, extra_args: dict[s
     function = getattr(executor.class_obj, "sampler_function", None)
     options = comfy.model_patcher.create_model_options_clone(extra_args["model_options"])
     shown = function not in (uni_pc.sample_unipc, uni_pc.sample_unipc_bh2)
-    options["transformer_options"] = {**options.get("transformer_options", {}), KEY: shown}
+    own = options.setdefault("transformer_options", {})
+    own[KEY] = {**own.get(KEY, {}), mine: _Run(shown)}
     return executor(guider, sigmas, {**extra_args, "model_options": options}, *rest)
 
 
@@ -219,8 +237,10 @@ def _guided(
     held: Sequence[Held],
     captures: Sequence[Capture],
     guidance: Guidance,
+    run: _Run,
 ) -> tuple[Tensor, Tensor]:
     """The corrected latent, and the energies (2, B) met first and last. The captures keep the last maps."""
+    unet = guider.inner_model.diffusion_model
     controlled = any(one.cond.get("control") for one in held)
 
     # A ControlNet's output is added in place to what autograd has kept.
@@ -228,7 +248,7 @@ def _guided(
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
-        frozen_weights(guider.inner_model.diffusion_model),
+        frozen_weights(unet),
         adding,
     ):
         conds = [_differentiable(one.cond) for one in held]
@@ -246,10 +266,29 @@ def _guided(
                 total = total + len(one.regions) * layout_energy(maps, one.owners, cells)
             return total / sum(len(one.regions) for one in held)
 
-        moved, met = correct(x.clone(), sigma.flatten()[0].item(), energy, guidance)
+        if run.twice is None:
+            run.twice = _memory_is_short(unet, energy, x.clone())
+        with recomputed(unet) if run.twice else nullcontext():
+            moved, met = correct(x.clone(), sigma.flatten()[0].item(), energy, guidance)
     for capture in captures:
         capture.maps.update({block: m.detach() for block, m in capture.maps.items()})
     return moved, torch.stack([met[0], met[-1]])
+
+
+def _memory_is_short(unet: Any, energy: Energy, latents: Tensor) -> bool:
+    """Whether a guided pass would keep more than there is room for; said in one line."""
+    with weighed(unet) as kept:
+        energy(latents.requires_grad_())
+    free = model_management.get_free_memory(latents.device)
+    short = kept() * HEADROOM > free
+    if short:
+        log.info(
+            "A guided pass keeps %.1f GB, %.1f GB are free; the model's blocks are computed twice, which takes a third of it "
+            "or less, and four tenths more time.",
+            kept() / 1e9,
+            free / 1e9,
+        )
+    return short
 
 
 def _differentiable(cond: dict[str, Any]) -> dict[str, Any]:

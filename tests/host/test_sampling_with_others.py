@@ -1,5 +1,7 @@
 """Spatial inversion beside ControlNet, prompt schedules and inpainting, and what a correction does in each sampler."""
 
+from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -159,6 +161,43 @@ def test_a_block_that_is_computed_again_does_not_put_its_map_in_the_place_of_the
         first = dict(capture.maps)
         torch.autograd.grad(sum(m.square().sum() for m in first.values()), latents)
     assert list(first) == blocks and all(capture.maps[block] is first[block] for block in blocks)
+
+
+@pytest.mark.parametrize("controlled", [False, True])
+def test_short_memory_changes_the_way_but_not_the_picture(
+    pack: Any, microworld: Any, controlnet: Any, monkeypatch: Any, caplog: Any, controlled: bool
+):
+    import compositional_inversion.compinv_core.host.sampler as host
+
+    import nodes
+
+    inputs = {"layout": layout(pack, microworld)[0], "positive": prompt(pack, microworld)}
+    if controlled:
+        inputs["positive"], inputs["negative"] = nodes.ControlNetApplyAdvanced().apply_controlnet(
+            inputs["positive"], negative(microworld), controlnet, torch.rand(1, 64, 64, 3), 1.0, 0.0, 1.0
+        )
+    weighed, recomputed = host.weighed, host.recomputed
+    counts, asked = list[Any](), list[Any]()
+
+    @contextmanager
+    def noted(*modules: Any) -> Any:
+        with weighed(*modules) as kept:
+            counts.append(kept)
+            yield kept
+
+    monkeypatch.setattr(host, "weighed", noted)
+    monkeypatch.setattr(host, "recomputed", lambda unet: asked.append(unet) or recomputed(unet))
+    plenty = sample(pack, microworld, **inputs)[0]["samples"].clone()
+    assert len(counts) == 1 and not asked  # weighed once in a run
+
+    least = host.HEADROOM * counts[0]()
+    for room, short in ((1.01 * least, False), (0.99 * least, True)):
+        monkeypatch.setattr(host, "model_management", SimpleNamespace(get_free_memory=lambda _, room=room: room))
+        with caplog.at_level("INFO"):
+            assert torch.equal(sample(pack, microworld, **inputs)[0]["samples"], plenty)
+        assert bool(asked) == short
+    assert caplog.text.count("computed twice") == 1
+    assert not any("forward" in module.__dict__ for module in microworld[0].model.diffusion_model.modules())
 
 
 def test_the_probe_of_a_model_that_is_held_to_a_layout_is_free(pack: Any, microworld: Any):
