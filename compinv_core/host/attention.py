@@ -217,6 +217,18 @@ def _replaced(
     return options
 
 
+def skips_apart(model_options: dict[str, Any]) -> dict[str, Any]:
+    """A clone of model options under which the encoder's outputs go on as copies: a ControlNet adds to the kept ones in
+    place, when autograd already needs what went on.
+
+    torch has `allow_mutation_on_saved_tensors` for it, which takes one tensor for another when an address is used again.
+    """
+    options = comfy.model_patcher.create_model_options_clone(model_options)
+    patches = options.setdefault("transformer_options", {}).setdefault("patches", {})
+    patches.setdefault("input_block_patch_after_skip", []).append(lambda h, _: h.clone())
+    return options
+
+
 def until_last_map(run: Callable[[], Any]) -> None:
     """Run a forward pass that may end at its last map."""
     with suppress(_Enough):

@@ -27,6 +27,7 @@ from .attention import (
     all_blocks,
     guided_blocks,
     resized_mean,
+    skips_apart,
     steer,
     until_last_map,
     watch,
@@ -241,16 +242,9 @@ def _guided(
 ) -> tuple[Tensor, Tensor]:
     """The corrected latent, and the energies (2, B) met first and last. The captures keep the last maps."""
     unet = guider.inner_model.diffusion_model
-    controlled = any(one.cond.get("control") for one in held)
-
-    # A ControlNet's output is added in place to what autograd has kept.
-    adding = torch.autograd.graph.allow_mutation_on_saved_tensors() if controlled else nullcontext()
-    with (
-        torch.inference_mode(False),
-        torch.enable_grad(),
-        frozen_weights(unet),
-        adding,
-    ):
+    if any(one.cond.get("control") for one in held):
+        model_options = skips_apart(model_options)
+    with torch.inference_mode(False), torch.enable_grad(), frozen_weights(unet):
         conds = [_differentiable(one.cond) for one in held]
         sigma = timestep.clone()
 

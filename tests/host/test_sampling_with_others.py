@@ -47,6 +47,34 @@ def test_a_controlnet_takes_part(pack: Any, microworld: Any, controlnet: Any):
     assert torch.equal(ksampler(pack, microworld, **conditioning), plain)
 
 
+def test_beside_a_controlnet_the_gradient_is_that_of_adding_out_of_place(
+    pack: Any, microworld: Any, controlnet: Any, monkeypatch: Any
+):
+    """ComfyUI adds what a ControlNet says in place, to what a backward needs as it was."""
+    import comfy.ldm.modules.diffusionmodules.openaimodel as unet
+    import compositional_inversion.compinv_core.host.sampler as host
+
+    import nodes
+
+    positive, other = nodes.ControlNetApplyAdvanced().apply_controlnet(
+        prompt(pack, microworld), negative(microworld), controlnet, torch.rand(1, 64, 64, 3), 1.0, 0.0, 1.0
+    )
+    regions = layout(pack, microworld)[0]
+
+    def sampled() -> torch.Tensor:
+        return sample(pack, microworld, layout=regions, positive=positive, negative=other)[0]["samples"].clone()
+
+    in_place = sampled()
+    with monkeypatch.context() as without:
+        apply = unet.apply_control
+        without.setattr(host, "skips_apart", lambda options: options)
+        without.setattr(unet, "apply_control", lambda h, *said: apply(h.clone(), *said))
+        assert torch.allclose(sampled(), in_place, atol=3e-4)  # where two gradients meet, in another order
+        without.setattr(unet, "apply_control", apply)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            sampled()
+
+
 def test_a_prompt_that_ends_early_is_held_only_as_long(pack: Any, microworld: Any):
     import node_helpers
 
