@@ -56,7 +56,7 @@ class Guidance:
         strength: the step's factor s in z - sigma^2 s grad E; 0 switches guidance off.
         corrections: at most so many before one denoising step.
         until: the fraction of the noise schedule after which the latent is left alone (10 of 50 steps).
-        threshold: an energy that is low enough.
+        threshold: an energy that is low enough: from there on a picture is left alone.
     """
 
     strength: float = 30.0
@@ -74,12 +74,15 @@ class Guidance:
         return round(passed(sigma, sigmas) * steps) < max(1, round(self.until * steps))
 
 
-def correct(latents: Tensor, sigma: float, energy: Energy, guidance: Guidance) -> tuple[Tensor, list[Tensor]]:
+def correct(
+    latents: Tensor, sigma: float, energy: Energy, guidance: Guidance, settled: Tensor | None = None
+) -> tuple[Tensor, list[Tensor]]:
     """z <- z - sigma^2 s grad E(z), again while the energy is too high. Each picture of a batch stops on its own.
 
     Args:
         latents: (B, C, h, w) at noise level `sigma`.
         energy: latents -> (B,), differentiable.
+        settled: (B,), pictures that are left alone.
 
     Returns:
         The corrected latents, and the energies (B,) that were met, the first before any correction.
@@ -90,6 +93,8 @@ def correct(latents: Tensor, sigma: float, energy: Energy, guidance: Guidance) -
         energies = energy(latents)
         met.append(energies.detach())
         high = energies.detach() > guidance.threshold
+        if settled is not None:
+            high &= ~settled
         if not high.any():
             break
         (gradient,) = torch.autograd.grad(energies.sum() * GRADIENT_SCALE, latents)

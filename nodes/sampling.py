@@ -68,7 +68,8 @@ def _regularization_inputs() -> list[Any]:
             min=0.0,
             max=1.0,
             step=0.01,
-            tooltip="Of guidance, an energy that is low enough: 0 when all attention keeps to its regions, 1 when none does.",
+            tooltip="Of guidance, an energy that is low enough: 0 when all attention keeps to its regions, 1 when none does. "
+            "Once it is met, the picture is left alone.",
         ),
     ]
 

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any
 
@@ -105,10 +105,16 @@ class _Run:
     Attributes:
         shown: whether the sampler's own latent is the one that the model is shown.
         twice: whether guided passes compute the model's blocks twice; None before the first.
+        settled: of conditionings that take part together, by name: (B,), the pictures whose energy has been low enough.
     """
 
     shown: bool = True
     twice: bool | None = None
+    settled: dict[tuple[Any, ...], Tensor] = field(default_factory=dict[tuple[Any, ...], Tensor])
+
+    def done(self, held: Sequence[Held]) -> bool:
+        settled = self.settled.get(_names(held))
+        return settled is not None and bool(settled.all())
 
 
 def check_shape(region: Region, canvas: tuple[int, int]) -> None:
@@ -146,12 +152,13 @@ def with_layout(
         sigmas = options.get("sample_sigmas")
         if sigmas is None:
             return executor(x, timestep, model_options, seed)
+        run = options.get(KEY, {}).get(mine) or _Run()
         strength = steering.at(sigma, sigmas)
         guiding = not guidance.idle and guidance.covers(sigma, sigmas)
         held = _held(executor.class_obj, layout, sigma, x.shape[-2:]) if strength or guiding else []
-        if not held:
+        guiding = guiding and not run.done(held)
+        if not held or not (strength or guiding):
             return executor(x, timestep, model_options, seed)
-        run = options.get(KEY, {}).get(mine) or _Run()
         energies = None
         watched = guided_blocks(model, *x.shape[-2:])
         captures = [one.capture(watched) for one in held]
@@ -192,6 +199,10 @@ def _held(guider: Any, layout: Layout, sigma: float, canvas: tuple[int, int]) ->
         if chosen and cond.get("timestep_end", 0.0) <= sigma <= cond.get("timestep_start", float("inf")):
             found.append(Held(cond, [r for r, _ in chosen], [s.columns for _, s in chosen], canvas))
     return found
+
+
+def _names(held: Sequence[Held]) -> tuple[Any, ...]:
+    return tuple(one.cond["uuid"] for one in held)
 
 
 def _bias(held: Held, strength: float) -> Bias:
@@ -262,8 +273,11 @@ def _guided(
 
         if run.twice is None:
             run.twice = _memory_is_short(unet, energy, x.clone())
+        settled = run.settled.get(_names(held))
         with recomputed(unet) if run.twice else nullcontext():
-            moved, met = correct(x.clone(), sigma.flatten()[0].item(), energy, guidance)
+            moved, met = correct(x.clone(), sigma.flatten()[0].item(), energy, guidance, settled)
+        low = (torch.stack(met) <= guidance.threshold).any(dim=0)
+        run.settled[_names(held)] = low if settled is None else low | settled
     for capture in captures:
         capture.maps.update({block: m.detach() for block, m in capture.maps.items()})
     return moved, torch.stack([met[0], met[-1]])

@@ -113,6 +113,43 @@ def test_a_correction_lowers_the_energy(pack: Any, microworld: Any):
     assert (after < before).all()
 
 
+def test_once_the_energy_is_low_enough_the_model_is_called_as_without_a_layout(pack: Any, microworld: Any):
+    steps: list[float] = []
+    unet = microworld[0].model.diffusion_model
+    counting = unet.register_forward_pre_hook(lambda _, inputs: steps.append(inputs[1][0].item()))
+    everywhere = {"layout": layout(pack, microworld)[0], "guidance_until": 1.0, "threshold": 1.0}
+    try:
+        sample(pack, microworld)
+        plain = steps.copy()
+        steps.clear()
+        sample(pack, microworld, **everywhere)
+    finally:
+        counting.remove()
+    assert steps.count(plain[0]) == 3  # memory is weighed, the energy is met, the step is made
+    assert [step for step in steps if step < plain[0]] == plain[1:]
+
+
+def test_each_picture_of_a_batch_is_left_alone_by_its_own_energy(pack: Any, microworld: Any):
+    from compositional_inversion.compinv_core.host.sampler import with_layout
+    from compositional_inversion.compinv_core.sampling import Guidance, Steering
+
+    reports: list[Any] = []
+
+    def sampled(indices: list[int], threshold: float) -> torch.Tensor:
+        latent = {"samples": torch.zeros(len(indices), 4, 8, 8), "batch_index": indices}
+        guidance = Guidance(5.0, 2, 1.0, threshold)
+        held = with_layout(microworld[0], layout(pack, microworld)[0], Steering(0), guidance, reports.append)
+        return ksampler(pack, microworld, held, latent_image=latent)
+
+    sampled([0, 1], 1.0)
+    between = reports[0].energies[0].mean().item()
+    reports.clear()
+    together = sampled([0, 1], between)
+    assert len(reports) > 1  # one went on without the other
+    alone = torch.cat([sampled([0], between), sampled([1], between)])
+    assert torch.allclose(together, alone, atol=1e-4)  # float32 in batches of another size
+
+
 def test_the_node_and_the_model_patch_are_the_same(pack: Any, microworld: Any):
     regions = layout(pack, microworld)[0]
     (model,) = pack.run("CompInvRegularizeModel", model=microworld[0], layout=regions, **SETTINGS)

@@ -57,6 +57,14 @@ def test_a_correction_lowers_the_energy_and_stops_at_the_threshold():
     assert energies[2][1] == energies[0][1]  # it was low enough from the start
 
 
+def test_a_settled_picture_is_left_alone():
+    start = torch.ones(2, 1, 1, 1)
+    guidance = Guidance(0.1, 2, threshold=0.0)
+    moved, met = correct(start, 1.0, lambda z: z.square().flatten(), guidance, torch.tensor([True, False]))
+    assert moved[0] == 1 and moved[1] < 1 and len(met) == 2
+    assert len(correct(start, 1.0, lambda z: z.square().flatten(), guidance, torch.tensor([True, True]))[1]) == 1
+
+
 def test_a_correction_is_the_papers_step():
     moved, _ = correct(
         torch.full((1, 1, 1, 1), 2.0), 3.0, lambda z: z.square().flatten(), Guidance(strength=0.01, corrections=1)
