@@ -45,10 +45,11 @@ def node(graph: Graph, kind: str) -> dict[str, Any]:
 
 
 def plain(graph: Graph, vectors: int) -> Graph:
-    """The same graph without this pack's remedies: no anchors while training, no layout while sampling."""
+    """The same graph without this pack's remedies: the background learnt, no anchors, no layout while sampling."""
     graph = copy.deepcopy(graph)
     for inputs in (n["inputs"] for n in graph.values() if n["class_type"] == "CompInvTrain"):
         inputs["vectors"] = vectors
+        inputs["ignore_background"] = False
     for kind, wire in (("CompInvTrain", "anchors"), ("CompInvRegularizedSampler", "layout")):
         for inputs in (n["inputs"] for n in graph.values() if n["class_type"] == kind):
             inputs.pop(wire, None)

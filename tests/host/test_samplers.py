@@ -1,0 +1,72 @@
+"""Every sampler of the host, with schedules, CFG, prompt lengths and batches in turn: a layout is obeyed, and alike again."""
+
+from typing import Any
+
+import pytest
+import torch
+from test_sampling import GUIDANCE, layout, negative, sample
+from test_steering import STEER
+
+from microworld.judge import load_judge, verdicts
+from microworld.spec import DEFAULT_WORLD, load_world
+
+LENGTHS = ("", "bad " * 100, "bad " * 160)  # 77, 154 and 231 tokens
+PLACES = {"cat": (0.05, 0.15, 0.45, 0.85), "car": (0.55, 0.15, 0.95, 0.85)}  # the judge tells eighths apart
+
+
+@pytest.fixture(autouse=True)
+def inference() -> Any:
+    with torch.inference_mode():
+        yield
+
+
+def cases(pack: Any, microworld: Any) -> Any:
+    """(sampler, boxes, settings) for every sampler; what else there is to set changes from one to the next, at different paces."""
+    import comfy.samplers
+
+    schedulers = comfy.samplers.KSampler.SCHEDULERS
+    for case, sampler in enumerate(comfy.samplers.KSampler.SAMPLERS):
+        if sampler == "dpm_adaptive":  # takes as many steps as it likes
+            continue
+        boxes = dict(zip(PLACES, list(PLACES.values())[:: (1, -1)[case % 2]], strict=True))
+        text = str({subject: list(edges) for subject, edges in boxes.items()}).replace("'", '"')
+        yield (
+            sampler,
+            boxes,
+            {
+                "layout": layout(pack, microworld, "my boxes", text)[0],
+                "sampler_name": sampler,
+                "scheduler": schedulers[case % len(schedulers)],
+                "cfg": (7.0, 1.0)[case // 3 % 2],
+                "negative": negative(microworld, LENGTHS[case % 3]),
+                "latent_image": {"samples": torch.zeros((3, 1)[case // 2 % 2], 4, 8, 8)},
+            },
+        )
+
+
+def test_every_sampler_obeys_its_layout(pack: Any, microworld: Any):
+    """Of the things that are there, the judge sees nine in ten in their regions."""
+    world = load_world(DEFAULT_WORLD)
+    judge = load_judge(world)
+    found: list[tuple[str, str, bool]] = []
+    for sampler, boxes, settings in cases(pack, microworld):
+        latent = sample(pack, microworld, steps=12, **STEER, **settings)[0]["samples"]
+        assert latent.isfinite().all(), sampler
+        for verdict in verdicts(judge, world, microworld[2].decode(latent).clamp(0, 1)):
+            for subject, (left, top, right, bottom) in boxes.items():
+                if subject in verdict.present:
+                    x, y = verdict.places[subject]
+                    found.append((sampler, subject, left <= x <= right and top <= y <= bottom))
+    assert len(found) > 80
+    astray = [case for case in found if not case[2]]
+    assert len(astray) <= 0.1 * len(found), astray
+
+
+@pytest.mark.parametrize("way", [STEER, {**GUIDANCE, "steering": 6.0}])
+def test_every_sampler_gives_the_same_again(pack: Any, microworld: Any, way: dict[str, Any]):
+    for sampler, _, settings in cases(pack, microworld):
+        once, again = (
+            sample(pack, microworld, steps=2, **{"steering_until": 1.0, **way}, **settings)[0]["samples"].clone()
+            for _ in range(2)
+        )
+        assert once.isfinite().all() and torch.equal(once, again), sampler
