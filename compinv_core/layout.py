@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LEAST_CONFIDENCE = 0.08  # under it the attention says no more than that the subject is somewhere
+ROOM = 0.8  # of the canvas's width or height, which is shared out: attention lies on the middle of a thing, which needs more
 MASS = 0.8  # of a subject's attention, which its box holds along each axis
 
 
@@ -182,7 +183,7 @@ def layout_from_attention(maps: Tensor, phrases: Sequence[str]) -> Layout:
     shares = strong * strong / strong.sum(dim=0, keepdim=True).clamp_min(1e-8)
     regions: list[Region] = []
     for phrase, own, raw in zip(phrases, shares, maps, strict=True):
-        box = _box(own)
+        box = _box(own, ROOM / max(2, len(phrases)))
         inside = (raw * box.cells(*raw.shape)).sum() / raw.sum().clamp_min(1e-8)
         confidence = ((inside - box.area) / max(1e-6, 1 - box.area)).clamp(0, 1).item()
         regions.append(Region(phrase, box, None, confidence))
@@ -191,8 +192,8 @@ def layout_from_attention(maps: Tensor, phrases: Sequence[str]) -> Layout:
     return Layout(tuple(_apart(regions)), "attention")
 
 
-def _box(weights: Tensor) -> Box:
-    """The box that holds the middle of a map's mass along each axis, at least a fifth of the canvas wide."""
+def _box(weights: Tensor, least: float) -> Box:
+    """The box that holds the middle of a map's mass along each axis, at least so much of the canvas wide and high."""
 
     def span(marginal: Tensor) -> tuple[float, float]:
         shares = torch.cat([torch.zeros(1), marginal.cumsum(0) / marginal.sum().clamp_min(1e-8)])
@@ -207,7 +208,7 @@ def _box(weights: Tensor) -> Box:
             return 1.0
 
         start, end = quantile((1 - MASS) / 2), quantile((1 + MASS) / 2)
-        wider = max(0.0, 0.2 - (end - start)) / 2
+        wider = max(0.0, least - (end - start)) / 2
         return max(0.0, start - wider), min(1.0, end + wider)
 
     (left, right), (top, bottom) = span(weights.sum(0)), span(weights.sum(1))
