@@ -4,7 +4,7 @@ python benchmarks/learning.py --recipes reference ours --concepts sippy glazed t
 
 Along a run of the reference, whose learning rate never falls, the word is measured at MILESTONES; ours ends with the last of
 its steps, so each length is a run of its own. A measurement a line is appended to records/learning.jsonl; what it holds already
-is not done again, and a run that was stopped goes on. `--draw` makes the table and the curves from the records alone.
+is not done again, and a run that was stopped goes on.
 """
 
 import argparse
