@@ -137,7 +137,7 @@ class Bench:
             positive = composition_prompt(clip, text, subjects)
             empty = torch.zeros(1, 4, 8, 8)
             if how.recovered:
-                layout, _ = recover_layout(self.model, positive, negative, empty, seed + i, PROBE_STEPS, CFG)
+                layout, *_ = recover_layout(self.model, positive, negative, empty, seed + i, PROBE_STEPS, CFG)
             else:
                 layout = plain_layout(positive)
             held = with_layout(self.model, layout, how.steering, how.guidance)

@@ -57,7 +57,9 @@ class CompInvLayoutRecover(io.ComfyNode):
             outputs=[
                 LayoutType.Output("LAYOUT", display_name="layout", tooltip="For Regularized Sampler."),
                 io.Image.Output(
-                    "PREVIEW", display_name="preview", tooltip="The regions over the attention they come from."
+                    "PREVIEW",
+                    display_name="preview",
+                    tooltip="The regions over a glimpse of the picture whose attention they come from.",
                 ),
                 io.Mask.Output("MASKS", display_name="masks", tooltip="One mask for each subject."),
                 io.String.Output(
@@ -84,9 +86,10 @@ class CompInvLayoutRecover(io.ComfyNode):
         seed: int,
     ) -> io.NodeOutput:
         latent = latent_image["samples"]
-        maps = None
+        maps = glimpse = None
         if method == ATTENTION:
-            layout, maps = recover_layout(model, positive, negative, torch.zeros_like(latent), seed, steps, cfg)
+            empty = torch.zeros_like(latent)
+            layout, maps, glimpse = recover_layout(model, positive, negative, empty, seed, steps, cfg)
         elif method == PREDICTED:
             layout = predicted_layout(model, positive)
         elif method == DEFAULT:
@@ -96,7 +99,7 @@ class CompInvLayoutRecover(io.ComfyNode):
             check_layout(layout, subjects_of(positive))
         height, width = latent.shape[-2] * 8, latent.shape[-1] * 8
         masks = torch.stack([region.cells(height, width) for region in layout.regions])
-        return io.NodeOutput(layout, from_image(layout_picture(layout, maps)), masks, layout.to_json())
+        return io.NodeOutput(layout, from_image(layout_picture(layout, maps, glimpse)), masks, layout.to_json())
 
 
 NODES = [CompInvLayoutRecover]

@@ -70,8 +70,8 @@ class CompInvTrainLayoutPredictor(io.ComfyNode):
     ) -> io.NodeOutput:
         management, bar = comfy.model_management, comfy.utils.ProgressBar(prompts)
 
-        def on_report(number: int, layout: Layout, maps: torch.Tensor) -> None:
-            bar.update_absolute(number, prompts, ("JPEG", layout_picture(layout, maps), 384))
+        def on_report(number: int, layout: Layout, maps: torch.Tensor, glimpse: torch.Tensor | None) -> None:
+            bar.update_absolute(number, prompts, ("JPEG", layout_picture(layout, maps, glimpse), 384))
 
         wanted = Recoveries(prompts, resolution, steps, cfg, seed)
         stop_if_asked = management.throw_exception_if_processing_interrupted

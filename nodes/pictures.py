@@ -36,9 +36,14 @@ def heat(amount: Tensor, name: str) -> Image.Image:
     return image
 
 
-def layout_picture(layout: Layout, maps: Tensor | None) -> Image.Image:
-    """The regions, labelled, over the attention that they were read from."""
-    image = heat(maps.sum(0), "") if maps is not None else Image.new("RGB", (SIDE, SIDE), "#202030")
+def layout_picture(layout: Layout, maps: Tensor | None = None, glimpse: Tensor | None = None) -> Image.Image:
+    """The regions, labelled, over a dimmed glimpse (h, w, 3) of the picture that they were read from, or over its attention."""
+    if glimpse is not None:
+        height, width = glimpse.shape[:2]
+        size = (round(SIDE * width / max(height, width)), round(SIDE * height / max(height, width)))
+        image = to_image(0.6 * glimpse).resize(size, Image.Resampling.BICUBIC)
+    else:
+        image = heat(maps.sum(0), "") if maps is not None else Image.new("RGB", (SIDE, SIDE), "#202030")
     draw = ImageDraw.Draw(image)
     for i, region in enumerate(layout.regions):
         box, color = region.box, COLORS[i % len(COLORS)]

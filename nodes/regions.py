@@ -22,7 +22,7 @@ def _layout_outputs() -> list[Any]:
 
 
 def _shown(layout: Layout) -> io.NodeOutput:
-    return io.NodeOutput(layout, from_image(layout_picture(layout, None)))
+    return io.NodeOutput(layout, from_image(layout_picture(layout)))
 
 
 class CompInvSetRegion(io.ComfyNode):

@@ -61,8 +61,8 @@ class Recoveries:
             raise ValueError(f"resolution is {self.resolution}; a multiple of 64 is needed.")
 
 
-Report = Callable[[int, Layout, Tensor], None]
-"""(how many prompts are done, the layout of the last, its maps (S, h, w))."""
+Report = Callable[[int, Layout, Tensor, Tensor | None], None]
+"""(how many prompts are done, and of the last: what `recover_layout` gives)."""
 
 
 def train_predictor(
@@ -106,12 +106,12 @@ def train_predictor(
         stop_if_asked()
         positive = composition_prompt(clip, *prompts[number])
         seed = (wanted.seed + number) % 2**64
-        layout, maps = recover_layout(model, positive, negative, latent, seed, wanted.steps, wanted.cfg)
+        layout, maps, glimpse = recover_layout(model, positive, negative, latent, seed, wanted.steps, wanted.cfg)
         boxes = [[r.box.left, r.box.top, r.box.right, r.box.bottom] for r in layout.regions]
         found.append(boxes if layout.source == "attention" else None)
         with whole_file(kept) as new:
             new.write_text(json.dumps(found))
-        on_report(number + 1, layout, maps)
+        on_report(number + 1, layout, maps, glimpse)
     with torch.inference_mode(False), torch.enable_grad():
         examples = [
             Example(subjects, _rows(composition_prompt(clip, text, subjects))[1].clone(), torch.tensor(boxes))

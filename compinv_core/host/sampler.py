@@ -339,7 +339,7 @@ def _by_subject(maps: Sequence[Tensor], held: Held) -> Tensor:
 
 def recover_layout(
     model: Any, positive: Sequence[Any], negative: Sequence[Any], latent: Tensor, seed: int, steps: int, cfg: float
-) -> tuple[Layout, Tensor]:
+) -> tuple[Layout, Tensor, Tensor | None]:
     """Where each subject would have been, from the model's own cross-attention.
 
     The prompt is sampled in ordinary words, class words in place of concepts, for a few steps; the maps of the later half
@@ -350,7 +350,8 @@ def recover_layout(
         seed: the sampler's own, for the layout that this seed would naturally have.
 
     Returns:
-        The layout, and the subjects' maps (S, h, w).
+        The layout, the subjects' maps (S, h, w), and a glimpse (h, w, 3) in 0..1 of the picture that they are read from, or
+        None where the model's latents have no known colours.
     """
     check_fit(model, positive)
     prompts = probes_of(positive)
@@ -378,11 +379,24 @@ def recover_layout(
     probing.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, wrapper)
     noise = comfy.sample.prepare_noise(latent, seed)
     ordinary = [part for _, probe in prompts for part in probe]
-    comfy.sample.sample(
+    sampled = comfy.sample.sample(
         probing, noise, steps, cfg, "euler", "normal", ordinary, negative, latent, disable_pbar=True, seed=seed
     )
     maps = torch.stack(total[len(total) // 2 :]).mean(0)
-    return layout_from_attention(maps, [subject.phrase for subject in subjects]), maps
+    return layout_from_attention(maps, [subject.phrase for subject in subjects]), maps, _glimpse(model, sampled[0])
+
+
+def _glimpse(model: Any, latent: Tensor) -> Tensor | None:
+    """A latent (C, h, w) in its approximate colours (h, w, 3) in 0..1, as ComfyUI's quickest previews show it."""
+    known = model.model.latent_format
+    if known.latent_rgb_factors is None:
+        return None
+    factors, bias = (
+        torch.tensor(known.latent_rgb_factors),
+        torch.tensor(known.latent_rgb_factors_bias or (0.0, 0.0, 0.0)),
+    )
+    colors = known.process_in(latent[None].float().cpu())[0].permute(1, 2, 0) @ factors + bias
+    return ((colors + 1) / 2).clamp(0, 1)
 
 
 def plain_layout(positive: Sequence[Any]) -> Layout:

@@ -187,7 +187,7 @@ def test_other_settings_are_other_recoveries(pack: Any, microworld: Any, own_fol
     import comfy.model_management as management
 
     host = sys.modules["compositional_inversion.compinv_core.host.predictor"]
-    one = layout(pack, microworld)[0], torch.ones(2, 8, 8)
+    one = layout(pack, microworld)[0], torch.ones(2, 8, 8), None
     for changes in ({}, {"seed": 4}, {"cfg": 5.0}, {}):
         answers = iter([one])
 
