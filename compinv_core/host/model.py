@@ -115,8 +115,7 @@ def fingerprint_of(model: Any) -> str:
 
 
 def _over_same_storage(held: Tensor) -> Tensor:
-    view = torch.empty(0, dtype=held.dtype, device=held.device)
-    view.set_(held.untyped_storage(), held.storage_offset(), held.size(), held.stride())
+    view = torch.empty(0, dtype=held.dtype, device=held.device).set_(held)
     return nn.Parameter(view, requires_grad=False) if isinstance(held, nn.Parameter) else view
 
 
