@@ -47,10 +47,10 @@ class Architecture:
     config: str  # in comfy.supported_models
     unet: dict[str, Any]
 
-    def model(self, device: str = "meta") -> Any:
+    def model(self, device: str = "meta", dtype: torch.dtype = torch.float32) -> Any:
         """A MODEL with weights that hold nothing."""
         config = getattr(comfy.supported_models, self.config)({**SHARED, **self.unet})
-        config.set_inference_dtype(torch.float32, None)
+        config.set_inference_dtype(dtype, None)
         kind = comfy.model_base.SDXL if self.config == "SDXL" else comfy.model_base.BaseModel
         base = kind(config, device=device)
         base.diffusion_model.requires_grad_(False)
