@@ -8,12 +8,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import guided
 import host
 import sampling
 import training
 
 training.main()
 sampling.main()
+guided.main()
 if host.missed:
     print(f"Missed: {', '.join(host.missed)}.", file=sys.stderr)
 sys.exit(1 if host.missed else 0)
