@@ -122,7 +122,7 @@ class Report:
 
 
 def described(reports: Sequence[Report]) -> str:
-    """A line a step, and one that says who was starved: who got less than half of an equal share of the attention."""
+    """Who was starved, that is, who got less than half of an equal share of the attention; then a line for each step."""
     lines: list[str] = []
     for i, report in enumerate(reports, start=1):
         kept = ", ".join(f"{name} {part:.0%}" for name, part in _named(report, report.inside))
@@ -134,7 +134,7 @@ def described(reports: Sequence[Report]) -> str:
     starved = [name for name, share in shares if share < 0.5 / len(shares)]
     verdict = f"{' and '.join(starved)} got less than half of an equal share" if starved else "nobody was starved"
     told = ", ".join(f"{name} {share:.0%}" for name, share in shares)
-    return "\n".join([*lines, f"of the subjects' attention: {told}; {verdict}"])
+    return "\n".join([f"{verdict}; of the subjects' attention: {told}", *lines])
 
 
 def _named(report: Report, values: Tensor) -> list[tuple[str, float]]:

@@ -17,7 +17,7 @@ def inference() -> Any:
 
 def inside(report: str) -> list[float]:
     """The parts of attention that kept to their regions at the first step."""
-    return [float(word.rstrip("%,;")) for word in report.splitlines()[0].split() if "%" in word]
+    return [float(word.rstrip("%,;")) for word in report.splitlines()[1].split() if "%" in word]
 
 
 def test_attention_keeps_to_its_regions(pack: Any, microworld: Any):

@@ -152,10 +152,10 @@ def test_a_report_names_who_was_starved():
     maps = torch.stack([torch.full((2, 2), 9.0), torch.full((2, 2), 1.0)])
     report = Report(("embedding:cat", "car"), maps, torch.tensor([0.5, 0.25]), torch.tensor([[0.8], [0.4]]))
     told = described([report])
-    assert told.splitlines()[0] == "step 1: in its region cat 50%, car 25%; energy 0.800 -> 0.400"
-    assert (
-        told.splitlines()[1] == "of the subjects' attention: cat 90%, car 10%; car got less than half of an equal share"
-    )
+    assert told.splitlines() == [
+        "car got less than half of an equal share; of the subjects' attention: cat 90%, car 10%",
+        "step 1: in its region cat 50%, car 25%; energy 0.800 -> 0.400",
+    ]
 
 
 def test_foreground_is_where_attention_is_and_background_hardly_counts():
