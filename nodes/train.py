@@ -59,8 +59,8 @@ class CompInvTrain(io.ComfyNode):
                 AnchorsType.Input(
                     "anchors",
                     optional=True,
-                    tooltip="Words that hold the new word among ordinary ones, from Anchor Select. Unconnected: plain "
-                    "textual inversion.",
+                    tooltip="Words that hold the new word among ordinary ones, from Anchor Select. Unconnected: "
+                    "nothing holds it.",
                 ),
                 io.Mask.Input(
                     "masks",
