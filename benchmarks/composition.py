@@ -27,7 +27,7 @@ from compinv_core.host.composition import composition_prompt
 from compinv_core.host.sampler import plain_layout, recover_layout, with_layout
 from compinv_core.host.text_encoder import vocabulary, with_concept
 from compinv_core.host.training import Request, Training
-from compinv_core.sampling import Guidance, Steering
+from compinv_core.sampling import Balance, Guidance, Steering
 from compinv_core.training.loop import Recipe
 from microworld.evaluate import load_checkpoint, phrase, sheet
 from microworld.judge import Judge, load_judge, verdicts
@@ -140,7 +140,7 @@ class Bench:
                 layout, *_ = recover_layout(self.model, positive, negative, empty, seed + i, PROBE_STEPS, CFG)
             else:
                 layout = plain_layout(positive)
-            held = with_layout(self.model, layout, how.steering, how.guidance)
+            held = with_layout(self.model, layout, how.steering, how.guidance, Balance())
             pictures.append(self._sampled(held, positive, negative, range(i * each, (i + 1) * each), seed))
         return torch.cat(pictures)
 

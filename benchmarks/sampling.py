@@ -19,7 +19,7 @@ from compinv_core.host.attention import Capture, all_blocks, guided_blocks, stee
 from compinv_core.host.composition import composition_prompt
 from compinv_core.host.sampler import plain_layout, with_layout
 from compinv_core.layout import Layout, default_layout
-from compinv_core.sampling import Guidance, Steering
+from compinv_core.sampling import Balance, Guidance, Steering
 from microworld.evaluate import CHECKPOINT, load_checkpoint
 
 GOALS = {"sd15": (1.10, 1.55, "1.553 official"), "sdxl": (1.65, 1.83, "1.833 official")}
@@ -69,7 +69,7 @@ class Unet:
         if strength:
             capture = Capture(self.blocks, "mine", [column for own in COLUMNS for column in own], LENGTH)
 
-            def bias(height: int, width: int) -> Tensor:
+            def bias(q: Tensor, k: Tensor, heads: int, height: int, width: int) -> Tensor:
                 return steering_bias(self.cells(height, width), COLUMNS, LENGTH, strength)
 
             options = steer(options, all_blocks(self.model), {"mine": bias}, [capture])
@@ -148,7 +148,7 @@ class Calls:
     def held(self, layout: Layout, steering: float, threshold: float) -> Sequence[float]:
         """Of a run held to a layout; with a threshold, guided all along the schedule."""
         guidance = Guidance(30.0 if threshold else 0.0, until=1.0, threshold=threshold)
-        return self.sample(with_layout(self.model, layout, Steering(steering), guidance))[1]
+        return self.sample(with_layout(self.model, layout, Steering(steering), guidance, Balance()))[1]
 
 
 def main() -> None:

@@ -7,31 +7,38 @@ from einops import rearrange
 from torch import Tensor
 
 
-def attention_maps(
-    q: Tensor, k: Tensor, heads: int, columns: Sequence[int], height: int, width: int, bias: Tensor | None = None
+def attention_probabilities(
+    q: Tensor, k: Tensor, heads: int, columns: Sequence[int], bias: Tensor | None = None
 ) -> Tensor:
-    """Cross-attention probabilities of chosen tokens, averaged over all heads.
-
-    The reference implementation reads only half of the heads: it takes the second half of a batch that holds the
-    conditional branch alone.
+    """Cross-attention probabilities of chosen tokens.
 
     Args:
-        q: (B, h*w, heads*d).
-        k: (B, L, heads*d). L may be a multiple of the prompt's own length: ComfyUI repeats prompts of unequal length,
-            and the copies of a token are to be named in `columns` by the caller.
+        q: (B, N, heads*d).
+        k: (B, L, heads*d), of one prompt. ComfyUI repeats prompts of unequal length; one copy tells all.
         columns: P token columns.
-        bias: (h*w, L), added to the logits of every head.
+        bias: (B, N, L) or of size 1 along the first two, added to the logits of every head.
 
     Returns:
-        (B, P, h, w), non-negative; over all L tokens a cell's values sum to 1.
+        (B, heads, P, N), non-negative; over all L tokens a cell's values sum to 1.
     """
     q = rearrange(q, "b n (a d) -> b a n d", a=heads)
     k = rearrange(k, "b l (a d) -> b a l d", a=heads)
     scores = torch.einsum("band,bald->banl", q.float(), k.float()) * q.shape[-1] ** -0.5
     if bias is not None:
-        scores = scores + bias
-    probabilities = scores.softmax(dim=-1)[..., list(columns)].mean(dim=1)
-    return rearrange(probabilities, "b (h w) p -> b p h w", h=height, w=width)
+        scores = scores + bias[:, None]
+    return scores.softmax(dim=-1)[..., list(columns)].transpose(-1, -2)
+
+
+def attention_maps(
+    q: Tensor, k: Tensor, heads: int, columns: Sequence[int], height: int, width: int, bias: Tensor | None = None
+) -> Tensor:
+    """`attention_probabilities` as maps (B, P, h, w) of N = h*w cells, averaged over all heads.
+
+    The reference implementation reads only half of the heads: it takes the second half of a batch that holds the
+    conditional branch alone.
+    """
+    probabilities = attention_probabilities(q, k, heads, columns, bias).mean(dim=1)
+    return probabilities.unflatten(-1, (height, width))
 
 
 def layout_energy(maps: Sequence[Tensor], owners: Sequence[int], cells: Sequence[Tensor]) -> Tensor:
@@ -87,9 +94,39 @@ def steering_bias(cells: Tensor, columns: Sequence[Sequence[int]], length: int, 
         strength: in nats; all of it well inside a region, the same with the other sign well outside.
 
     Returns:
-        (h*w, length); 0 for every other token.
+        (1, h*w, length); 0 for every other token.
     """
-    bias = torch.zeros(cells[0].numel(), length, device=cells.device)
+    bias = torch.zeros(1, cells[0].numel(), length, device=cells.device)
     for region, own in zip(cells, columns, strict=True):
-        bias[:, list(own)] = strength * (2 * rearrange(region, "h w -> (h w) 1") - 1)
+        bias[:, :, list(own)] = strength * (2 * rearrange(region, "h w -> 1 (h w) 1") - 1)
+    return bias
+
+
+ROUNDS = 8
+
+
+def balancing_bias(
+    probabilities: Tensor, owners: Sequence[int], columns: Sequence[int], length: int, strength: float
+) -> Tensor:
+    """What balance adds to the logits of cross-attention: who has less than the others gains, who has more loses.
+
+    Args:
+        probabilities: (B, heads, P, N), how strongly each cell attends to each of P columns.
+        owners: P indices of subjects: whose token each column is.
+        columns: where these P tokens are, of `length`.
+        strength: 0 adds nothing; 1 what makes the subjects' amounts over all heads and cells the same, in nats.
+
+    Returns:
+        (B, 1, length), the same for all cells of a picture; 0 for every other token.
+    """
+    whose = torch.nn.functional.one_hot(torch.tensor(owners, device=probabilities.device)).to(probabilities)  # (P, S)
+    own = torch.einsum("b a p n, p s -> b s a n", probabilities, whose)
+    others = 1 - own.sum(dim=1, keepdim=True)
+    gain = own.new_zeros(own.shape[:2])
+    for _ in range(ROUNDS):  # what a token gains all others lose, so that one round would fall short
+        weighed = own * gain.exp()[..., None, None]
+        amounts = (weighed / (others + weighed.sum(dim=1, keepdim=True))).sum(dim=(2, 3)).clamp_min(1e-8).log()
+        gain = gain + amounts.mean(dim=1, keepdim=True) - amounts
+    bias = own.new_zeros(len(own), 1, length)
+    bias[:, 0, list(columns)] = strength * gain @ whose.T
     return bias

@@ -25,16 +25,15 @@ def passed(sigma: float, sigmas: Tensor) -> float:
 
 
 @dataclass(frozen=True)
-class Steering:
-    """How strongly attention is turned to a layout, and how long.
+class Fading:
+    """Something that works from the start of the noise schedule and falls to 0 in a straight line.
 
     Attributes:
-        strength: in nats, at the start of the schedule. For the softmax, a subject's tokens weigh e^strength times as much
-            inside its region, and as much less outside; 0 switches steering off.
-        until: the fraction of the schedule along which the strength falls to 0, in a straight line.
+        strength: at the start; 0 switches it off.
+        until: the fraction of the schedule along which it falls.
     """
 
-    strength: float = 6.0
+    strength: float
     until: float = 1.0
 
     @property
@@ -46,6 +45,26 @@ class Steering:
         if self.until == 0:
             return 0.0
         return self.strength * max(0.0, 1 - passed(sigma, sigmas) / self.until)
+
+
+@dataclass(frozen=True)
+class Steering(Fading):
+    """How strongly attention is turned to a layout, in nats.
+
+    For the softmax, a subject's tokens weigh e^strength times as much inside its region, and as much less outside.
+    """
+
+    strength: float = 6.0
+
+
+@dataclass(frozen=True)
+class Balance(Fading):
+    """How far the subjects' amounts of attention are evened out; this needs no layout.
+
+    At 1, all subjects get the same amount, in each block; at less, a part of what that takes, in nats, is added to the logits.
+    """
+
+    strength: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -105,38 +124,49 @@ def correct(
 
 @dataclass(frozen=True)
 class Report:
-    """One step that was held to the layout.
+    """One step in which subjects were held.
 
     Attributes:
-        subjects: S of them, as the layout names them.
-        maps: (S, h, w), how strongly each cell attends to each subject, mean over the batch.
-        inside: (S,), the part of it that lies in the subject's region.
+        subjects: S of them, as the prompt names them.
+        maps: (B, S, h, w), how strongly each cell attends to each subject.
+        inside: (S,), the part of it that lies in the subject's region, mean over the batch; None without a layout.
         energies: (2, B), met first and last by the corrections of the latent, or None where there were none. The last is
             what the last correction started from, as measuring after it would cost a pass more.
+        glimpse: (h, w, 3) in 0..1, what the first picture looked like to the model, or None where that is not known.
     """
 
     subjects: tuple[str, ...]
     maps: Tensor
-    inside: Tensor
+    inside: Tensor | None
     energies: Tensor | None
+    glimpse: Tensor | None
+
+    @property
+    def shares(self) -> Tensor:
+        """(S,), of the attention that all subjects get together, mean over the batch."""
+        amounts = self.maps.sum((2, 3))
+        return (amounts / amounts.sum(1, keepdim=True).clamp_min(1e-8)).mean(0)
 
 
 def described(reports: Sequence[Report]) -> str:
     """Who was starved, that is, who got less than half of an equal share of the attention; then a line for each step."""
     lines: list[str] = []
     for i, report in enumerate(reports, start=1):
-        kept = ", ".join(f"{name} {part:.0%}" for name, part in _named(report, report.inside))
+        shares = f"share {_named(report, report.shares)}"
+        kept = "" if report.inside is None else f"; in its region {_named(report, report.inside)}"
         energy = "" if report.energies is None else "; energy {:.3f} -> {:.3f}".format(*report.energies.mean(dim=1))
-        lines.append(f"step {i}: in its region {kept}{energy}")
+        lines.append(f"step {i}: {shares}{kept}{energy}")
     last = reports[-1]
-    amounts = torch.stack([r.maps.sum((1, 2)) for r in reports if r.subjects == last.subjects]).mean(0)
-    shares = _named(last, amounts / amounts.sum().clamp_min(1e-8))
-    starved = [name for name, share in shares if share < 0.5 / len(shares)]
+    shares = torch.stack([report.shares for report in reports if report.subjects == last.subjects]).mean(0)
+    starved = [name for name, share in _pairs(last, shares) if share < 0.5 / len(shares)]
     verdict = f"{' and '.join(starved)} got less than half of an equal share" if starved else "nobody was starved"
-    told = ", ".join(f"{name} {share:.0%}" for name, share in shares)
-    return "\n".join([f"{verdict}; of the subjects' attention: {told}", *lines])
+    return "\n".join([f"{verdict}; of the subjects' attention: {_named(last, shares)}", *lines])
 
 
-def _named(report: Report, values: Tensor) -> list[tuple[str, float]]:
+def _pairs(report: Report, values: Tensor) -> list[tuple[str, float]]:
     names = [subject.removeprefix("embedding:") for subject in report.subjects]
     return list(zip(names, cast("list[float]", values.tolist()), strict=True))
+
+
+def _named(report: Report, values: Tensor) -> str:
+    return ", ".join(f"{name} {value:.0%}" for name, value in _pairs(report, values))

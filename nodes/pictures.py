@@ -1,16 +1,20 @@
 """Layouts and attention as pictures, for a person to look at."""
 
+import textwrap
 from collections.abc import Sequence
+from itertools import cycle
 
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw
+from PIL import Image, ImageColor, ImageDraw
 from torch import Tensor
 
 from ..compinv_core.layout import Layout
+from ..compinv_core.sampling import Report
 
 COLORS = ["#d1590b", "#1f6feb", "#2da44e", "#8250df", "#bf3989", "#9a6700", "#0a7ea4", "#cf222e"]
-SIDE = 384
+SIDE = 384  # of a picture that stands alone
+FILM = 256  # of one of many
 
 
 def to_image(tensor: Tensor) -> Image.Image:
@@ -24,16 +28,20 @@ def from_image(image: Image.Image) -> Tensor:
     return pixels.view(1, image.height, image.width, 3).float() / 255
 
 
-def heat(amount: Tensor, name: str) -> Image.Image:
+def heat(amount: Tensor, name: str, side: int = SIDE) -> Image.Image:
     """A map (h, w) from dark (none) to bright (its highest), labelled."""
-    amount = amount.float() / amount.max().clamp_min(1e-8)
-    height, width = amount.shape
-    size = (round(SIDE * height / max(height, width)), round(SIDE * width / max(height, width)))
-    big = F.interpolate(amount[None, None], size=size, mode="bicubic").clamp(0, 1)[0, 0, ..., None]
+    big = _large(amount.float() / amount.max().clamp_min(1e-8), side)[..., None]
     cold, warm = torch.tensor([0.05, 0.05, 0.2]), torch.tensor([1.0, 0.85, 0.2])
     image = to_image(cold * (1 - big) + warm * big)
     ImageDraw.Draw(image).text((8, 6), name, fill="white")
     return image
+
+
+def _large(amount: Tensor, side: int) -> Tensor:
+    """A map (h, w) in 0..1, its longer edge scaled to `side`."""
+    height, width = amount.shape
+    size = (round(side * height / max(height, width)), round(side * width / max(height, width)))
+    return F.interpolate(amount[None, None], size=size, mode="bicubic").clamp(0, 1)[0, 0]
 
 
 def layout_picture(layout: Layout, maps: Tensor | None = None, glimpse: Tensor | None = None) -> Image.Image:
@@ -44,20 +52,61 @@ def layout_picture(layout: Layout, maps: Tensor | None = None, glimpse: Tensor |
         image = to_image(0.6 * glimpse).resize(size, Image.Resampling.BICUBIC)
     else:
         image = heat(maps.sum(0), "") if maps is not None else Image.new("RGB", (SIDE, SIDE), "#202030")
-    draw = ImageDraw.Draw(image)
-    for i, region in enumerate(layout.regions):
-        box, color = region.box, COLORS[i % len(COLORS)]
-        edges = (box.left * image.width, box.top * image.height, box.right * image.width, box.bottom * image.height)
-        draw.rectangle(edges, outline=color, width=4)
-        draw.rectangle((edges[0], edges[1], edges[0] + 8 + 6.5 * len(_label(region.phrase)), edges[1] + 16), fill=color)
-        draw.text((edges[0] + 4, edges[1] + 2), _label(region.phrase), fill="white")
-    draw.text((6, image.height - 16), f"from: {layout.source}", fill="white")
+    _outlined(image, layout)
+    said = f"from: {layout.source}" + (f"; {layout.note}" if layout.note else "")
+    lines = textwrap.wrap(said, image.width // 6 - 2)
+    ImageDraw.Draw(image).text((6, image.height - 4 - 12 * len(lines)), "\n".join(lines), fill="white", spacing=1)
     return image
 
 
-def heat_pictures(maps: Tensor, names: Sequence[str]) -> Tensor:
-    """(S, H, W, 3), one labelled map a subject."""
-    return torch.cat([from_image(heat(amount, _label(name))) for amount, name in zip(maps, names, strict=True)])
+def _outlined(image: Image.Image, layout: Layout) -> None:
+    """Draw the regions, labelled."""
+    draw = ImageDraw.Draw(image)
+    for region, color in zip(layout.regions, cycle(COLORS), strict=False):
+        box, label = region.box, _label(region.phrase)
+        edges = (box.left * image.width, box.top * image.height, box.right * image.width, box.bottom * image.height)
+        draw.rectangle(edges, outline=color, width=image.width // 96)
+        draw.rectangle((edges[0], edges[1], edges[0] + 8 + 6.5 * len(label), edges[1] + 16), fill=color)
+        draw.text((edges[0] + 4, edges[1] + 2), label, fill="white")
+
+
+def heat_pictures(reports: Sequence[Report]) -> Tensor:
+    """(N, H, W, 3), of each step the subjects' maps side by side, labelled with their share of the attention."""
+    rows: list[Image.Image] = []
+    for number, report in enumerate(reports, start=1):
+        shares = zip(report.maps.mean(0), report.subjects, report.shares.tolist(), strict=True)
+        maps = [heat(amount, f"{_label(name)} {share:.0%}", FILM) for amount, name, share in shares]
+        row = Image.new("RGB", (sum(m.width for m in maps), maps[0].height))
+        for i, image in enumerate(maps):
+            row.paste(image, (i * image.width, 0))
+        ImageDraw.Draw(row).text((8, row.height - 16), f"step {number}", fill="white")
+        rows.append(row)
+    return torch.cat([from_image(row) for row in rows])
+
+
+def overlays(reports: Sequence[Report], layout: Layout | None) -> Tensor:
+    """(N, H, W, 3), of each step what the first picture looked like to the model, and over it, each in a colour of its own,
+    the subjects' attention, on one scale, and their regions."""
+    frames: list[Image.Image] = []
+    for number, report in enumerate(reports, start=1):
+        maps = report.maps[0] / report.maps[0].max().clamp_min(1e-8)
+        tints = torch.stack([_large(amount, FILM) for amount in maps])[..., None]
+        height, width = tints.shape[1:3]
+        below = torch.full((height, width, 3), 0.15)
+        if report.glimpse is not None:
+            below = F.interpolate(report.glimpse.permute(2, 0, 1)[None], size=(height, width), mode="bicubic")
+            below = below[0].permute(1, 2, 0).mean(-1, keepdim=True).expand(-1, -1, 3).clamp(0, 1)
+        colors = (
+            torch.tensor([ImageColor.getrgb(c) for c, _ in zip(cycle(COLORS), maps, strict=False)])[:, None, None] / 255
+        )
+        tint = (tints * colors).sum(0) / tints.sum(0).clamp_min(1e-8)
+        much = 0.8 * tints.amax(0)
+        frame = to_image(below * (1 - much) + tint * much)
+        if layout is not None:
+            _outlined(frame, layout)
+        ImageDraw.Draw(frame).text((6, frame.height - 16), f"step {number}", fill="white")
+        frames.append(frame)
+    return torch.cat([from_image(frame) for frame in frames])
 
 
 def _label(phrase: str) -> str:

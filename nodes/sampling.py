@@ -1,5 +1,6 @@
 """Regularized Sampler and Apply Spatial Regularization: sampling that keeps every subject in its place."""
 
+from collections.abc import Callable
 from typing import Any
 
 import comfy.samplers
@@ -11,8 +12,8 @@ from nodes import common_ksampler
 from ..compinv_core.host.composition import subjects_of
 from ..compinv_core.host.sampler import check_fit, check_layout, with_layout
 from ..compinv_core.layout import Layout
-from ..compinv_core.sampling import Guidance, Report, Steering, described
-from .pictures import from_image, heat_pictures
+from ..compinv_core.sampling import Balance, Guidance, Report, Steering, described
+from .pictures import from_image, heat_pictures, overlays
 from .types import CATEGORY, LayoutType
 
 PAPER = Guidance()
@@ -71,7 +72,23 @@ def _regularization_inputs() -> list[Any]:
             tooltip="Of guidance, an energy that is low enough: 0 when all attention keeps to its regions, 1 when none does. "
             "Once it is met, the picture is left alone.",
         ),
+        io.Float.Input(
+            "balance",
+            default=0.0,
+            min=0.0,
+            max=2.0,
+            step=0.1,
+            tooltip="Evens out how much attention each subject gets, wherever it lies, fading over the schedule: at 1, at first, all get "
+            "the same. Needs no layout; 0 switches it off.",
+        ),
     ]
+
+
+def _held(model: Any, layout: Layout | None, report: Callable[[Report], None] | None = None, **chosen: float) -> Any:
+    """The model under what `_regularization_inputs` asks for."""
+    steering = Steering(chosen["steering"], chosen["steering_until"])
+    guidance = Guidance(chosen["guidance"], int(chosen["corrections"]), chosen["guidance_until"], chosen["threshold"])
+    return with_layout(model, layout, steering, guidance, Balance(chosen["balance"]), report)
 
 
 class CompInvRegularizedSampler(io.ComfyNode):
@@ -81,14 +98,16 @@ class CompInvRegularizedSampler(io.ComfyNode):
             node_id="CompInvRegularizedSampler",
             display_name="Regularized Sampler",
             category=CATEGORY,
-            description="KSampler that holds every subject's attention to its region. Without a layout it is KSampler.",
+            description="KSampler that holds every subject's attention to its region. Without a layout and balance it is KSampler.",
             inputs=[
                 io.Model.Input("model", tooltip="The model. It is not changed."),
                 io.Conditioning.Input("positive", tooltip="From Composition Prompt."),
                 io.Conditioning.Input("negative", tooltip="What the picture should not show."),
                 io.Latent.Input("latent_image", tooltip="The latent to sample."),
                 LayoutType.Input(
-                    "layout", optional=True, tooltip="From Spatial Layout Recover. Unconnected: plain sampling."
+                    "layout",
+                    optional=True,
+                    tooltip="From Spatial Layout Recover. Unconnected: balance alone, or plain sampling.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -112,12 +131,20 @@ class CompInvRegularizedSampler(io.ComfyNode):
             outputs=[
                 io.Latent.Output("LATENT", display_name="latent", tooltip="The sampled latent."),
                 io.Image.Output(
-                    "HEAT_MAPS", display_name="heat maps", tooltip="Where each subject's attention went at last."
+                    "HEAT_MAPS",
+                    display_name="heat maps",
+                    tooltip="Where each subject's attention went, a picture a step, and its share of it.",
                 ),
                 io.String.Output(
                     "REPORT",
                     display_name="report",
-                    tooltip="How much of each subject's attention kept to its region, step by step, and who was starved.",
+                    tooltip="Who was starved; and step by step each subject's share of the attention, and how much of its own kept to "
+                    "its region.",
+                ),
+                io.Image.Output(
+                    "OVERLAY",
+                    display_name="overlay",
+                    tooltip="The same attention in colours over a glimpse of the first picture as it came into being.",
                 ),
             ],
         )
@@ -135,32 +162,22 @@ class CompInvRegularizedSampler(io.ComfyNode):
         sampler_name: str,
         scheduler: str,
         denoise: float,
-        steering: float,
-        steering_until: float,
-        guidance: float,
-        corrections: int,
-        guidance_until: float,
-        threshold: float,
         layout: Layout | None = None,
+        **chosen: float,
     ) -> io.NodeOutput:
         reports: list[Report] = []
         check_fit(model, positive)
         if layout is not None:
             check_layout(layout, subjects_of(positive))
-            held = (
-                Steering(steering, steering_until),
-                Guidance(guidance, corrections, guidance_until, threshold),
-            )
-            model = with_layout(model, layout, *held, reports.append)
+        model = _held(model, layout, reports.append, **chosen)
         (latent,) = common_ksampler(
             model, seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image, denoise=denoise
         )
-        if layout is None or not reports:
+        if not reports:
             blank = Image.new("RGB", (384, 384), "#202030")
-            ImageDraw.Draw(blank).text((12, 12), "no layout was applied", fill="white")
-            return io.NodeOutput(latent, from_image(blank), "No layout was applied.")
-        last = reports[-1]
-        return io.NodeOutput(latent, heat_pictures(last.maps, last.subjects), described(reports))
+            ImageDraw.Draw(blank).text((12, 12), "no subject was held", fill="white")
+            return io.NodeOutput(latent, from_image(blank), "No subject was held.", from_image(blank))
+        return io.NodeOutput(latent, heat_pictures(reports), described(reports), overlays(reports, layout))
 
 
 class CompInvRegularizeModel(io.ComfyNode):
@@ -174,7 +191,9 @@ class CompInvRegularizeModel(io.ComfyNode):
             "Composition Prompt.",
             inputs=[
                 io.Model.Input("model", tooltip="The model. It is not changed."),
-                LayoutType.Input("layout", tooltip="From Spatial Layout Recover."),
+                LayoutType.Input(
+                    "layout", optional=True, tooltip="From Spatial Layout Recover. Unconnected: balance alone."
+                ),
                 *_regularization_inputs(),
             ],
             outputs=[
@@ -183,19 +202,8 @@ class CompInvRegularizeModel(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls,
-        model: Any,
-        layout: Layout,
-        steering: float,
-        steering_until: float,
-        guidance: float,
-        corrections: int,
-        guidance_until: float,
-        threshold: float,
-    ) -> io.NodeOutput:
-        held = Steering(steering, steering_until), Guidance(guidance, corrections, guidance_until, threshold)
-        return io.NodeOutput(with_layout(model, layout, *held))
+    def execute(cls, model: Any, layout: Layout | None = None, **chosen: float) -> io.NodeOutput:
+        return io.NodeOutput(_held(model, layout, **chosen))
 
 
 NODES = [CompInvRegularizedSampler, CompInvRegularizeModel]

@@ -113,10 +113,8 @@ class Capture:
         which = prompts.index(self.prompt)
         q, k = q.chunk(len(prompts))[which], k.chunk(len(prompts))[which]
         height, width = options["activations_shape"][-2:]
-        copies = max(1, k.shape[1] // self.length)  # prompts of unequal length are repeated, not padded
-        columns = [copy * self.length + column for column in self.columns for copy in range(copies)]
-        maps = _not_kept(attention_maps, q, k, options["n_heads"], columns, height, width, bias)
-        maps = maps.unflatten(1, (len(self.columns), copies)).sum(dim=2)
+        k = k[:, : self.length]  # prompts of unequal length are repeated, not padded
+        maps = _not_kept(attention_maps, q, k, options["n_heads"], self.columns, height, width, bias)
         return self.maps.setdefault(block, maps) is maps
 
 
@@ -150,8 +148,8 @@ def watch(model_options: dict[str, Any], captures: Sequence[Capture], stop: bool
     return _replaced(model_options, blocks, patch)
 
 
-Bias = Callable[[int, int], Tensor]
-"""(h, w) -> (h*w, L), what is added to the logits of a map's cells."""
+Bias = Callable[[Tensor, Tensor, int, int, int], Tensor]
+"""(q, k, heads, h, w) -> (B, h*w, L) or of size 1 along the first two, what is added to the logits of a map's cells."""
 
 
 def steer(
@@ -186,9 +184,9 @@ def steer(
                 if prompt not in biases:
                     parts.append(theirs[i] if theirs else plain(*qkv))
                     continue
-                bias = biases[prompt](height, width).to(q)
-                bias = bias.repeat(1, k.shape[1] // bias.shape[1])  # prompts of unequal length are repeated, not padded
-                steered = attention_pytorch(*qkv, heads, mask=bias[None, None])
+                bias = biases[prompt](*qkv[:2], heads, height, width).to(q)
+                copies = k.shape[1] // bias.shape[2]
+                steered = attention_pytorch(*qkv, heads, mask=bias.repeat(1, 1, copies)[:, None])
                 parts.append(theirs[i] + steered - attention_pytorch(*qkv, heads) if theirs else steered)
                 for capture in (c for c in captures if c.prompt == prompt):
                     capture.see(block, q, k, extra, bias)

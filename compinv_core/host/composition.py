@@ -30,7 +30,10 @@ def composition_prompt(clip: Any, text: str, phrases: Sequence[str]) -> list[Any
             'The input "subjects" is empty and the prompt has no applied concept; write the things that must appear.'
         )
     if len(set(named)) < len(named):
-        raise ValueError(f'The input "subjects" names one thing twice: {", ".join(named)}; name each once.')
+        raise ValueError(
+            f'The input "subjects" names one thing twice: {", ".join(named)}; name each once, and two of a kind by what '
+            'tells them apart ("black cat, white cat").'
+        )
     spans = [find_phrase(text, phrase) for phrase in named]
     columns = [columns_between(clip, text, *span) for span in spans]
     edits = _ordinary_words(text, concepts, [start for start, _ in spans])

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from comfy.ldm.modules.attention import SpatialTransformer
+from comfy.ldm.modules.attention import SpatialTransformer, attention_pytorch
 from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
@@ -119,6 +119,15 @@ def _over_same_storage(held: Tensor) -> Tensor:
     return nn.Parameter(view, requires_grad=False) if isinstance(held, nn.Parameter) else view
 
 
+def with_backward(transformer_options: dict[str, Any]) -> dict[str, Any]:
+    """A clone of transformer options under which all attention is torch's own: SageAttention, for one, has no backward."""
+    return {**transformer_options, "optimized_attention_override": _torchs_attention}
+
+
+def _torchs_attention(instead_of: Any, *inputs: Any, **named: Any) -> Tensor:
+    return attention_pytorch(*inputs, **named)
+
+
 def predictor(model: Any) -> Predictor:
     """The raw output of the UNet, as the checkpoint predicts, in the dtype in which the host runs it.
 
@@ -127,7 +136,7 @@ def predictor(model: Any) -> Predictor:
     """
     base = model.model
     dtype = base.manual_cast_dtype or base.get_dtype()
-    options = model.model_options.get("transformer_options", {})
+    options = with_backward(model.model_options.get("transformer_options", {}))
 
     def predict(noisy: Tensor, timesteps: Tensor, prompts: Encoded) -> Tensor:
         height, width = (8 * side for side in noisy.shape[-2:])

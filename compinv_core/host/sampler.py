@@ -16,10 +16,10 @@ from comfy.extra_samplers import uni_pc
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ..attention import layout_energy, steering_bias
+from ..attention import attention_probabilities, balancing_bias, layout_energy, steering_bias
 from ..layout import Layout, Region, default_layout, layout_from_attention
 from ..prompts import Subject
-from ..sampling import Energy, Guidance, Report, Steering, correct
+from ..sampling import Balance, Energy, Guidance, Report, Steering, correct
 from .attention import (
     Bias,
     Block,
@@ -33,7 +33,7 @@ from .attention import (
     watch,
 )
 from .composition import SUBJECTS, probes_of, subjects_of
-from .model import HEADROOM, frozen_weights, recomputed, weighed
+from .model import HEADROOM, frozen_weights, recomputed, weighed, with_backward
 from .training import context_width
 
 log = logging.getLogger(__name__)
@@ -63,19 +63,21 @@ def check_layout(layout: Layout, subjects: Sequence[Subject], prompt: str = "the
 
 @dataclass(frozen=True)
 class Held:
-    """A conditioning whose subjects have their regions.
+    """A conditioning whose subjects are held.
 
     Attributes:
         cond: as the sampler keeps it, with ComfyUI's name for it.
-        regions: S of them.
+        subjects: S phrases.
         columns: each subject's token columns, of `length`.
         canvas: height and width of the latent.
+        regions: S of them, or none where there is no layout.
     """
 
     cond: dict[str, Any]
-    regions: Sequence[Region]
+    subjects: Sequence[str]
     columns: Sequence[Sequence[int]]
     canvas: tuple[int, int]
+    regions: Sequence[Region] = ()
 
     @property
     def length(self) -> int:
@@ -86,8 +88,12 @@ class Held:
         """For every column, whose it is."""
         return [i for i, own in enumerate(self.columns) for _ in own]
 
+    @property
+    def every_column(self) -> list[int]:
+        return [column for own in self.columns for column in own]
+
     def capture(self, blocks: Sequence[Block]) -> Capture:
-        return Capture(blocks, self.cond["uuid"], [column for own in self.columns for column in own], self.length)
+        return Capture(blocks, self.cond["uuid"], self.every_column, self.length)
 
     def cells(self, height: int, width: int) -> Tensor:
         """(S, height, width) in 0..1: the regions, on a map of the canvas or of the area that the conditioning is for."""
@@ -96,6 +102,15 @@ class Held:
         whole = [region.cells(height * rows // tall, width * columns // wide) for region in self.regions]
         top, left = top * height // tall, left * width // wide
         return torch.stack(whole)[:, top : top + height, left : left + width]
+
+    def on_canvas(self, maps: Tensor) -> Tensor:
+        """Maps (B, S, h, w) of the area that the conditioning is for, in their place on maps of the canvas."""
+        rows, columns = self.canvas
+        tall, wide, top, left = self.cond.get("area") or (rows, columns, 0, 0)
+        height, width = maps.shape[-2:]
+        up, down = top * height // tall, (rows - top - tall) * height // tall
+        before, after = left * width // wide, (columns - left - wide) * width // wide
+        return torch.nn.functional.pad(maps, (before, after, up, down))
 
 
 @dataclass
@@ -131,18 +146,21 @@ def check_shape(region: Region, canvas: tuple[int, int]) -> None:
 
 def with_layout(
     model: Any,
-    layout: Layout,
+    layout: Layout | None,
     steering: Steering,
     guidance: Guidance,
-    report: Callable[[Report], None] = lambda _: None,
+    balance: Balance,
+    report: Callable[[Report], None] | None = None,
 ) -> Any:
-    """A clone of a MODEL that holds attention to a layout, with any sampler.
+    """A clone of a MODEL that holds attention to a layout, with any sampler. Without a layout there is balance alone, of
+    all subjects.
 
-    Where neither steering nor guidance has anything to do, nothing is attached, and sampling is bit-identical to the
-    MODEL's own.
+    Where nothing has anything to do, nothing is attached, and sampling is bit-identical to the MODEL's own.
     """
     clone = model.clone()
-    if not layout.regions or (steering.idle and guidance.idle):
+    if layout is None or not layout.regions:
+        layout, steering, guidance = None, Steering(0), Guidance(0)
+    if steering.idle and guidance.idle and balance.idle:
         return clone
     everywhere, mine = all_blocks(model), object()  # of several layouts on one model, each has a run of its own
 
@@ -153,11 +171,12 @@ def with_layout(
         if sigmas is None:
             return executor(x, timestep, model_options, seed)
         run = options.get(KEY, {}).get(mine) or _Run()
-        strength = steering.at(sigma, sigmas)
+        steered, balanced = steering.at(sigma, sigmas), balance.at(sigma, sigmas)
+        turning = bool(steered or balanced)
         guiding = not guidance.idle and guidance.covers(sigma, sigmas)
-        held = _held(executor.class_obj, layout, sigma, x.shape[-2:]) if strength or guiding else []
+        held = _held(executor.class_obj, layout, sigma, x.shape[-2:]) if turning or guiding else []
         guiding = guiding and not run.done(held)
-        if not held or not (strength or guiding):
+        if not held or not (turning or guiding):
             return executor(x, timestep, model_options, seed)
         energies = None
         watched = guided_blocks(model, *x.shape[-2:])
@@ -166,13 +185,13 @@ def with_layout(
             moved, energies = _guided(executor.class_obj, x, timestep, model_options, held, captures, guidance, run)
             # In place: a sampler that goes on from its own x goes on from the corrected one.
             x = x.copy_(moved) if run.shown else moved
-        if strength:
+        if turning:
             captures = [one.capture(watched) for one in held]
-            biases = {one.cond["uuid"]: _bias(one, strength) for one in held}
-            model_options = steer(model_options, everywhere, biases, captures)
+            biases = {one.cond["uuid"]: _bias(one, steered, balanced) for one in held}
+            model_options = steer(model_options, everywhere, biases, captures if report else [])
         result = executor(x, timestep, model_options, seed)
-        if all(capture.maps for capture in captures):  # packs that save time leave blocks out of some steps
-            report(_report(held, captures, energies))
+        if report and all(capture.maps for capture in captures):  # packs that save time leave blocks out of some steps
+            report(_report(held, captures, energies, _glimpse(model, result[0])))
         return result
 
     clone.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, partial(_begun, mine))
@@ -180,25 +199,31 @@ def with_layout(
     return clone
 
 
-def _held(guider: Any, layout: Layout, sigma: float, canvas: tuple[int, int]) -> list[Held]:
-    """The positive conditionings that take part at a noise level and have subjects with regions.
+def _held(guider: Any, layout: Layout | None, sigma: float, canvas: tuple[int, int]) -> list[Held]:
+    """The conditionings that take part at a noise level and have subjects: those with regions, without a layout all.
 
     Raises:
         ValueError: none knows its subjects, the layout names one that none has, or a mask is of another shape.
     """
-    conds = [cond for cond in guider.conds["positive"] if SUBJECTS in cond]
+    wanted = [cond for kind, conds in guider.conds.items() if "negative" not in kind for cond in conds]
+    conds = [cond for cond in wanted if SUBJECTS in cond]
     if not conds:
         raise ValueError(
             'The input "positive" does not say where its subjects are; make it with the node Composition Prompt.'
         )
-    check_layout(layout, [subject for cond in conds for subject in cond[SUBJECTS]])
-    for region in layout.regions:
-        check_shape(region, canvas)
+    if layout is not None:
+        check_layout(layout, [subject for cond in conds for subject in cond[SUBJECTS]])
+        for region in layout.regions:
+            check_shape(region, canvas)
     found: list[Held] = []
     for cond in conds:
-        chosen = [(r, s) for r in layout.regions for s in cond[SUBJECTS] if r.phrase in (s.phrase, s.name)]
-        if chosen and cond.get("timestep_end", 0.0) <= sigma <= cond.get("timestep_start", float("inf")):
-            found.append(Held(cond, [r for r, _ in chosen], [s.columns for _, s in chosen], canvas))
+        subjects: Sequence[Subject] = cond[SUBJECTS]
+        regions: list[Region] = []
+        if layout is not None:
+            chosen = [(r, s) for r in layout.regions for s in subjects if r.phrase in (s.phrase, s.name)]
+            regions, subjects = [r for r, _ in chosen], [s for _, s in chosen]
+        if subjects and cond.get("timestep_end", 0.0) <= sigma <= cond.get("timestep_start", float("inf")):
+            found.append(Held(cond, [s.phrase for s in subjects], [s.columns for s in subjects], canvas, regions))
     return found
 
 
@@ -206,26 +231,35 @@ def _names(held: Sequence[Held]) -> tuple[Any, ...]:
     return tuple(one.cond["uuid"] for one in held)
 
 
-def _bias(held: Held, strength: float) -> Bias:
-    """What steering adds for a conditioning, made once for each size of map."""
+def _bias(held: Held, steering: float, balance: float) -> Bias:
+    """What steering and balance add for a conditioning; steering's part is made once for each size of map."""
 
     @cache
-    def bias(height: int, width: int) -> Tensor:
-        return steering_bias(held.cells(height, width), held.columns, held.length, strength)
+    def towards_regions(height: int, width: int) -> Tensor:
+        if not held.regions:
+            return torch.zeros(1, 1, held.length)
+        return steering_bias(held.cells(height, width), held.columns, held.length, steering)
+
+    def bias(q: Tensor, k: Tensor, heads: int, height: int, width: int) -> Tensor:
+        steered = towards_regions(height, width).to(q.device)
+        if balance == 0:
+            return steered
+        seen = attention_probabilities(q, k[:, : held.length], heads, held.every_column, steered)
+        return steered + balancing_bias(seen, held.owners, held.every_column, held.length, balance)
 
     return bias
 
 
-def _report(held: Sequence[Held], captures: Sequence[Capture], energies: Tensor | None) -> Report:
-    names: list[str] = []
-    maps: list[Tensor] = []
-    inside: list[Tensor] = []
-    for one, capture in zip(held, captures, strict=True):
-        names += [region.phrase for region in one.regions]
-        maps.append(_by_subject(list(capture.maps.values()), one))
-        kept = (maps[-1] * one.cells(*maps[-1].shape[-2:])).sum((1, 2))
-        inside.append(kept / maps[-1].sum((1, 2)).clamp_min(1e-8))
-    return Report(tuple(names), torch.cat(maps), torch.cat(inside), energies)
+def _report(
+    held: Sequence[Held], captures: Sequence[Capture], energies: Tensor | None, glimpse: Tensor | None
+) -> Report:
+    own = [one.on_canvas(_by_subject(list(c.maps.values()), one)) for one, c in zip(held, captures, strict=True)]
+    maps = torch.cat([resized_mean([m], *own[0].shape[-2:]) for m in own], dim=1)
+    regions = [region.cells(*maps.shape[-2:]) for one in held for region in one.regions]
+    inside = None
+    if regions:
+        inside = ((maps * torch.stack(regions)).sum((2, 3)) / maps.sum((2, 3)).clamp_min(1e-8)).mean(0)
+    return Report(tuple(name for one in held for name in one.subjects), maps, inside, energies, glimpse)
 
 
 def _begun(mine: object, executor: Any, guider: Any, sigmas: Tensor, extra_args: dict[str, Any], *rest: Any) -> Tensor:
@@ -264,6 +298,7 @@ def _guided(
             for capture in captures:
                 capture.maps.clear()
             options = watch(model_options, captures, stop=True)
+            options["transformer_options"] = with_backward(options["transformer_options"])
             until_last_map(lambda: comfy.samplers.calc_cond_batch(guider.inner_model, [conds], latents, sigma, options))
             total = torch.zeros(len(latents), device=latents.device)
             for one, capture in zip(held, captures, strict=True):
@@ -331,15 +366,21 @@ def _normal(value: Any) -> Any:
 
 
 def _by_subject(maps: Sequence[Tensor], held: Held) -> Tensor:
-    """Each block's (B, P, h, w) of columns -> (S, h, w) of subjects, their tokens summed: means over blocks and pictures."""
+    """Each block's (B, P, h, w) of columns -> (B, S, h, w) of subjects, their tokens summed: means over blocks."""
     height, width = max((m.shape[-2:] for m in maps), key=lambda shape: shape[0])
-    columns = resized_mean(maps, height, width).mean(0)
-    own = columns.split([len(of_one) for of_one in held.columns])
-    return torch.stack([part.sum(dim=0) for part in own]).cpu()
+    own = resized_mean(maps, height, width).split([len(of_one) for of_one in held.columns], dim=1)
+    return torch.stack([part.sum(dim=1) for part in own], dim=1).cpu()
 
 
 def recover_layout(
-    model: Any, positive: Sequence[Any], negative: Sequence[Any], latent: Tensor, seed: int, steps: int, cfg: float
+    model: Any,
+    positive: Sequence[Any],
+    negative: Sequence[Any],
+    latent: Tensor,
+    seed: int,
+    steps: int,
+    cfg: float,
+    pictures: int = 1,
 ) -> tuple[Layout, Tensor, Tensor | None]:
     """Where each subject would have been, from the model's own cross-attention.
 
@@ -347,8 +388,9 @@ def recover_layout(
     say where things stand, for early ones do not tell them apart.
 
     Args:
-        latent: (B, C, h, w), an empty latent of the size wanted; one picture of it is used.
+        latent: (B, C, h, w), an empty latent of the size wanted.
         seed: the sampler's own, for the layout that this seed would naturally have.
+        pictures: so many are sampled together, and their maps averaged: with several, where things would usually be.
 
     Returns:
         The layout, the subjects' maps (S, h, w), and a glimpse (h, w, 3) in 0..1 of the picture that they are read from, or
@@ -357,13 +399,13 @@ def recover_layout(
     check_fit(model, positive)
     prompts = probes_of(positive)
     subjects = [subject for own, _ in prompts for subject in own]
-    latent = comfy.sample.fix_empty_latent_channels(model, latent[:1])
+    latent = comfy.sample.fix_empty_latent_channels(model, latent[:1]).repeat(pictures, 1, 1, 1)
     blocks = guided_blocks(model, *latent.shape[-2:])
     total: list[Tensor] = []
 
     def wrapper(executor: Any, x: Tensor, timestep: Tensor, model_options: dict[str, Any], seed: int | None) -> Tensor:
         held = [
-            Held(cond, [], [subject.probe_columns for subject in own], x.shape[-2:])
+            Held(cond, [s.phrase for s in own], [s.probe_columns for s in own], x.shape[-2:])
             for cond, (own, _) in zip(executor.class_obj.conds["positive"], prompts, strict=True)
         ]
         captures = [one.capture(blocks) for one in held]
@@ -371,7 +413,7 @@ def recover_layout(
         if all(capture.maps for capture in captures):
             # In units of its own mean, a block counts by how much its map stands out: few of them tell subjects apart.
             maps = [[m / m.mean((-2, -1), keepdim=True).clamp_min(1e-8) for m in c.maps.values()] for c in captures]
-            total.append(torch.cat([_by_subject(of_one, one) for of_one, one in zip(maps, held, strict=True)]))
+            total.append(torch.cat([_by_subject(of_one, one).mean(0) for of_one, one in zip(maps, held, strict=True)]))
         return result
 
     probing = model.clone()
@@ -384,11 +426,13 @@ def recover_layout(
         probing, noise, steps, cfg, "euler", "normal", ordinary, negative, latent, disable_pbar=True, seed=seed
     )
     maps = torch.stack(total[len(total) // 2 :]).mean(0)
-    return layout_from_attention(maps, [subject.phrase for subject in subjects]), maps, _glimpse(model, sampled[0])
+    glimpse = _glimpse(model, model.model.process_latent_in(sampled)[0])
+    return layout_from_attention(maps, [subject.phrase for subject in subjects]), maps, glimpse
 
 
 def _glimpse(model: Any, latent: Tensor) -> Tensor | None:
-    """A latent (C, h, w) in its approximate colours (h, w, 3) in 0..1, as ComfyUI's quickest previews show it."""
+    """A latent (C, h, w), scaled as the model has it, in its approximate colours (h, w, 3) in 0..1, as ComfyUI's quickest
+    previews show it."""
     known = model.model.latent_format
     if known.latent_rgb_factors is None:
         return None
@@ -396,7 +440,7 @@ def _glimpse(model: Any, latent: Tensor) -> Tensor | None:
         torch.tensor(known.latent_rgb_factors),
         torch.tensor(known.latent_rgb_factors_bias or (0.0, 0.0, 0.0)),
     )
-    colors = known.process_in(latent[None].float().cpu())[0].permute(1, 2, 0) @ factors + bias
+    colors = latent.float().cpu().permute(1, 2, 0) @ factors + bias
     return ((colors + 1) / 2).clamp(0, 1)
 
 

@@ -88,7 +88,7 @@ def test_energy_and_gradient_are_those_of_diffusers_and_the_formula(
     """In a whole run of the sampler with CFG, two pictures at once."""
     import compositional_inversion.compinv_core.host.sampler as host
     from compositional_inversion.compinv_core.layout import Box, Layout, Region
-    from compositional_inversion.compinv_core.sampling import Guidance, Steering
+    from compositional_inversion.compinv_core.sampling import Balance, Guidance, Steering
 
     import nodes
 
@@ -110,7 +110,7 @@ def test_energy_and_gradient_are_those_of_diffusers_and_the_formula(
                 weight *= SHARPER
         positive = pack.run("CompInvPrompt", clip=sd1, text=TEXT, subjects=", ".join(BOXES))[0]
         negative = nodes.CLIPTextEncode().encode(sd1, "blurry")[0]
-        held = host.with_layout(model, layout, Steering(0), Guidance())
+        held = host.with_layout(model, layout, Steering(0), Guidance(), Balance())
         latent = {"samples": torch.zeros(2, 4, HEIGHT, WIDTH)}
         nodes.common_ksampler(held, 3, 1, 7.5, "euler", "normal", positive, negative, latent)
     ((sigma, latents, energies, gradient),) = found

@@ -38,6 +38,7 @@ def cases(pack: Any, microworld: Any) -> Any:
                 "sampler_name": sampler,
                 "scheduler": schedulers[case % len(schedulers)],
                 "cfg": (7.0, 1.0)[case // 3 % 2],
+                "balance": (0.0, 1.0)[case // 4 % 2],
                 "negative": negative(microworld, LENGTHS[case % 3]),
                 "latent_image": {"samples": torch.zeros((3, 1)[case // 2 % 2], 4, 8, 8)},
             },
@@ -63,7 +64,7 @@ def test_every_sampler_obeys_its_layout(pack: Any, microworld: Any):
 
 
 def test_every_sampler_gives_the_same_again(pack: Any, microworld: Any):
-    """Steered and guided at once."""
+    """Steered and guided at once, and every other four balanced, too."""
     for sampler, _, settings in cases(pack, microworld):
         once, again = (
             sample(pack, microworld, steps=2, **STEER | GUIDANCE | settings)[0]["samples"].clone() for _ in range(2)

@@ -8,7 +8,7 @@ import torch
 TEXT = "a photo of a cat and a car"
 GUIDANCE = {"guidance": 30.0, "corrections": 2, "guidance_until": 0.5, "threshold": 0.0}
 STEERING = {"steering": 6.0, "steering_until": 1.0}
-SETTINGS = {**GUIDANCE, "steering": 0.0, "steering_until": 1.0}
+SETTINGS = {**GUIDANCE, "steering": 0.0, "steering_until": 1.0, "balance": 0.0}
 
 
 def prompt(pack: Any, microworld: Any, text: str = TEXT, subjects: str = "cat, car") -> Any:
@@ -93,20 +93,20 @@ def test_switched_off_it_is_ksampler(pack: Any, microworld: Any, off: dict[str, 
 
 def test_corrections_change_the_picture_and_nothing_else(pack: Any, microworld: Any):
     before = ksampler(pack, microworld)
-    latent, maps, report = sample(pack, microworld, layout=layout(pack, microworld)[0])
+    latent, maps, report, _ = sample(pack, microworld, layout=layout(pack, microworld)[0])
     assert not torch.equal(latent["samples"], before)
     assert latent["samples"].isfinite().all()
-    assert maps.shape[0] == 2 and "energy" in report
+    assert len(maps) == 2 and "energy" in report  # two of four steps
     assert torch.equal(ksampler(pack, microworld), before)
 
 
 def test_a_correction_lowers_the_energy(pack: Any, microworld: Any):
     from compositional_inversion.compinv_core.host.sampler import with_layout
-    from compositional_inversion.compinv_core.sampling import Guidance, Steering
+    from compositional_inversion.compinv_core.sampling import Balance, Guidance, Steering
 
     reports: list[Any] = []
     regions, guidance = layout(pack, microworld)[0], Guidance(5.0, 4, 0.25, 0.0)
-    guided = with_layout(microworld[0], regions, Steering(0), guidance, reports.append)
+    guided = with_layout(microworld[0], regions, Steering(0), guidance, Balance(), reports.append)
     ksampler(pack, microworld, guided)
     assert len(reports) == 1  # the first of four steps
     before, after = reports[0].energies
@@ -131,14 +131,14 @@ def test_once_the_energy_is_low_enough_the_model_is_called_as_without_a_layout(p
 
 def test_each_picture_of_a_batch_is_left_alone_by_its_own_energy(pack: Any, microworld: Any):
     from compositional_inversion.compinv_core.host.sampler import with_layout
-    from compositional_inversion.compinv_core.sampling import Guidance, Steering
+    from compositional_inversion.compinv_core.sampling import Balance, Guidance, Steering
 
     reports: list[Any] = []
 
     def sampled(indices: list[int], threshold: float) -> torch.Tensor:
         latent = {"samples": torch.zeros(len(indices), 4, 8, 8), "batch_index": indices}
         guidance = Guidance(5.0, 2, 1.0, threshold)
-        held = with_layout(microworld[0], layout(pack, microworld)[0], Steering(0), guidance, reports.append)
+        held = with_layout(microworld[0], layout(pack, microworld)[0], Steering(0), guidance, Balance(), reports.append)
         return ksampler(pack, microworld, held, latent_image=latent)
 
     sampled([0, 1], 1.0)
@@ -161,7 +161,7 @@ def test_the_node_and_the_model_patch_are_the_same(pack: Any, microworld: Any):
     ["euler_ancestral", "dpmpp_2m", "dpmpp_2m_sde", "heun", "uni_pc", "ddim", "lcm", "dpm_adaptive", "res_multistep"],
 )
 def test_every_kind_of_sampler_runs(pack: Any, microworld: Any, sampler: str):
-    latent, _, report = sample(pack, microworld, layout=layout(pack, microworld)[0], sampler_name=sampler)
+    latent, _, report, _ = sample(pack, microworld, layout=layout(pack, microworld)[0], sampler_name=sampler)
     assert latent["samples"].isfinite().all() and "energy" in report
 
 

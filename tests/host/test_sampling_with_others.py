@@ -82,7 +82,7 @@ def test_a_prompt_that_ends_early_is_held_only_as_long(pack: Any, microworld: An
     rest = node_helpers.conditioning_set_values(
         negative(microworld, "a cat"), {"start_percent": 0.3, "end_percent": 1.0}
     )
-    latent, _, report = sample(
+    latent, _, report, _ = sample(
         pack, microworld, positive=first + rest, layout=layout(pack, microworld)[0], steps=8, guidance_until=1.0
     )
     assert latent["samples"].isfinite().all()
@@ -103,7 +103,7 @@ def test_a_correction_moves_the_picture_its_own_way(pack: Any, microworld: Any, 
     """The latent of the next step moves along the correction in every sampler, not against it."""
     import compositional_inversion.compinv_core.host.sampler as host
     from comfy.patcher_extension import WrappersMP
-    from compositional_inversion.compinv_core.sampling import Guidance, Steering
+    from compositional_inversion.compinv_core.sampling import Balance, Guidance, Steering
 
     moves: list[torch.Tensor] = []
     correct = host.correct
@@ -125,7 +125,9 @@ def test_a_correction_moves_the_picture_its_own_way(pack: Any, microworld: Any, 
         levels = sorted({sigma for sigma, _ in seen}, reverse=True)
         return next(x for sigma, x in reversed(seen) if sigma == levels[1])  # the next step's
 
-    guided = host.with_layout(microworld[0], layout(pack, microworld)[0], Steering(0), Guidance(0.2, 1, 0.1, 0.0))
+    guided = host.with_layout(
+        microworld[0], layout(pack, microworld)[0], Steering(0), Guidance(0.2, 1, 0.1, 0.0), Balance()
+    )
     host.correct = noted
     try:
         difference = steps(guided) - steps(microworld[0])
@@ -233,3 +235,34 @@ def test_the_probe_of_a_model_that_is_held_to_a_layout_is_free(pack: Any, microw
     (held,) = pack.run("CompInvRegularizeModel", model=microworld[0], layout=regions, **SETTINGS)
     free = layout(pack, microworld, "from attention")[0]
     assert layout(pack, (held, *microworld[1:]), "from attention")[0] == free
+
+
+def test_a_kernel_without_a_backward_is_left_aside_where_one_is_needed(pack: Any, microworld: Any):
+    """As SageAttention, which packs put into `optimized_attention_override`."""
+    from comfy.ldm.modules.attention import attention_pytorch
+
+    calls: list[int] = []
+
+    def sage(instead_of: Any, *inputs: Any, **named: Any) -> torch.Tensor:
+        calls.append(1)
+        return attention_pytorch(*inputs, **named).detach()
+
+    model = microworld[0].clone()
+    model.model_options["transformer_options"]["optimized_attention_override"] = sage
+    regions = layout(pack, microworld)[0]
+    guided = sample(pack, microworld, model=model, layout=regions)[0]["samples"]
+    assert calls  # in the model's own passes
+    assert torch.allclose(guided, sample(pack, microworld, layout=regions)[0]["samples"], atol=1e-3)
+
+
+def test_training_leaves_it_aside_as_well(pack: Any, microworld: Any):
+    from compositional_inversion.compinv_core.host.model import frozen_weights, predictor
+    from compositional_inversion.compinv_core.training.objective import Encoded
+
+    model = microworld[0].clone()
+    model.model_options["transformer_options"]["optimized_attention_override"] = lambda *_, **__: pytest.fail("called")
+    with torch.inference_mode(False), torch.enable_grad(), frozen_weights(model.model.diffusion_model):
+        context = torch.randn(1, 77, 96, requires_grad=True)
+        said = predictor(model)(torch.randn(1, 4, 8, 8), torch.tensor([500]), Encoded(context, torch.zeros(1, 96)))
+        said.sum().backward()
+    assert context.grad is not None and context.grad.abs().sum() > 0

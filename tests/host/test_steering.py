@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_sampling import STEERING, ksampler, layout, negative, prompt, sample
+from test_sampling import SETTINGS, STEERING, ksampler, layout, negative, prompt, sample
 
 STEER = {"guidance": 0.0, **STEERING}
 
@@ -17,7 +17,13 @@ def inference() -> Any:
 
 def inside(report: str) -> list[float]:
     """The parts of attention that kept to their regions at the first step."""
-    return [float(word.rstrip("%,;")) for word in report.splitlines()[1].split() if "%" in word]
+    kept = report.splitlines()[1].split("in its region")[1]
+    return [float(word.rstrip("%,;")) for word in kept.split() if "%" in word]
+
+
+def shares(report: str) -> list[float]:
+    """Of all the subjects' attention, at the first step."""
+    return [float(word.rstrip("%,;")) for word in report.splitlines()[1].split(";")[0].split() if "%" in word]
 
 
 def test_attention_keeps_to_its_regions(pack: Any, microworld: Any):
@@ -81,8 +87,8 @@ def test_a_prompt_for_an_area_is_steered_within_it(pack: Any):
 
     quarter = Region("cat", Box(0, 0, 0.25, 1))
     cond = {"area": (8, 4, 0, 0), "uuid": 1, "cross_attn": torch.zeros(1, 77, 8)}
-    assert Held(cond, [quarter], [[2]], (8, 8)).cells(8, 4)[0, 0].tolist() == [1, 1, 0, 0]
-    beyond = Held(cond | {"area": (8, 4, 0, 4)}, [quarter], [[2]], (8, 8))
+    assert Held(cond, ["cat"], [[2]], (8, 8), [quarter]).cells(8, 4)[0, 0].tolist() == [1, 1, 0, 0]
+    beyond = Held(cond | {"area": (8, 4, 0, 4)}, ["cat"], [[2]], (8, 8), [quarter])
     assert beyond.cells(4, 2).sum() == 0
 
 
@@ -104,13 +110,113 @@ def test_what_another_pack_adds_to_attention_stays(pack: Any, microworld: Any):
     def attend(present: dict[Any, Any]) -> torch.Tensor:
         options = {"transformer_options": {"patches_replace": {"attn2": present}}}
         block = Block(("middle", 0), 0)
-        steered = steer(options, [block], {"mine": lambda height, width: bias})
+        steered = steer(options, [block], {"mine": lambda q, k, heads, height, width: bias[None]})
         return steered["transformer_options"]["patches_replace"]["attn2"]["middle", 0, 0](q, k, v, extra)
 
     alone, together = attend({}), attend({("middle", 0): ipadapter})
     assert torch.allclose(together, alone + more, atol=1e-5)
     assert torch.equal(together[:1], (attention_pytorch(q, k, v, 2) + more)[:1])
     assert torch.allclose(alone[1:], attention_pytorch(q[1:], k[1:], v[1:], 2, mask=bias[None, None]))
+
+
+def test_balance_evens_out_the_subjects_attention_without_a_layout(pack: Any, microworld: Any):
+    """A weight of 1.5 gives the cat more of it than the car; whatever is repeated to whatever length."""
+    positive = prompt(pack, microworld, "a photo of a (cat:1.5) and a car", "cat, car")
+    for text in ("", "bad " * 100):
+        inputs = {"positive": positive, "negative": negative(microworld, text), **STEER, "steering": 0.0}
+        before = shares(sample(pack, microworld, **inputs, balance=0.001)[2])
+        after = shares(sample(pack, microworld, **inputs, balance=1.0)[2])
+        assert abs(before[0] - before[1]) > 10
+        assert abs(after[0] - after[1]) < 0.3 * abs(before[0] - before[1])
+
+
+def test_balance_of_nothing_is_ksampler(pack: Any, microworld: Any):
+    """Switched off, or with a subject alone, which gets all there is."""
+    alone = prompt(pack, microworld, subjects="cat")
+    for inputs in ({"balance": 0.0}, {"balance": 1.0, "positive": alone}):
+        sampled = sample(pack, microworld, **STEER | inputs)[0]["samples"]
+        assert torch.allclose(sampled, ksampler(pack, microworld), atol=1e-4)
+    assert torch.equal(sample(pack, microworld, **STEER)[0]["samples"], ksampler(pack, microworld))
+
+
+def test_each_picture_of_a_batch_is_balanced_by_itself(pack: Any, microworld: Any):
+    def sampled(*indices: int) -> torch.Tensor:
+        latent = {"samples": torch.zeros(len(indices), 4, 8, 8), "batch_index": list(indices)}
+        return sample(pack, microworld, latent_image=latent, **STEER | {"balance": 1.0})[0]["samples"].clone()
+
+    assert torch.allclose(sampled(0, 1), torch.cat([sampled(0), sampled(1)]), atol=1e-4)
+
+
+def test_seeing_why(pack: Any, microworld: Any):
+    """A picture of each step, of the subjects side by side, and over a glimpse of what came into being."""
+    regions = layout(pack, microworld)[0]
+    heat_maps, overlay = sample(pack, microworld, layout=regions, **STEER)[1::2]
+    assert len(heat_maps) == len(overlay) == 4
+    assert heat_maps.shape[2] == 2 * overlay.shape[2]
+    assert (overlay[0] - overlay[-1]).abs().mean() > 0.01
+
+
+def test_prompts_for_areas_are_shown_in_their_places(pack: Any, microworld: Any):
+    """Two halves of the canvas: what is reported of a prompt lies in its own."""
+    import nodes
+
+    areas = nodes.ConditioningSetArea()
+    left = areas.append(prompt(pack, microworld, "a cat", "cat"), 32, 64, 0, 0, 1.0)[0]
+    right = areas.append(prompt(pack, microworld, "a car", "car"), 32, 64, 32, 0, 1.0)[0]
+    from compositional_inversion.compinv_core.host.sampler import with_layout
+    from compositional_inversion.compinv_core.sampling import Balance, Guidance, Steering
+
+    reports: list[Any] = []
+    held = with_layout(microworld[0], layout(pack, microworld)[0], Steering(), Guidance(0), Balance(), reports.append)
+    ksampler(pack, microworld, held, positive=left + right)
+    cat, car = reports[0].maps[0]
+    half = cat.shape[1] // 2
+    assert cat[:, half:].sum() == 0 and car[:, :half].sum() == 0 and cat.sum() > 0 and car.sum() > 0
+
+
+@pytest.mark.parametrize("kind", ["basic", "cfg", "dual", "perpendicular"])
+def test_any_guider_of_sampler_custom_advanced(pack: Any, microworld: Any, kind: str):
+    import comfy_extras.nodes_custom_sampler as custom
+    from comfy_extras.nodes_perpneg import PerpNegGuider
+
+    regions = layout(pack, microworld)[0]
+    positive, other = prompt(pack, microworld), negative(microworld)
+
+    def sampled(**inputs: Any) -> torch.Tensor:
+        (model,) = pack.run("CompInvRegularizeModel", model=microworld[0], **{**SETTINGS, **inputs})
+        guider = {
+            "basic": lambda: custom.BasicGuider.execute(model, positive),
+            "cfg": lambda: custom.CFGGuider.execute(model, positive, other, 4.0),
+            "dual": lambda: custom.DualCFGGuider.execute(model, other, positive, other, 4.0, 2.0, "regular"),
+            "perpendicular": lambda: PerpNegGuider.execute(model, positive, other, other, 4.0, 1.0),
+        }[kind]()[0]
+        sigmas = custom.BasicScheduler.execute(model, "normal", 3, 1.0)[0]
+        latent = {"samples": torch.zeros(1, 4, 8, 8)}
+        noise, sampler = custom.RandomNoise.execute(5)[0], custom.KSamplerSelect.execute("euler")[0]
+        return custom.SamplerCustomAdvanced.execute(noise, guider, sampler, sigmas, latent)[0]["samples"].clone()
+
+    plain = sampled(layout=regions, guidance=0.0)
+    ways: list[dict[str, Any]] = [
+        {"layout": regions, "steering": 6.0, "guidance": 0.0},
+        {"layout": regions, "guidance": 30.0},
+        {"balance": 1.0, "guidance": 0.0},
+    ]
+    for way in ways:
+        regularized = sampled(**way)
+        assert regularized.isfinite().all() and not torch.equal(regularized, plain)
+
+
+def test_a_model_that_predicts_v(pack: Any, microworld: Any):
+    """As SD 2.x at 768 px does: steering, guidance and balance run on it."""
+    from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
+
+    model = ModelSamplingDiscrete().patch(microworld[0], "v_prediction", False)[0]
+    regions = layout(pack, microworld)[0]
+    for way in ({"steering": 6.0}, {"guidance": 30.0}, {"balance": 1.0}):
+        latent, _, report, _ = sample(
+            pack, microworld, model=model, layout=regions, **{**SETTINGS, "guidance": 0.0, **way}
+        )
+        assert latent["samples"].isfinite().all() and "step 1" in report
 
 
 def test_a_lora_takes_part(pack: Any, microworld: Any):
