@@ -83,10 +83,12 @@ class Layout:
 
     Attributes:
         source: "attention", "predicted", "default boxes" or "my boxes".
+        note: what was done to it that its user should know, or "".
     """
 
     regions: tuple[Region, ...]
     source: str
+    note: str = ""
 
     def region(self, phrase: str) -> Region:
         """A subject's; a concept is found by its bare name, too.
@@ -172,8 +174,8 @@ def default_layout(phrases: Sequence[str]) -> Layout:
 def layout_from_attention(maps: Tensor, phrases: Sequence[str]) -> Layout:
     """Read each subject's place off its attention.
 
-    Each map keeps what stands out of its own mean, shared out where subjects compete for a cell. Where a map says too
-    little, or two subjects fall on the same spot and cannot be parted, the default boxes take over for all.
+    Each map keeps what stands out of its own mean, shared out where subjects compete for a cell. Subjects on the same spot
+    are parted. Where a map says too little, the default boxes take over for all.
 
     Args:
         maps: (S, h, w), how strongly each cell attends to subject s; non-negative.
@@ -187,9 +189,17 @@ def layout_from_attention(maps: Tensor, phrases: Sequence[str]) -> Layout:
         inside = (raw * box.cells(*raw.shape)).sum() / raw.sum().clamp_min(1e-8)
         confidence = ((inside - box.area) / max(1e-6, 1 - box.area)).clamp(0, 1).item()
         regions.append(Region(phrase, box, None, confidence))
-    if min(region.confidence for region in regions) < LEAST_CONFIDENCE:
-        return default_layout(phrases)
-    return Layout(tuple(_apart(regions)), "attention")
+    vague = [_name(region) for region in regions if region.confidence < LEAST_CONFIDENCE]
+    if vague:
+        note = f"attention does not tell where {' and '.join(vague)} would be"
+        return replace(default_layout(phrases), note=note)
+    apart, parted = _apart(regions)
+    note = f"on one spot, so moved apart: {'; '.join(f'{a} and {b}' for a, b in parted)}" if parted else ""
+    return Layout(tuple(apart), "attention", note)
+
+
+def _name(region: Region) -> str:
+    return region.phrase.removeprefix("embedding:")
 
 
 def _box(weights: Tensor, least: float) -> Box:
@@ -215,14 +225,20 @@ def _box(weights: Tensor, least: float) -> Box:
     return Box(left, top, right, bottom)
 
 
-def _apart(regions: list[Region], allowed: float = 0.25) -> list[Region]:
-    """Part boxes that share more than `allowed` of the smaller one, along the axis on which their centres differ more."""
+def _apart(regions: list[Region], allowed: float = 0.25) -> tuple[list[Region], list[tuple[str, str]]]:
+    """Part boxes that share more than `allowed` of the smaller one, along the axis on which their centres differ more.
+
+    Returns:
+        The regions, and the names of those that were parted.
+    """
     result = list(regions)
+    parted: list[tuple[str, str]] = []
     for i in range(len(result)):
         for j in range(i + 1, len(result)):
             a, b = result[i].box, result[j].box
             if a.overlap(b) <= allowed:
                 continue
+            parted.append((_name(result[i]), _name(result[j])))
             across = (b.left + b.right - a.left - a.right) / 2
             down = (b.top + b.bottom - a.top - a.bottom) / 2
             if abs(across) >= abs(down):
@@ -237,4 +253,4 @@ def _apart(regions: list[Region], allowed: float = 0.25) -> list[Region]:
                 f, s = result[first].box, result[second].box
                 result[first] = replace(result[first], box=Box(f.left, min(f.top, cut - 0.25), f.right, cut))
                 result[second] = replace(result[second], box=Box(s.left, cut, s.right, max(s.bottom, cut + 0.25)))
-    return result
+    return result, parted

@@ -9,6 +9,7 @@ from ..compinv_core.host.composition import subjects_of
 from ..compinv_core.host.predictor import predicted_layout, predictor_files
 from ..compinv_core.host.sampler import check_layout, plain_layout, recover_layout
 from ..compinv_core.layout import layout_from_json
+from .live_text import say
 from .pictures import from_image, layout_picture
 from .types import CATEGORY, LayoutType
 
@@ -24,6 +25,7 @@ class CompInvLayoutRecover(io.ComfyNode):
             category=CATEGORY,
             description="Finds a place for every subject of a prompt: samples it briefly in ordinary words and reads the "
             "model's own attention, or asks the layout predictor that was trained for the model.",
+            hidden=[io.Hidden.unique_id],
             inputs=[
                 io.Model.Input("model", tooltip="The model that will sample. It is not changed."),
                 io.Conditioning.Input("positive", tooltip="From Composition Prompt."),
@@ -52,6 +54,14 @@ class CompInvLayoutRecover(io.ComfyNode):
                     max=0xFFFFFFFFFFFFFFFF,
                     control_after_generate=False,
                     tooltip="Give the sampler's seed, for the layout that this seed would naturally have.",
+                ),
+                io.Int.Input(
+                    "pictures",
+                    default=1,
+                    min=1,
+                    max=64,
+                    tooltip="The probe samples so many and averages them: with 1 the layout of this seed, with several where things "
+                    "usually are. Each costs as much again.",
                 ),
             ],
             outputs=[
@@ -84,12 +94,13 @@ class CompInvLayoutRecover(io.ComfyNode):
         steps: int,
         cfg: float,
         seed: int,
+        pictures: int = 1,
     ) -> io.NodeOutput:
         latent = latent_image["samples"]
         maps = glimpse = None
         if method == ATTENTION:
             empty = torch.zeros_like(latent)
-            layout, maps, glimpse = recover_layout(model, positive, negative, empty, seed, steps, cfg)
+            layout, maps, glimpse = recover_layout(model, positive, negative, empty, seed, steps, cfg, pictures)
         elif method == PREDICTED:
             layout = predicted_layout(model, positive)
         elif method == DEFAULT:
@@ -99,6 +110,7 @@ class CompInvLayoutRecover(io.ComfyNode):
             check_layout(layout, subjects_of(positive))
         height, width = latent.shape[-2] * 8, latent.shape[-1] * 8
         masks = torch.stack([region.cells(height, width) for region in layout.regions])
+        say(cls, f"from: {layout.source}{f'; {layout.note}' if layout.note else ''}")
         return io.NodeOutput(layout, from_image(layout_picture(layout, maps, glimpse)), masks, layout.to_json())
 
 

@@ -1,7 +1,15 @@
 import pytest
 import torch
 
-from compinv_core.attention import BACKGROUND, attention_maps, foreground_weights, layout_energy, steering_bias
+from compinv_core.attention import (
+    BACKGROUND,
+    attention_maps,
+    attention_probabilities,
+    balancing_bias,
+    foreground_weights,
+    layout_energy,
+    steering_bias,
+)
 from compinv_core.layout import Box, default_layout, layout_from_attention, layout_from_json
 from compinv_core.sampling import Guidance, Report, Steering, correct, described
 
@@ -85,18 +93,22 @@ def test_two_spots_of_attention_become_two_boxes():
     assert layout.source == "attention"
     assert cat.right <= 0.5 <= car.left
     assert cat.top >= 0.2 and cat.bottom <= 0.8
+    assert not layout.note
 
 
 def test_attention_that_says_nothing_gives_the_default_boxes():
     layout = layout_from_attention(torch.ones(2, 8, 8), ["cat", "car"])
-    assert layout == default_layout(["cat", "car"])
+    assert layout.regions == default_layout(["cat", "car"]).regions
+    assert layout.note == "attention does not tell where cat and car would be"
 
 
 def test_subjects_on_the_same_spot_are_parted():
     maps = torch.full((2, 8, 8), 0.01)
     maps[0, 2:6, 2:5], maps[1, 2:6, 3:6] = 1.0, 1.0
-    cat, car = (region.box for region in layout_from_attention(maps, ["cat", "car"]).regions)
+    layout = layout_from_attention(maps, ["embedding:cat", "car"])
+    cat, car = (region.box for region in layout.regions)
     assert cat.overlap(car) <= 0.25
+    assert layout.note == "on one spot, so moved apart: cat and car"
 
 
 def test_a_layout_survives_json():
@@ -125,8 +137,24 @@ def test_a_half_precision_models_small_gradients_are_not_lost():
 def test_steering_favours_a_subject_inside_its_region_and_disfavours_it_outside():
     left, right = LEFT.cells(2, 2), 1 - LEFT.cells(2, 2)
     bias = steering_bias(torch.stack([left, right]), [[1, 2], [4]], length=6, strength=3.0)
-    assert bias[0].tolist() == [0, 3, 3, 0, -3, 0]
-    assert bias[1].tolist() == [0, -3, -3, 0, 3, 0]
+    assert bias[0, 0].tolist() == [0, 3, 3, 0, -3, 0]
+    assert bias[0, 1].tolist() == [0, -3, -3, 0, 3, 0]
+
+
+def test_balance_gives_every_subject_the_same_amount():
+    torch.manual_seed(1)
+    q, k = 3 * torch.randn(2, 9, 6), torch.randn(2, 5, 6)
+    owners, columns = [0, 0, 1], [1, 2, 4]
+
+    def ratio(strength: float) -> torch.Tensor:
+        """Of both subjects' amounts, in both pictures."""
+        plain = attention_probabilities(q, k, 2, columns)
+        maps = attention_maps(q, k, 2, columns, 3, 3, balancing_bias(plain, owners, columns, 5, strength))
+        return maps[:, :2].sum((1, 2, 3)) / maps[:, 2].sum((1, 2))
+
+    assert (ratio(0) / ratio(0).flip(0)).log().abs().min() > 0.1  # each picture needs something else
+    assert torch.allclose(ratio(1.0), torch.ones(2), rtol=0.01)
+    assert (ratio(0.5).log().abs() < 0.7 * ratio(0).log().abs()).all()
 
 
 def test_steering_of_one_nat_multiplies_a_tokens_weight_by_e():
@@ -150,11 +178,11 @@ def test_steering_fades_along_the_schedule_and_does_not_count_calls():
 
 def test_a_report_names_who_was_starved():
     maps = torch.stack([torch.full((2, 2), 9.0), torch.full((2, 2), 1.0)])
-    report = Report(("embedding:cat", "car"), maps, torch.tensor([0.5, 0.25]), torch.tensor([[0.8], [0.4]]))
+    report = Report(("embedding:cat", "car"), maps[None], torch.tensor([0.5, 0.25]), torch.tensor([[0.8], [0.4]]), None)
     told = described([report])
     assert told.splitlines() == [
         "car got less than half of an equal share; of the subjects' attention: cat 90%, car 10%",
-        "step 1: in its region cat 50%, car 25%; energy 0.800 -> 0.400",
+        "step 1: share cat 90%, car 10%; in its region cat 50%, car 25%; energy 0.800 -> 0.400",
     ]
 
 
