@@ -184,7 +184,7 @@ def demo(server: ComfyServer) -> Path:
         graph = change(trained)
         outputs, seconds[f"{name}: the workflow"] = run(server, graph, f"{name}: train and compose")
         if name == list(ROWS)[-1]:
-            for title in ("Losses", "The new word", "Layout", "Heat maps"):
+            for title in ("Losses", "The new word", "Layout", "Attention"):
                 side[title] = pictures(server, outputs, find(graph, title))[0]
         rows[name], verdicts[name] = {}, []
         for i, other in enumerate(OTHERS):
