@@ -57,3 +57,36 @@ def test_nothing_to_look_for_is_refused(applied):
         made(applied, "a car", ["car", "car"])
     with pytest.raises(ValueError, match="is not in the prompt"):
         made(applied, "a car", ["my-cat"])
+
+
+def test_two_of_a_kind_are_told_apart(applied):
+    subjects = made(applied, "a black cat and a white cat", ["white cat", "black cat"])[1]
+    assert [subject.columns for subject in subjects] == [(6, 7), (2, 3)]
+    with pytest.raises(ValueError, match="black cat, white cat"):
+        made(applied, "a cat and a cat", ["cat", "cat"])
+
+
+def test_a_concept_beyond_the_first_chunk(applied):
+    """Its columns hold its vectors, wherever the chunks of 77 tokens and the weights put them."""
+    text = "a (word:1.2) " * 40 + "and a photo of embedding:my-cat beside a red car"
+    conditioning, subjects, probe = made(applied, text, ["my-cat", "red car"])
+    ordinary = made(applied, text.replace("embedding:my-cat", "cat"), ["cat", "red car"])[1]
+    assert conditioning[0][0].shape[1] == probe[0][0].shape[1] == 2 * 77
+    assert len(subjects[0].columns) == 2 and subjects[0].columns[0] > 77
+    assert [s.probe_columns for s in subjects] == [s.columns for s in ordinary]
+
+
+def test_a_stock_prompt_may_be_concatenated_behind_it_but_not_before(applied):
+    """As a BREAK is made in ComfyUI. What a stock node makes has no subjects to keep."""
+    import nodes
+    from compinv_core.host.composition import subjects_of
+
+    ours = made(applied, "a photo of embedding:my-cat and a car", ["my-cat", "car"])[0]
+    (stock,) = nodes.CLIPTextEncode().encode(applied, "oil on canvas")
+    (behind,) = nodes.ConditioningConcat().concat(ours, stock)
+    columns = [column for subject in subjects_of(behind) for column in subject.columns]
+    assert behind[0][0].shape[1] == 2 * 77
+    assert torch.equal(behind[0][0][:, columns], ours[0][0][:, columns])
+    (before,) = nodes.ConditioningConcat().concat(stock, ours)
+    with pytest.raises(ValueError, match="Composition Prompt"):
+        subjects_of(before)
