@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import nodes  # the host's
-from compinv_core.attention import layout_energy, steering_bias
+from compinv_core.attention import attention_probabilities, balancing_bias, layout_energy, steering_bias
 from compinv_core.host.attention import Capture, all_blocks, guided_blocks, steer, until_last_map, watch
 from compinv_core.host.composition import composition_prompt
 from compinv_core.host.sampler import plain_layout, with_layout
@@ -63,14 +63,18 @@ class Unet:
         maps = [capture.maps[block] for block in self.blocks]
         return layout_energy(maps, [0, 1], [self.cells(*m.shape[-2:]) for m in maps]).sum()
 
-    def steered(self, latents: Tensor, replaced: dict[Any, Any], strength: float) -> None:
-        """A pass with CFG, steered and its maps captured, over others' replacements; with strength 0 a plain one."""
+    def steered(self, latents: Tensor, replaced: dict[Any, Any], strength: float, balance: float = 0.0) -> None:
+        """A pass with CFG, steered and balanced, its maps captured, over others' replacements; with strength 0 a plain one."""
         options = {"transformer_options": {"uuids": ["negative", "mine"], "patches_replace": {"attn2": replaced}}}
         if strength:
             capture = Capture(self.blocks, "mine", [column for own in COLUMNS for column in own], LENGTH)
 
             def bias(q: Tensor, k: Tensor, heads: int, height: int, width: int) -> Tensor:
-                return steering_bias(self.cells(height, width), COLUMNS, LENGTH, strength)
+                steered = steering_bias(self.cells(height, width).to(q.device), COLUMNS, LENGTH, strength)
+                if not balance:
+                    return steered
+                seen = attention_probabilities(q, k, heads, capture.columns, steered)
+                return steered + balancing_bias(seen, [0, 1], capture.columns, LENGTH, balance)
 
             options = steer(options, all_blocks(self.model), {"mine": bias}, [capture])
         self.forward(latents, options["transformer_options"])
@@ -96,8 +100,8 @@ def costs(unet: Unet) -> tuple[int, int, int]:
 
 
 @torch.no_grad()
-def steering_costs(unet: Unet, beside_another: bool) -> float:
-    """FLOPs of a run steered as by default over those of a plain one, with CFG.
+def steering_costs(unet: Unet, beside_another: bool, balance: float = 0.0) -> float:
+    """FLOPs of a run steered as by default, and balanced as long, over those of a plain one, with CFG.
 
     Args:
         beside_another: every block's attention is replaced by another pack already. Its own attention is the least that it
@@ -110,7 +114,7 @@ def steering_costs(unet: Unet, beside_another: bool) -> float:
     for sigma in sigmas[:-1]:
         strength = Steering().at(sigma.item(), sigmas)
         if bool(strength) not in known:  # whatever it is, the operations are the same
-            known[bool(strength)] = flops(lambda s=strength: unet.steered(latents, replaced, s))
+            known[bool(strength)] = flops(lambda s=strength: unet.steered(latents, replaced, s, balance))
         total += known[bool(strength)]
     return total / (STEPS * flops(lambda: unet.steered(latents, replaced, 0)))
 
@@ -161,6 +165,7 @@ def main() -> None:
         most = 1 + (50 * guided + cut) / (100 * plain)
         goal("S2", architecture.name, most, whole)
         goal("S8", architecture.name, steering_costs(unet, False), 1.15, f"{most:.3f} guided")
+        goal("S8", f"{architecture.name} balanced as well", steering_costs(unet, False, 1.0), 1.15)
         goal("S8", f"{architecture.name} beside another pack's attention", steering_costs(unet, True), 1.15)
     calls = Calls()
     _, plain = calls.sample(calls.model)

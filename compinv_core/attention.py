@@ -119,7 +119,7 @@ def balancing_bias(
     Returns:
         (B, 1, length), the same for all cells of a picture; 0 for every other token.
     """
-    whose = torch.nn.functional.one_hot(torch.tensor(owners, device=probabilities.device)).to(probabilities)  # (P, S)
+    whose = torch.nn.functional.one_hot(torch.tensor(owners), max(owners) + 1).to(probabilities)  # (P, S)
     own = torch.einsum("b a p n, p s -> b s a n", probabilities, whose)
     others = 1 - own.sum(dim=1, keepdim=True)
     gain = own.new_zeros(own.shape[:2])
