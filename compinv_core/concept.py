@@ -1,6 +1,5 @@
 """A learnt word and its file: the embedding that every interface loads, with what made it in the metadata."""
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariable
 from torch import Tensor
 
 from . import __version__
+from .files import whole_file
 
 safe_open = cast(Any, safetensors.safe_open)  # its signature has no types
 WIDTHS = {768: "clip_l", 1280: "clip_g", 1024: "clip_h"}  # of a file that does not name its text encoder
@@ -79,12 +79,8 @@ def write_concept(concept: Concept, path: Path, replace: bool = False) -> None:
     if path.exists() and not replace:
         raise FileExistsError(f'The embedding "{path.name}" exists already; choose another name, or to replace it.')
     metadata = {**concept.provenance, "class_word": concept.class_word, "format": FORMAT, "written_by": __version__}
-    new = path.with_name(f".{path.name}.{os.getpid()}.new")
-    try:
+    with whole_file(path) as new:
         save_file({key: v.detach().float().cpu().contiguous() for key, v in concept.vectors.items()}, new, metadata)
-        new.replace(path)
-    finally:
-        new.unlink(missing_ok=True)
 
 
 def read_concept(path: Path) -> Concept:

@@ -59,7 +59,9 @@ def make_host(folder: Path) -> None:
     """Fill an empty folder: venv/, ComfyUI/."""
     log = folder / "setup.log"
     print("Setting up the development host (some minutes, once).", flush=True)
-    subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True)
+    made = subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], capture_output=True, text=True)
+    if made.returncode:
+        raise HostError(f"Python cannot make a venv: {' '.join((made.stdout + made.stderr).split())[:300]}")
     python = folder / "venv" / "bin" / "python"
     print("  ComfyUI", flush=True)
     wheels = folder / "wheels"
