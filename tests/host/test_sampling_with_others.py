@@ -266,3 +266,35 @@ def test_training_leaves_it_aside_as_well(pack: Any, microworld: Any):
         said = predictor(model)(torch.randn(1, 4, 8, 8), torch.tensor([500]), Encoded(context, torch.zeros(1, 96)))
         said.sum().backward()
     assert context.grad is not None and context.grad.abs().sum() > 0
+
+
+def test_a_lora_an_ipadapter_and_a_controlnet_together(pack: Any, microworld: Any, controlnet: Any):
+    """All of ours at once beside all of theirs; switched off, it is as without us, bit for bit."""
+    from comfy.ldm.modules.attention import attention_pytorch
+
+    import nodes
+
+    model = microworld[0].clone()
+    key = "diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_k.weight"
+    model.add_patches({key: (0.1 * torch.randn_like(microworld[0].model.state_dict()[key]),)}, 0.5)
+
+    def with_picture(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, extra: dict[str, Any]) -> torch.Tensor:
+        picture = k[:, :4].roll(1, dims=2)  # four more tokens, with an attention of their own
+        return attention_pytorch(q, k, v, extra["n_heads"]) + 0.3 * attention_pytorch(
+            q, picture, picture, extra["n_heads"]
+        )
+
+    for place in (("input", 4), ("middle", 0), ("output", 3)):
+        model.set_model_attn2_replace(with_picture, *place)
+    positive, other = nodes.ControlNetApplyAdvanced().apply_controlnet(
+        prompt(pack, microworld), negative(microworld), controlnet, torch.rand(1, 64, 64, 3), 1.0, 0.0, 1.0
+    )
+    regions, conditioning = layout(pack, microworld)[0], {"positive": positive, "negative": other}
+    plain = ksampler(pack, microworld, model, **conditioning)
+    assert not torch.allclose(plain, ksampler(pack, microworld, **conditioning), atol=1e-2)
+    everything = {"steering": 6.0, "balance": 1.0}
+    ours = sample(pack, microworld, model=model, layout=regions, **conditioning, **everything)
+    assert ours[0]["samples"].isfinite().all() and not torch.allclose(ours[0]["samples"], plain, atol=1e-2)
+    assert "energy" in ours[2]
+    off = sample(pack, microworld, model=model, layout=regions, guidance=0.0, **conditioning)
+    assert torch.equal(off[0]["samples"], plain)
