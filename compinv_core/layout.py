@@ -184,8 +184,9 @@ def layout_from_attention(maps: Tensor, phrases: Sequence[str]) -> Layout:
     strong = strong / strong.amax(dim=(1, 2), keepdim=True).clamp_min(1e-8)
     shares = strong * strong / strong.sum(dim=0, keepdim=True).clamp_min(1e-8)
     regions: list[Region] = []
+    least = ROOM / max(2, len(phrases))
     for phrase, own, raw in zip(phrases, shares, maps, strict=True):
-        box = _box(own, ROOM / max(2, len(phrases)))
+        box = _box(own, least)
         inside = (raw * box.cells(*raw.shape)).sum() / raw.sum().clamp_min(1e-8)
         confidence = ((inside - box.area) / max(1e-6, 1 - box.area)).clamp(0, 1).item()
         regions.append(Region(phrase, box, None, confidence))
@@ -193,7 +194,7 @@ def layout_from_attention(maps: Tensor, phrases: Sequence[str]) -> Layout:
     if vague:
         note = f"attention does not tell where {' and '.join(vague)} would be"
         return replace(default_layout(phrases), note=note)
-    apart, parted = _apart(regions)
+    apart, parted = _apart(regions, least)
     note = f"on one spot, so moved apart: {'; '.join(f'{a} and {b}' for a, b in parted)}" if parted else ""
     return Layout(tuple(apart), "attention", note)
 
@@ -225,8 +226,9 @@ def _box(weights: Tensor, least: float) -> Box:
     return Box(left, top, right, bottom)
 
 
-def _apart(regions: list[Region], allowed: float = 0.25) -> tuple[list[Region], list[tuple[str, str]]]:
-    """Part boxes that share more than `allowed` of the smaller one, along the axis on which their centres differ more.
+def _apart(regions: list[Region], least: float, allowed: float = 0.25) -> tuple[list[Region], list[tuple[str, str]]]:
+    """Part boxes that share more than `allowed` of the smaller one, along the axis on which their centres differ more; each
+    keeps at least so much of the canvas along it.
 
     Returns:
         The regions, and the names of those that were parted.
@@ -243,14 +245,14 @@ def _apart(regions: list[Region], allowed: float = 0.25) -> tuple[list[Region], 
             down = (b.top + b.bottom - a.top - a.bottom) / 2
             if abs(across) >= abs(down):
                 first, second = (i, j) if across >= 0 else (j, i)
-                cut = min(max((result[first].box.right + result[second].box.left) / 2, 0.3), 0.7)
+                cut = min(max((result[first].box.right + result[second].box.left) / 2, least), 1 - least)
                 f, s = result[first].box, result[second].box
-                result[first] = replace(result[first], box=Box(min(f.left, cut - 0.25), f.top, cut, f.bottom))
-                result[second] = replace(result[second], box=Box(cut, s.top, max(s.right, cut + 0.25), s.bottom))
+                result[first] = replace(result[first], box=Box(min(f.left, cut - least), f.top, cut, f.bottom))
+                result[second] = replace(result[second], box=Box(cut, s.top, max(s.right, cut + least), s.bottom))
             else:
                 first, second = (i, j) if down >= 0 else (j, i)
-                cut = min(max((result[first].box.bottom + result[second].box.top) / 2, 0.3), 0.7)
+                cut = min(max((result[first].box.bottom + result[second].box.top) / 2, least), 1 - least)
                 f, s = result[first].box, result[second].box
-                result[first] = replace(result[first], box=Box(f.left, min(f.top, cut - 0.25), f.right, cut))
-                result[second] = replace(result[second], box=Box(s.left, cut, s.right, max(s.bottom, cut + 0.25)))
+                result[first] = replace(result[first], box=Box(f.left, min(f.top, cut - least), f.right, cut))
+                result[second] = replace(result[second], box=Box(s.left, cut, s.right, max(s.bottom, cut + least)))
     return result, parted

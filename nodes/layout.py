@@ -57,6 +57,7 @@ class CompInvLayoutRecover(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "pictures",
+                    optional=True,
                     default=1,
                     min=1,
                     max=64,

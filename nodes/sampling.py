@@ -74,6 +74,7 @@ def _regularization_inputs() -> list[Any]:
         ),
         io.Float.Input(
             "balance",
+            optional=True,
             default=0.0,
             min=0.0,
             max=2.0,
@@ -84,11 +85,17 @@ def _regularization_inputs() -> list[Any]:
     ]
 
 
-def _held(model: Any, layout: Layout | None, report: Callable[[Report], None] | None = None, **chosen: float) -> Any:
+def _held(
+    model: Any,
+    layout: Layout | None,
+    report: Callable[[Report], None] | None = None,
+    balance: float = 0.0,
+    **chosen: float,
+) -> Any:
     """The model under what `_regularization_inputs` asks for."""
     steering = Steering(chosen["steering"], chosen["steering_until"])
     guidance = Guidance(chosen["guidance"], int(chosen["corrections"]), chosen["guidance_until"], chosen["threshold"])
-    return with_layout(model, layout, steering, guidance, Balance(chosen["balance"]), report)
+    return with_layout(model, layout, steering, guidance, Balance(balance), report)
 
 
 class CompInvRegularizedSampler(io.ComfyNode):

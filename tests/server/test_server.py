@@ -151,7 +151,9 @@ def test_training_is_cancelled_within_a_step(server: Any, base: Path):
     prompt = short(server, steps=100_000)
     inputs_of(prompt, "CompInvTrain")["placeholder"] = "stopped"
     number = server.queue(prompt)
-    time.sleep(8)
+    runs, deadline = base / "user" / "compositional_inversion" / "runs", time.monotonic() + 120
+    while not list(runs.glob("stopped-*.pt")) and time.monotonic() < deadline:  # something is learnt
+        time.sleep(0.2)
     server.interrupt()
     began = time.monotonic()
     assert server.wait(number, seconds=60)["status"]["status_str"] == "error"

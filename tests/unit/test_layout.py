@@ -108,6 +108,7 @@ def test_subjects_on_the_same_spot_are_parted():
     layout = layout_from_attention(maps, ["embedding:cat", "car"])
     cat, car = (region.box for region in layout.regions)
     assert cat.overlap(car) <= 0.25
+    assert min(box.right - box.left for box in (cat, car)) >= 0.4 - 1e-6
     assert layout.note == "on one spot, so moved apart: cat and car"
 
 
