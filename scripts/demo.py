@@ -81,11 +81,12 @@ def run(server: ComfyServer, graph: Graph, what: str) -> tuple[dict[str, Any], f
     began = time.time()
 
     def tick() -> None:
-        print(f"\r  {what} ... {time.time() - began:.0f} s", end="", flush=True)
+        if sys.stdout.isatty():
+            print(f"  {what} ... {time.time() - began:.0f} s", end="\r", flush=True)
 
     outputs = server.run(graph, on_poll=tick)
     seconds = time.time() - began
-    print(f"\r  {what}: {seconds:.0f} s   ", flush=True)
+    print(f"  {what}: {seconds:.0f} s   ", flush=True)
     return outputs, seconds
 
 
