@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from host import ROOT
+from recorded import FOLDER, records
 from torch import Tensor
 
 import nodes  # the host's
@@ -41,9 +42,8 @@ from microworld.spec import ConceptSpec, World, load_world
 
 SEEDS = {"validation": 50_000, "test": 90_000}  # of sampling
 STEPS, PROBE_STEPS, CFG = 20, 8, 5.0
-EACH = 8  # pictures of a prompt
+EACH = 4  # pictures of a prompt; of a thing alone, twice as many
 WORLD = ROOT / "microworld"
-RECORDS = Path(__file__).parent / "records"
 KEPT = ROOT / "composition_output"  # words and pictures
 
 
@@ -139,7 +139,7 @@ class Bench:
             anchors = weigh(concept.word, tuple(near), known)
         recipe = replace(words.recipe, seed=seed)
         request = Request(
-            name=concept.name,
+            name="mine",
             class_word=concept.word,
             vectors=words.vectors,
             images=owners_pictures(concept),
@@ -207,7 +207,7 @@ class Bench:
             owners: of each concept, what `owner` says.
         """
         each = len(images) // len(prompts)
-        features = self._features(images)
+        features = self.features(images)
         readings: list[Reading] = []
         for i, said in enumerate(verdicts(self.judge, self.world, images)):
             first, *others = things = prompts[i // each].things
@@ -233,19 +233,19 @@ class Bench:
             readings.append({key: value if value is None else float(value) for key, value in reading.items()})
         return readings
 
-    def _features(self, images: Tensor) -> Tensor:
+    def features(self, images: Tensor) -> Tensor:
         return self.judge.features(images.movedim(-1, 1) - 0.5)
 
     def owner(self, concept: ConceptSpec) -> Tensor:
         """(N, 128), the judge's features where the thing is in its owner's pictures, which go through the autoencoder too."""
         images = self.vae.decode(self.vae.encode(training_pictures(owners_pictures(concept), 64))).clamp(0, 1)
         said = verdicts(self.judge, self.world, images)
-        found = [at(f, v.places[concept.word]) for f, v in zip(self._features(images), said, strict=True)]
+        found = [at(f, v.places[concept.word]) for f, v in zip(self.features(images), said, strict=True)]
         return torch.stack(found)
 
     def diversity(self, images: Tensor) -> float:
         """Of pictures of one prompt: 1 - the mean cosine similarity of two of them, in the judge's features."""
-        features = self._features(images)
+        features = self.features(images)
         return unlikeness(torch.cat([features.mean((2, 3)), features.amax((2, 3))], dim=1))
 
     def measure(
@@ -393,13 +393,14 @@ class Comparison:
 
     def run(self, row: str, seed: int, settings: tuple[str, ...]) -> None:
         """Append what is missing of a row and a seed of training to the records."""
-        done = {(r["row"], r["setting"], r["unit"], r["seed"]) for r in records(self.records)}
+        recipe = named(self.words_of(row))
+        done = {(r["row"], r["setting"], r["unit"], r["seed"], r["recipe"]) for r in records(self.records)}
         for setting in settings:
             for unit, concepts in self.units(setting):
-                if (row, setting, unit, seed) in done:
+                if (row, setting, unit, seed, recipe) in done:
                     continue
                 began = time.time()
-                record = {"row": row, "setting": setting, "unit": unit, "seed": seed}
+                record = {"row": row, "setting": setting, "unit": unit, "seed": seed, "recipe": recipe}
                 record |= self.measured(row, setting, concepts, seed)
                 with self.records.open("a") as file:
                     file.write(json.dumps(record) + "\n")
@@ -455,13 +456,7 @@ class Comparison:
 
     def learnt(self, words: Words, concept: ConceptSpec, seed: int) -> Concept:
         """The word, from the cache when it was learnt before."""
-        recipe = repr(replace(words, layout=None))
-        file = (
-            KEPT
-            / "words"
-            / f"{hashlib.sha256(recipe.encode()).hexdigest()[:12]}-{seed}"
-            / f"{concept.name}.safetensors"
-        )
+        file = KEPT / "words" / f"{named(replace(words, layout=None))}-{seed}" / f"{concept.name}.safetensors"
         if not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
             write_concept(self.bench.learn(words, concept, seed)[0], file)
@@ -471,12 +466,13 @@ class Comparison:
 SETTINGS = ("alone", "pretrained word", "two concepts")
 
 
+def named(words: Words | None) -> str:
+    """A name of a recipe that changes with it."""
+    return hashlib.sha256(repr(words).encode()).hexdigest()[:12]
+
+
 def compact(value: float | None) -> float | int | None:
     return value if value is None else round(value, 3) if value % 1 else int(value)
-
-
-def records(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 def load_bench() -> Bench:
@@ -493,11 +489,11 @@ def main() -> None:
     args = parser.parse_args()
     with torch.inference_mode():
         if args.candidates:
-            comparison = Comparison(load_bench(), "validation", RECORDS / "candidates.jsonl", 2)
+            comparison = Comparison(load_bench(), "validation", FOLDER / "candidates.jsonl", 2)
             for row in CANDIDATES:
                 comparison.run(row, 0, ("pretrained word",))
             return
-        comparison = Comparison(load_bench(), args.split, RECORDS / "composition.jsonl")
+        comparison = Comparison(load_bench(), args.split, FOLDER / "composition.jsonl")
         for seed in range(args.seeds):
             for row in args.rows:
                 comparison.run(row, seed, settings_of(row))
