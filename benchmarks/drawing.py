@@ -75,11 +75,11 @@ def _panel(
 def draw_sheet(rows: Mapping[str, Image.Image], columns: Sequence[str], file: Path) -> None:
     """Strips of pictures, one below the other, with the names of the rows and the columns."""
     side, height = next(iter(rows.values())).width // len(columns), next(iter(rows.values())).height
-    names, head = 120, 18
+    names, head = 120, 30
     whole = Image.new("RGB", (names + side * len(columns), head + len(rows) * (height + 2)), "white")
     pen = ImageDraw.Draw(whole)
     for i, name in enumerate(columns):
-        pen.text((names + (i + 0.5) * side, head / 2), name, INK, _font(10, 1), anchor="mm")
+        pen.multiline_text((names + (i + 0.5) * side, head / 2), name, INK, _font(10, 1), anchor="mm", align="center")
     for line, (name, strip) in enumerate(rows.items()):
         top = head + line * (height + 2)
         pen.text((4, top + height / 2), name, INK, _font(11, 1), anchor="lm")

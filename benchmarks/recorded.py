@@ -1,13 +1,14 @@
 """Records of benchmarks, a JSON line each, as arrays that statistics can be made of."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-FOLDER = Path(__file__).parent / "records"
+FOLDER = Path(os.environ.get("COMPINV_RECORDS") or Path(__file__).parent / "records")
 Record = dict[str, Any]
 Columns = dict[str, np.ndarray]
 """By name: (U, S, P, N), of units (concepts, or pairs of them), seeds of training, prompts and pictures; NaN where there is nothing to say."""
