@@ -15,7 +15,7 @@ import itertools
 import json
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from host import ROOT
+from measures import at, mean, share, stained, unlikeness
 from recorded import FOLDER, records
 from torch import Tensor
 
@@ -281,26 +282,6 @@ class Bench:
         return figures, torch.cat([alone, beside])
 
 
-def mean(values: Iterable[float]) -> float | None:
-    """None of nothing."""
-    found = list(values)
-    return sum(found) / len(found) if found else None
-
-
-def at(features: Tensor, place: tuple[float, float]) -> Tensor:
-    """The column of features (C, h, w) at a place (x, y) in 0..1."""
-    (x, y), (_, height, width) = place, features.shape
-    return features[:, int(y * height), int(x * width)]
-
-
-def unlikeness(vectors: Tensor) -> float:
-    """1 - the mean cosine similarity of two of these vectors (n, E): 0 when all point one way."""
-    unit = vectors / vectors.norm(dim=1, keepdim=True)
-    likeness = unit @ unit.T
-    n = len(vectors)
-    return 1 - ((likeness.sum() - likeness.trace()) / (n * (n - 1))).item()
-
-
 @contextmanager
 def counted(model: Any) -> Iterator[list[int]]:
     """The calls of a MODEL's UNet, each by its number of pictures."""
@@ -310,25 +291,6 @@ def counted(model: Any) -> Iterator[list[int]]:
         yield calls
     finally:
         hook.remove()
-
-
-def share(said: Iterable[float | None]) -> float:
-    values = [bool(value) for value in said]
-    return sum(values) / max(1, len(values))
-
-
-def stained(image: Tensor, place: tuple[float, float], hue: float) -> bool:
-    """Whether three tenths of the pixels about a place of an image (H, W, 3), a sixth of it wide, are of a hue in degrees."""
-    import numpy as np
-    from PIL import Image
-
-    pixels = np.asarray(Image.fromarray((image.numpy() * 255).round().astype(np.uint8)).convert("HSV"), np.float32)
-    (x, y), (height, width) = place, image.shape[:2]
-    top, left, reach = int(y * height), int(x * width), width // 12
-    near = pixels[max(0, top - reach) : top + reach + 1, max(0, left - reach) : left + reach + 1].reshape(-1, 3)
-    away = np.abs((near[:, 0] * 360 / 256 - hue + 180) % 360 - 180)
-    same = (away < 14) & (near[:, 1] > 90) & (near[:, 2] > 90)
-    return bool(same.mean() > 0.3)
 
 
 def owners_pictures(concept: ConceptSpec) -> list[Tensor]:

@@ -78,6 +78,11 @@ def learning(records: Sequence[Record]) -> dict[str, Any]:
     return {"runs": runs, "shares": shares}
 
 
+def comparable(said: Mapping[str, Any]) -> bool:
+    """Whether both curves are of the same concepts and seeds."""
+    return said["runs"][OURS] == said["runs"][REFERENCE]
+
+
 def told(runs: Mapping[str, Any]) -> str:
     """Of which concepts and how many seeds."""
     seeds = len(runs["seeds"])

@@ -8,8 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from composition import Bench, at, load_bench, mean
+from composition import Bench, load_bench
 from einops import rearrange
+from measures import at, mean
 from recorded import FOLDER
 from torch import Tensor
 
