@@ -358,12 +358,13 @@ class Comparison:
         recipe = named(self.words_of(row))
         done = {(r["row"], r["setting"], r["unit"], r["seed"], r["recipe"]) for r in records(self.records)}
         for setting in settings:
-            for unit, concepts in self.units(setting):
+            for number, (unit, concepts) in enumerate(self.units(setting)):
                 if (row, setting, unit, seed, recipe) in done:
                     continue
                 began = time.time()
                 record = {"row": row, "setting": setting, "unit": unit, "seed": seed, "recipe": recipe}
-                record |= self.measured(row, setting, concepts, seed)
+                first = SEEDS[self.split] + seed + 1000 * SETTINGS.index(setting) + 10_000 * number
+                record |= self.measured(row, setting, concepts, seed, first)
                 with self.records.open("a") as file:
                     file.write(json.dumps(record) + "\n")
                 print(f"{row}, {setting}, {unit}, seed {seed}: {time.time() - began:.0f} s", flush=True)
@@ -372,7 +373,10 @@ class Comparison:
         count = 2 if setting == "two concepts" else 1
         return [(" and ".join(c.name for c in some), some) for some in itertools.combinations(self.concepts, count)]
 
-    def measured(self, row: str, setting: str, concepts: tuple[ConceptSpec, ...], seed: int) -> dict[str, Any]:
+    def measured(
+        self, row: str, setting: str, concepts: tuple[ConceptSpec, ...], seed: int, first: int
+    ) -> dict[str, Any]:
+        """Of a prompt each: what the judge says; `first` is the seed of sampling."""
         words, bench = self.words_of(row), self.bench
         clip, how = bench.clip, None
         things: list[Thing] = []
@@ -383,7 +387,6 @@ class Comparison:
                 written = f"embedding:{concept.name}"
             things.append(Thing(concept.word, written, concept))
         prompts = self.prompts(setting, things)
-        first = SEEDS[self.split] + seed + 1000 * SETTINGS.index(setting)
         each = 2 * self.each if setting == "alone" else self.each
         how = None if setting == "alone" else how
         with counted(bench.model) as calls:
