@@ -1,41 +1,51 @@
-"""Whether learnt words compose: recipes of training side by side on the micro world, judged by its detector.
+"""The paper's comparison on the micro world: recipes of learning and sampling side by side, judged by its detector.
 
-python benchmarks/composition.py --recipes ceiling "three vectors" "with both" --split test --out records.jsonl
+python benchmarks/composition.py --rows "three vectors" "ours" --split test --seeds 3      appends what is missing
+python benchmarks/composition.py --candidates                                    what the rows' settings were chosen from
 
-Each recipe learns each concept of the split once a seed; the word is then asked for alone and with every other class, the
-same sampling seeds for all. A record a line is appended to the file; what it holds already is not done again. `ceiling` is
-the class word itself, the judge then looking for its class.
+Each row learns each concept of the split once a seed. The word is then asked for alone, beside every other class ("pretrained
+word"), and beside every other learnt word ("two concepts"); prompts and noise are the same for every row. What the judge says
+of each picture is appended to records/, a line for each concept or pair; what that holds already is not done again. Words and
+pictures are kept in composition_output/, so that rows that differ only in sampling learn once.
 """
 
 import argparse
+import hashlib
+import itertools
 import json
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from host import ROOT
+from measures import at, mean, share, stained, unlikeness
+from recorded import FOLDER, records
 from torch import Tensor
 
 import nodes  # the host's
 from compinv_core.anchors import weigh
-from compinv_core.concept import Concept
+from compinv_core.concept import Concept, read_concept, write_concept
 from compinv_core.host.composition import composition_prompt
 from compinv_core.host.sampler import plain_layout, recover_layout, with_layout
 from compinv_core.host.text_encoder import vocabulary, with_concept
 from compinv_core.host.training import Request, Training
 from compinv_core.sampling import Balance, Guidance, Steering
 from compinv_core.training.loop import Recipe
-from microworld.evaluate import load_checkpoint, phrase, sheet
+from compinv_core.training.pictures import training_pictures
+from microworld.evaluate import load_checkpoint, sheet
 from microworld.judge import Judge, load_judge, verdicts
 from microworld.spec import ConceptSpec, World, load_world
 
 SEEDS = {"validation": 50_000, "test": 90_000}  # of sampling
 STEPS, PROBE_STEPS, CFG = 20, 8, 5.0
+EACH = 4  # pictures of a prompt; of a thing alone, twice as many
 WORLD = ROOT / "microworld"
+KEPT = ROOT / "composition_output"  # words and pictures
 
 
 @dataclass(frozen=True)
@@ -70,6 +80,48 @@ class Words:
     rescale: bool = False
     everything: bool = True
     noun: bool = False
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One of the things that a prompt asks for.
+
+    Attributes:
+        word: its class.
+        written: as the prompt writes it.
+        concept: whose look it should have; None for any thing of the class.
+    """
+
+    word: str
+    written: str
+    concept: ConceptSpec | None = None
+
+    @property
+    def phrase(self) -> str:
+        return f"{'an' if self.written[0] in 'aeiou' and self.written == self.word else 'a'} {self.written}"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    things: tuple[Thing, ...]
+
+    @property
+    def text(self) -> str:
+        return f"a photo of {' and '.join(thing.phrase for thing in self.things)}"
+
+    @property
+    def subjects(self) -> list[str]:
+        return [thing.written for thing in self.things]
+
+
+Reading = dict[str, float | None]
+"""What the judge says of a picture: yes as 1 and no as 0, or None where there is nothing to say.
+
+class, look: whether the first thing is there, as its class and as the concept; other, other look: the second one.
+aligned: the judge's features where a concept stands against those of its owner's pictures, as a cosine.
+stained: whether the second thing wears the first one's colour; of two concepts, the mean of both ways.
+room: whether it is the room of an owner's pictures.
+"""
 
 
 @dataclass(frozen=True)
@@ -149,6 +201,54 @@ class Bench:
         (sampled,) = nodes.common_ksampler(model, seed, STEPS, CFG, "euler", "normal", positive, negative, latent)
         return self.vae.decode(sampled["samples"]).clamp(0, 1)
 
+    def read(self, images: Tensor, prompts: list[Prompt], owners: dict[str, Tensor]) -> list[Reading]:
+        """A reading for each of the pictures (B, H, W, 3), which belong to the prompts in equal parts.
+
+        Args:
+            owners: of each concept, what `owner` says.
+        """
+        each = len(images) // len(prompts)
+        features = self.features(images)
+        readings: list[Reading] = []
+        for i, said in enumerate(verdicts(self.judge, self.world, images)):
+            first, *others = things = prompts[i // each].things
+            concepts = [thing.concept for thing in things if thing.concept]
+            reading: Reading = {
+                "class": first.word in said.present,
+                "look": first.concept.name in said.present if first.concept else None,
+                "room": said.room in [f"room of {concept.name}" for concept in concepts],
+                "aligned": mean(
+                    torch.cosine_similarity(owners[c.name], at(features[i], said.places[c.word])[None]).mean().item()
+                    for c in concepts
+                    if c.word in said.places
+                ),
+            }
+            for other in others:
+                reading["other"] = other.word in said.present
+                reading["other look"] = other.concept.name in said.present if other.concept else None
+                reading["stained"] = mean(
+                    stained(images[i], said.places[on.word], by.concept.look.primary[0])
+                    for on, by in ((other, first), (first, other))
+                    if by.concept and on.word in said.places
+                )
+            readings.append({key: value if value is None else float(value) for key, value in reading.items()})
+        return readings
+
+    def features(self, images: Tensor) -> Tensor:
+        return self.judge.features(images.movedim(-1, 1) - 0.5)
+
+    def owner(self, concept: ConceptSpec) -> Tensor:
+        """(N, 128), the judge's features where the thing is in its owner's pictures, which go through the autoencoder too."""
+        images = self.vae.decode(self.vae.encode(training_pictures(owners_pictures(concept), 64))).clamp(0, 1)
+        said = verdicts(self.judge, self.world, images)
+        found = [at(f, v.places[concept.word]) for f, v in zip(self.features(images), said, strict=True)]
+        return torch.stack(found)
+
+    def diversity(self, images: Tensor) -> float:
+        """Of pictures of one prompt: 1 - the mean cosine similarity of two of them, in the judge's features."""
+        features = self.features(images)
+        return unlikeness(torch.cat([features.mean((2, 3)), features.amax((2, 3))], dim=1))
+
     def measure(
         self, clip: Any, word: str, name: str, concept: ConceptSpec, how: Held | None, seed: int, each: int
     ) -> tuple[dict[str, float], Tensor]:
@@ -158,48 +258,39 @@ class Bench:
             word: as prompts write it.
             name: what the judge must find.
         """
-        others = [other for other in self.world.classes if other != concept.word]
-        pairs = [(f"a photo of a {word} and {phrase((other,))}", [word, other]) for other in others]
-        alone = self.paint(clip, [(f"a photo of a {word}", [word])], 2 * each, seed, None)
-        beside = self.paint(clip, pairs, each, seed + 1000, how)
-        single, double = (verdicts(self.judge, self.world, images) for images in (alone, beside))
-        asked = [other for other in others for _ in range(each)]
+        thing = Thing(concept.word, word, concept)
+        others = [Thing(other, other) for other in self.world.classes if other != concept.word]
+        pairs = [Prompt((thing, other)) for other in others]
+        alone = self.paint(clip, [(Prompt((thing,)).text, [word])], 2 * each, seed, None)
+        beside = self.paint(clip, [(pair.text, pair.subjects) for pair in pairs], each, seed + 1000, how)
+        owners = {concept.name: self.owner(concept)}
+        single, double = self.read(alone, [Prompt((thing,))], owners), self.read(beside, pairs, owners)
+        look = "look" if name == concept.name else "class"
         figures = {
-            "alone": share(name in v.present for v in single),
-            "class alone": share(concept.word in v.present for v in single),
-            "present": share(name in v.present for v in double),
-            "class": share(concept.word in v.present for v in double),
-            "other": share(other in v.present for v, other in zip(double, asked, strict=True)),
-            "both": share({name, other} <= v.present for v, other in zip(double, asked, strict=True)),
-            "both by class": share({concept.word, other} <= v.present for v, other in zip(double, asked, strict=True)),
-            "stained": share(
-                stained(image, v.places[other], concept.look.primary[0])
-                for image, v, other in zip(beside, double, asked, strict=True)
-                if other in v.present
-            ),
-            "room alone": share(v.room == f"room of {concept.name}" for v in single),
-            "room": share(v.room == f"room of {concept.name}" for v in double),
+            "alone": share(r[look] for r in single),
+            "class alone": share(r["class"] for r in single),
+            "present": share(r[look] for r in double),
+            "class": share(r["class"] for r in double),
+            "other": share(r["other"] for r in double),
+            "both": share(r[look] and r["other"] for r in double),
+            "both by class": share(r["class"] and r["other"] for r in double),
+            "stained": share(r["stained"] for r in double if r["other"]),
+            "aligned": mean(r["aligned"] for r in double if r["aligned"] is not None) or 0.0,
+            "room alone": share(r["room"] for r in single),
+            "room": share(r["room"] for r in double),
         }
         return figures, torch.cat([alone, beside])
 
 
-def share(said: Iterable[bool]) -> float:
-    values = list(said)
-    return sum(values) / max(1, len(values))
-
-
-def stained(image: Tensor, place: tuple[float, float], hue: float) -> bool:
-    """Whether three tenths of the pixels about a place of an image (H, W, 3), a sixth of it wide, are of a hue in degrees."""
-    import numpy as np
-    from PIL import Image
-
-    pixels = np.asarray(Image.fromarray((image.numpy() * 255).round().astype(np.uint8)).convert("HSV"), np.float32)
-    (x, y), (height, width) = place, image.shape[:2]
-    top, left, reach = int(y * height), int(x * width), width // 12
-    near = pixels[max(0, top - reach) : top + reach + 1, max(0, left - reach) : left + reach + 1].reshape(-1, 3)
-    away = np.abs((near[:, 0] * 360 / 256 - hue + 180) % 360 - 180)
-    same = (away < 14) & (near[:, 1] > 90) & (near[:, 2] > 90)
-    return bool(same.mean() > 0.3)
+@contextmanager
+def counted(model: Any) -> Iterator[list[int]]:
+    """The calls of a MODEL's UNet, each by its number of pictures."""
+    calls: list[int] = []
+    hook = model.model.diffusion_model.register_forward_pre_hook(lambda _, given: calls.append(len(given[0])))
+    try:
+        yield calls
+    finally:
+        hook.remove()
 
 
 def owners_pictures(concept: ConceptSpec) -> list[Tensor]:
@@ -212,75 +303,171 @@ def owners_pictures(concept: ConceptSpec) -> list[Tensor]:
 
 PLAIN = Recipe(200, 4, 0.1, 1.0, 0.0)  # 800 pictures
 ANCHORED = replace(PLAIN, reconstruction_weight=0.9, anchor_weight=0.1)
+DEFAULTS = Recipe()
 PAPERS, OURS = Held(Steering(0), Guidance()), Held(Steering(), Guidance(0))
+THREE, SEMANTIC = Words(PLAIN, 3), Words(ANCHORED, 3, anchors=1)
 RECIPES = {
     "one vector": Words(PLAIN),
-    "one, with a layout": Words(PLAIN, layout=OURS),
-    "three vectors": Words(PLAIN, 3),
-    "the thing alone": Words(PLAIN, 3, everything=False),
-    "with anchors": Words(ANCHORED, 3, anchors=1, everything=False),
-    "with both": Words(ANCHORED, 3, anchors=1, everything=False, layout=OURS),
-    "the paper's guidance": Words(ANCHORED, 3, anchors=1, everything=False, layout=PAPERS),
-    "one, noun": Words(PLAIN, noun=True),
-    "one, noun, rescaled": Words(PLAIN, rescale=True, noun=True),
+    "three vectors": THREE,
+    "+ semantic": SEMANTIC,
+    "+ spatial": replace(THREE, layout=PAPERS),
+    "+ spatial, steered": replace(THREE, layout=OURS),
+    "+ both": replace(SEMANTIC, layout=PAPERS),
+    "ours, no layout": Words(DEFAULTS, 3, anchors=1, everything=False),
+    "ours": Words(DEFAULTS, 3, anchors=1, everything=False, layout=OURS),
 }
+CLASS_WORD = "class word"
+CANDIDATES = {
+    **{
+        f"{vectors}, rate {rate}, {steps} steps": Words(replace(PLAIN, learning_rate=rate, steps=steps), vectors)
+        for vectors in (1, 3)
+        for rate, steps in ((0.03, 200), (0.1, 200), (0.3, 200), (0.1, 400))
+    },
+    **{
+        f"3, anchor {weight}": replace(
+            SEMANTIC, recipe=replace(PLAIN, reconstruction_weight=1 - weight, anchor_weight=weight)
+        )
+        for weight in (0.1, 0.3, 0.6)
+    },
+    **{
+        f"3, guidance {strength}": replace(THREE, layout=Held(Steering(0), Guidance(strength)))
+        for strength in (10, 30, 100)
+    },
+}
+"""What the settings of the rows without our own training were chosen from, on the validation concepts."""
 
 
-def run(bench: Bench, name: str, words: Words | None, split: str, seeds: range, each: int, out: Path) -> None:
-    """Append what is missing of a recipe to the records; None is the ceiling."""
-    done = {(r["recipe"], r["concept"], r["seed"]) for r in records(out)}
-    for concept in (c for c in bench.world.concepts.values() if c.split == split):
-        for seed in seeds:
-            if (name, concept.name, seed) in done:
-                continue
-            said: dict[str, float] = {}
-            clip, word, sought, how = bench.clip, concept.word, concept.word, None
+@dataclass(frozen=True)
+class Comparison:
+    """One split of the concepts, its records and its cache."""
+
+    bench: Bench
+    split: str
+    records: Path
+    each: int = EACH
+
+    @property
+    def concepts(self) -> list[ConceptSpec]:
+        return [concept for concept in self.bench.world.concepts.values() if concept.split == self.split]
+
+    def words_of(self, row: str) -> Words | None:
+        return None if row == CLASS_WORD else {**RECIPES, **CANDIDATES}[row]
+
+    def run(self, row: str, seed: int, settings: tuple[str, ...]) -> None:
+        """Append what is missing of a row and a seed of training to the records."""
+        recipe = named(self.words_of(row))
+        done = {(r["row"], r["setting"], r["unit"], r["seed"], r["recipe"]) for r in records(self.records)}
+        for setting in settings:
+            for number, (unit, concepts) in enumerate(self.units(setting)):
+                if (row, setting, unit, seed, recipe) in done:
+                    continue
+                began = time.time()
+                record = {"row": row, "setting": setting, "unit": unit, "seed": seed, "recipe": recipe}
+                first = SEEDS[self.split] + seed + 1000 * SETTINGS.index(setting) + 10_000 * number
+                record |= self.measured(row, setting, concepts, seed, first)
+                with self.records.open("a") as file:
+                    file.write(json.dumps(record) + "\n")
+                print(f"{row}, {setting}, {unit}, seed {seed}: {time.time() - began:.0f} s", flush=True)
+
+    def units(self, setting: str) -> list[tuple[str, tuple[ConceptSpec, ...]]]:
+        count = 2 if setting == "two concepts" else 1
+        return [(" and ".join(c.name for c in some), some) for some in itertools.combinations(self.concepts, count)]
+
+    def measured(
+        self, row: str, setting: str, concepts: tuple[ConceptSpec, ...], seed: int, first: int
+    ) -> dict[str, Any]:
+        """Of a prompt each: what the judge says; `first` is the seed of sampling."""
+        words, bench = self.words_of(row), self.bench
+        clip, how = bench.clip, None
+        things: list[Thing] = []
+        for concept in concepts:
+            written = concept.word
             if words is not None:
-                learnt, said = bench.learn(words, concept, seed)
-                clip, word, sought = (
-                    with_concept(clip, learnt),
-                    f"embedding:mine{f' {concept.word}' if words.noun else ''}",
-                    concept.name,
-                )
-                how = words.layout
-            figures, images = bench.measure(clip, word, sought, concept, how, SEEDS[split] + seed, each)
-            sheet(images, 3 * each, out.with_suffix("") / f"{name}-{concept.name}-{seed}.jpg")
-            record = {"recipe": name, "concept": concept.name, "seed": seed, "each": each, **figures, **said}
-            with out.open("a") as file:
-                file.write(json.dumps(record) + "\n")
+                clip, how = with_concept(clip, self.learnt(words, concept, seed)), words.layout
+                written = f"embedding:{concept.name}"
+            things.append(Thing(concept.word, written, concept))
+        prompts = self.prompts(setting, things)
+        each = 2 * self.each if setting == "alone" else self.each
+        how = None if setting == "alone" else how
+        with counted(bench.model) as calls:
+            images = bench.paint(clip, [(p.text, p.subjects) for p in prompts], each, first, how)
+        readings = bench.read(images, prompts, {c.name: bench.owner(c) for c in concepts})
+        if seed == 0:
+            folder = KEPT / "pictures"
+            folder.mkdir(parents=True, exist_ok=True)
+            sheet(
+                images[::each],
+                len(prompts),
+                folder / f"{self.split}, {row}, {setting}, {' and '.join(c.name for c in concepts)}.png",
+            )
+        parts = [readings[i : i + each] for i in range(0, len(readings), each)]
+        return {
+            "samples": words.recipe.steps * words.recipe.batch if words else 0,
+            "forwards": sum(calls) / len(images),
+            "prompts": [" and ".join((t.concept.name if t.concept else t.word) for t in p.things) for p in prompts],
+            "diversity": [round(bench.diversity(part), 4) for part in images.split(each)],
+            **{key: [[compact(r[key]) for r in part] for part in parts] for key in readings[0]},
+        }
+
+    def prompts(self, setting: str, things: list[Thing]) -> list[Prompt]:
+        match setting:
+            case "alone":
+                return [Prompt((things[0],))]
+            case "two concepts":
+                return [Prompt(tuple(order)) for order in itertools.permutations(things)]
+            case _:
+                others = [word for word in self.bench.world.classes if word != things[0].word]
+                return [Prompt((things[0], Thing(word, word))) for word in others]
+
+    def learnt(self, words: Words, concept: ConceptSpec, seed: int) -> Concept:
+        """The word, from the cache when it was learnt before."""
+        file = KEPT / "words" / f"{named(replace(words, layout=None))}-{seed}" / f"{concept.name}.safetensors"
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_concept(self.bench.learn(words, concept, seed)[0], file)
+        return read_concept(file)
 
 
-def records(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+SETTINGS = ("alone", "pretrained word", "two concepts")
 
 
-def table(found: list[dict[str, Any]]) -> str:
-    """A line a recipe, means over concepts and seeds."""
-    columns = ["alone", "present", "class", "other", "both", "both by class", "stained", "room", "length", "seconds"]
-    lines = [f"{'recipe':24}" + "".join(f"{c:>14}" for c in columns)]
-    for name in dict.fromkeys(r["recipe"] for r in found):
-        mine = [r for r in found if r["recipe"] == name]
-        means = [sum(r.get(c, 0.0) for r in mine) / len(mine) for c in columns]
-        lines.append(f"{name:24}" + "".join(f"{m:14.3f}" for m in means))
-    return "\n".join(lines)
+def named(words: Words | None) -> str:
+    """A name of a recipe that changes with it."""
+    return hashlib.sha256(repr(words).encode()).hexdigest()[:12]
+
+
+def compact(value: float | None) -> float | int | None:
+    return value if value is None else round(value, 3) if value % 1 else int(value)
+
+
+def load_bench() -> Bench:
+    world = load_world(WORLD / "world.toml")
+    return Bench(world, load_judge(world), *load_checkpoint(WORLD / "microworld.safetensors"))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--recipes", nargs="+", choices=["ceiling", *RECIPES], default=["ceiling", *RECIPES])
-    parser.add_argument("--split", choices=list(SEEDS), default="validation")
-    parser.add_argument("--seeds", type=int, default=1, help="of training")
-    parser.add_argument("--each", type=int, default=8, help="pictures of each pair")
-    parser.add_argument("--out", type=Path, required=True)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", nargs="+", default=[CLASS_WORD, *RECIPES])
+    parser.add_argument("--candidates", action="store_true", help="learn and judge those on the validation concepts")
+    parser.add_argument("--split", choices=list(SEEDS), default="test")
+    parser.add_argument("--seeds", type=int, default=3, help="of training")
     args = parser.parse_args()
-    world = load_world(WORLD / "world.toml")
-    args.out.with_suffix("").mkdir(parents=True, exist_ok=True)
     with torch.inference_mode():
-        bench = Bench(world, load_judge(world), *load_checkpoint(WORLD / "microworld.safetensors"))
-        for name in args.recipes:
-            words = None if name == "ceiling" else RECIPES[name]
-            run(bench, name, words, args.split, range(args.seeds), args.each, args.out)
-    print(table(records(args.out)))
+        if args.candidates:
+            comparison = Comparison(load_bench(), "validation", FOLDER / "candidates.jsonl", 2)
+            for row in CANDIDATES:
+                comparison.run(row, 0, ("pretrained word",))
+            return
+        comparison = Comparison(load_bench(), args.split, FOLDER / "composition.jsonl")
+        for seed in range(args.seeds):
+            for row in args.rows:
+                comparison.run(row, seed, settings_of(row))
+
+
+def settings_of(row: str) -> tuple[str, ...]:
+    """A row that differs from another in sampling alone gives the same pictures of the thing alone."""
+    held = row != CLASS_WORD and RECIPES[row].layout is not None
+    return SETTINGS[1:] if held else SETTINGS
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """T7: how many pictures a word needs, and what it is worth then: the reference's recipe and ours on the micro world.
 
-python benchmarks/learning.py --recipes reference ours --concepts sippy glazed throne dinghy canopy flyer --seeds 3
+python benchmarks/learning.py
 
 Along a run of the reference, whose learning rate never falls, the word is measured at MILESTONES; ours ends with the last of
 its steps, so each length is a run of its own. A measurement a line is appended to records/learning.jsonl; what it holds already
-is not done again, and a run that was stopped goes on.
+is not done again, and a run that was stopped goes on. `make results` draws the curves; with `--draw FILE.png`, so does this.
 """
 
 import argparse
@@ -13,26 +13,29 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from composition import ANCHORED, WORLD, Bench, Words, records
+from composition import ANCHORED, Bench, Words, load_bench
+from curves import REFERENCE, draw, learning, table
+from recorded import FOLDER, records
 from torch import Tensor
 
 from compinv_core.concept import Concept
 from compinv_core.host.text_encoder import with_concept
-from compinv_core.training.loop import REFERENCE, Progress
-from microworld.evaluate import load_checkpoint, sheet
-from microworld.judge import load_judge
-from microworld.spec import ConceptSpec, load_world
+from compinv_core.training.loop import REFERENCE as PUBLISHED
+from compinv_core.training.loop import Progress
+from microworld.evaluate import sheet
+from microworld.spec import ConceptSpec
 
-RECORDS = Path(__file__).parent / "records" / "learning.jsonl"
+RECORDS = FOLDER / "learning.jsonl"
 MILESTONES = (20, 50, 100, 200, 400, 800, 1600, 3000, 5000)  # steps of the reference
 LENGTHS = (20, 50, 100, 200, 400, 1000)  # whole runs of ours, in steps
+CONCEPTS = ["sippy", "glazed", "throne", "dinghy", "canopy", "flyer"]  # all but those that the reference was tuned on
 EACH = 4  # pictures of each pair
 SEED = 70_000  # of sampling
 
 
 def reference(learning_rate: float, anchor: float = 0.0) -> Words:
     """The reference's recipe with a learning rate and weight of the anchor of one's own choice."""
-    recipe = replace(REFERENCE, learning_rate=learning_rate, reconstruction_weight=1 - anchor, anchor_weight=anchor)
+    recipe = replace(PUBLISHED, learning_rate=learning_rate, reconstruction_weight=1 - anchor, anchor_weight=anchor)
     return Words(recipe, 3, anchors=1 if anchor else 0, noun=True)
 
 
@@ -96,22 +99,26 @@ def main() -> None:
     parser.add_argument(
         "--recipes",
         nargs="+",
-        default=["reference 0.04", "ours"],
+        default=[REFERENCE, "ours"],
         help="ours, or reference and its learning rate and anchor's weight",
     )
-    parser.add_argument("--concepts", nargs="+", required=True)
+    parser.add_argument("--concepts", nargs="+", default=CONCEPTS)
     parser.add_argument("--seeds", type=int, default=3, help="of training")
     parser.add_argument("--until", type=int, default=MILESTONES[-1], help="the last step")
     parser.add_argument("--runs", type=Path, default=Path("learning_output"), help="where runs and pictures are kept")
+    parser.add_argument("--draw", type=Path, help="only draw the curves of what the records hold")
     args = parser.parse_args()
-    world = load_world(WORLD / "world.toml")
-    RECORDS.parent.mkdir(exist_ok=True)
+    if args.draw:
+        said = learning(records(RECORDS))
+        draw(said, args.draw)
+        print(table(said))
+        return
     with torch.inference_mode():
-        bench = Bench(world, load_judge(world), *load_checkpoint(WORLD / "microworld.safetensors"))
+        bench = load_bench()
         for seed in range(args.seeds):
             for concept in args.concepts:
                 for name in args.recipes:
-                    measure(bench, name, world.concepts[concept], seed, args.until, args.runs)
+                    measure(bench, name, bench.world.concepts[concept], seed, args.until, args.runs)
 
 
 if __name__ == "__main__":

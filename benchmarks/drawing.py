@@ -1,0 +1,91 @@
+"""Curves with intervals, and contact sheets with names, drawn with Pillow."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from intervals import Estimate
+from PIL import Image, ImageDraw, ImageFont
+
+INK, PALE = "#222222", "#dddddd"
+SCALE = 2  # drawn so many times as large and made smaller, for smooth lines
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Shares in 0..1 at rising positive x, and how it is shown: a colour as (red, green, blue)."""
+
+    name: str
+    color: tuple[int, int, int]
+    points: Sequence[tuple[float, Estimate]]
+
+
+def draw_curves(panels: Mapping[str, Sequence[Curve]], across: str, file: Path) -> None:
+    """A panel for each title, side by side, x on a logarithmic axis that all of them share."""
+    ends = [x for curves in panels.values() for curve in curves for x, _ in curve.points]
+    low, high = min(ends) / 1.2, max(ends) * 1.2
+    width, height = 330, 300
+    whole = Image.new("RGB", (width * len(panels) * SCALE, (height + 30) * SCALE), "white")
+    for i, (title, curves) in enumerate(panels.items()):
+        panel = _panel(title, curves, across, (low, high), (width * SCALE, height * SCALE))
+        whole.paste(panel, (i * width * SCALE, 0))
+    pen, left = ImageDraw.Draw(whole), 46 * SCALE
+    for curve in next(iter(panels.values())):
+        middle = (height + 12) * SCALE
+        pen.line([(left, middle), (left + 24 * SCALE, middle)], curve.color, 3 * SCALE)
+        pen.text((left + 30 * SCALE, middle), curve.name, INK, _font(12), anchor="lm")
+        left += (50 + 7 * len(curve.name)) * SCALE
+    whole.resize((whole.width // SCALE, whole.height // SCALE), Image.Resampling.LANCZOS).save(file, optimize=True)
+
+
+def _panel(
+    title: str, curves: Sequence[Curve], across: str, span: tuple[float, float], size: tuple[int, int]
+) -> Image.Image:
+    image = Image.new("RGB", size, "white")
+    pen = ImageDraw.Draw(image, "RGBA")
+    left, right, top, bottom = 46 * SCALE, size[0] - 10 * SCALE, 30 * SCALE, size[1] - 44 * SCALE
+
+    def place(x: float, share: float) -> tuple[float, float]:
+        along = math.log(x / span[0]) / math.log(span[1] / span[0])
+        return left + along * (right - left), bottom - share * (bottom - top)
+
+    pen.text(((left + right) / 2, 12 * SCALE), title, INK, _font(13), anchor="mm")
+    for share in (0, 0.25, 0.5, 0.75, 1):
+        _, y = place(span[0], share)
+        pen.line([(left, y), (right, y)], PALE, SCALE)
+        pen.text((left - 6 * SCALE, y), f"{share:.0%}", INK, _font(11), anchor="rm")
+    for power in range(math.ceil(math.log10(span[0])), math.floor(math.log10(span[1])) + 1):
+        x, _ = place(10**power, 0)
+        pen.line([(x, top), (x, bottom)], PALE, SCALE)
+        pen.text((x, bottom + 12 * SCALE), f"{10**power:,}", INK, _font(11), anchor="mm")
+    pen.text(((left + right) / 2, bottom + 30 * SCALE), across, INK, _font(11), anchor="mm")
+    for curve in curves:
+        upper = [place(x, e.high) for x, e in curve.points]
+        lower = [place(x, e.low) for x, e in curve.points]
+        pen.polygon([*upper, *reversed(lower)], (*curve.color, 45))
+    for curve in curves:
+        line = [place(x, e.value) for x, e in curve.points]
+        pen.line(line, curve.color, 2 * SCALE, joint="curve")
+        for x, y in line:
+            pen.ellipse([x - 3 * SCALE, y - 3 * SCALE, x + 3 * SCALE, y + 3 * SCALE], curve.color)
+    return image
+
+
+def draw_sheet(rows: Mapping[str, Image.Image], columns: Sequence[str], file: Path) -> None:
+    """Strips of pictures, one below the other, with the names of the rows and the columns."""
+    side, height = next(iter(rows.values())).width // len(columns), next(iter(rows.values())).height
+    names, head = 120, 30
+    whole = Image.new("RGB", (names + side * len(columns), head + len(rows) * (height + 2)), "white")
+    pen = ImageDraw.Draw(whole)
+    for i, name in enumerate(columns):
+        pen.multiline_text((names + (i + 0.5) * side, head / 2), name, INK, _font(10, 1), anchor="mm", align="center")
+    for line, (name, strip) in enumerate(rows.items()):
+        top = head + line * (height + 2)
+        pen.text((4, top + height / 2), name, INK, _font(11, 1), anchor="lm")
+        whole.paste(strip, (names, top))
+    whole.save(file, quality=85, optimize=True)
+
+
+def _font(size: int, scale: int = SCALE) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size * scale)

@@ -1,0 +1,61 @@
+"""Records of benchmarks, a JSON line each, as arrays that statistics can be made of."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FOLDER = Path(os.environ.get("COMPINV_RECORDS") or Path(__file__).parent / "records")
+Record = dict[str, Any]
+Columns = dict[str, np.ndarray]
+"""By name: (U, S, P, N), of units (concepts, or pairs of them), seeds of training, prompts and pictures; NaN where there is nothing to say."""
+
+
+def records(file: Path) -> list[Record]:
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def latest(found: Sequence[Record]) -> list[Record]:
+    """Without what an earlier recipe of a row gave."""
+    recipes = {r["row"]: r["recipe"] for r in found}
+    return [r for r in found if r["recipe"] == recipes[r["row"]]]
+
+
+def seeds_of(found: Sequence[Record]) -> list[int]:
+    """The seeds of which no unit is missing."""
+    units = {r["unit"] for r in found}
+    seeds = sorted({r["seed"] for r in found})
+    return [seed for seed in seeds if {r["unit"] for r in found if r["seed"] == seed} == units]
+
+
+def columns(found: Sequence[Record], seeds: Sequence[int]) -> Columns:
+    """What one row's records of one setting say, of these seeds. Units stand in the order of the alphabet.
+
+    class, look: the first thing, as its class and as the concept; other: the second, a concept in its look where it is
+    one; both, both in look; text: the mean share of the things asked for that are there; the rest is the records' own.
+    """
+    by_key = {(r["unit"], r["seed"]): r for r in found}
+    grid = [[by_key[unit, seed] for seed in seeds] for unit in sorted({r["unit"] for r in found})]
+
+    def array(key: str) -> np.ndarray:
+        return np.array([[r[key] for r in row] for row in grid], dtype=float)
+
+    said = {key: array(key) for key in ("class", "look", "aligned", "room")}
+    said |= {"diversity": array("diversity")[..., None]}
+    said |= {key: array(key)[..., None, None] for key in ("forwards", "samples")}
+    if "other" not in grid[0][0]:
+        return {**said, "text": said["class"]}
+    other, other_look = array("other"), array("other look")
+    wanted = np.where(np.isnan(other_look), other, other_look)  # an ordinary thing has no look of its own
+    return {
+        **said,
+        "other": other,
+        "other look": wanted,
+        "both": said["class"] * other,
+        "both look": said["look"] * wanted,
+        "text": (said["class"] + other) / 2,
+        "stained": array("stained"),
+    }

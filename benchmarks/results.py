@@ -1,0 +1,474 @@
+"""docs/RESULTS.md and docs/results.json: what the records of the comparison, of training's length and of the judge amount to.
+
+python benchmarks/results.py              runs what the records lack first: hours on a CPU, and it goes on where it stopped
+python benchmarks/results.py --draw       only draws what is on record, in seconds
+python benchmarks/results.py --readme     also writes the README's table, between its two comments
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import curves
+import numpy as np
+from drawing import draw_sheet
+from intervals import Estimate, change, estimate, true_share
+from PIL import Image
+from recorded import FOLDER, Columns, Record, columns, latest, records, seeds_of
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+DOCS = ROOT / "docs"
+PICTURES = ROOT / "composition_output" / "pictures"
+ROUNDED = 1e-4  # what the figures' writing may differ by
+MARKS = ("<!-- results: begin -->", "<!-- results: end -->")
+CEILING, OURS, BASELINES = "class word", "ours", ("one vector", "three vectors")
+ROWS = {
+    CEILING: "the class word itself: what the model can do",
+    "one vector": "textual inversion as published",
+    "three vectors": "the same with three vectors",
+    "+ semantic": "three vectors and the paper's anchor, the class word; the background is learnt as well",
+    "+ spatial": "three vectors, sampled with the paper's guidance towards a recovered layout",
+    "+ spatial, steered": "three vectors, sampled with attention steered to that layout instead",
+    "+ both": "the paper's anchor and the paper's guidance",
+    "ours, no layout": "this pack's training at its defaults: background left out, anchor 0.1, three vectors",
+    OURS: "and its sampling at its defaults: steered to a recovered layout",
+}
+SETTINGS = {
+    "pretrained word": "The word beside an ordinary one",
+    "two concepts": "Two learnt words",
+    "alone": "The word alone",
+}
+PERCENT = {
+    "class": "its class is there",
+    "look": "in its own look",
+    "other": "the other thing is there",
+    "other look": "the other in its own look",
+    "both": "**both**",
+    "both look": "**both, in their own look**",
+    "text": "text alignment",
+    "room": "owner's background",
+    "stained": "colour on the other thing",
+}
+NUMBERS = {
+    "aligned": "image alignment",
+    "diversity": "diversity",
+    "forwards": "UNet forwards a picture",
+    "samples": "training samples",
+}
+ORDER = ("class", "look", "other", "other look", "both", "both look", "text", "aligned", "room", "stained", "diversity", "forwards", "samples")  # fmt: skip
+Table = dict[str, Columns]
+"""By row."""
+
+
+def tables(found: list[Record]) -> dict[str, Table]:
+    """By setting, each row's values for the seeds that all of its rows have."""
+    result: dict[str, Table] = {}
+    for setting in SETTINGS:
+        by_row = {row: [r for r in found if r["row"] == row and r["setting"] == setting] for row in ROWS}
+        by_row = {row: mine for row, mine in by_row.items() if mine and seeds_of(mine)}
+        seeds = sorted(set[int].intersection(*(set(seeds_of(mine)) for mine in by_row.values()))) if by_row else []
+        result[setting] = {row: columns(mine, seeds) for row, mine in by_row.items()} if seeds else {}
+    return result
+
+
+def summary(table: Table) -> dict[str, Any]:
+    """Of every row the columns' estimates, and how much they rest on."""
+    said: dict[str, Any] = {}
+    for row, values in table.items():
+        units, seeds, prompts, pictures = values["class"].shape
+        known = {key: estimate(array) for key, array in values.items() if not np.isnan(array).all()}
+        counts = {"units": units, "seeds": seeds, "pictures": units * seeds * prompts * pictures}
+        said[row] = {**counts, "columns": known}
+    return said
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What was wanted, what was found against each of what it is compared with, and why it is not more."""
+
+    wanted: str
+    bound: float
+    figures: Mapping[str, Estimate]
+    most: bool = False  # whether the bound is not to be exceeded
+    reason: str = ""
+
+    @property
+    def reached(self) -> bool:
+        return all(e.value <= self.bound if self.most else e.value >= self.bound for e in self.figures.values())
+
+
+def goals(tables: Mapping[str, Table], learning: Mapping[str, Any]) -> list[Goal]:
+    result: list[Goal] = []
+    for setting, more in (("pretrained word", 1.0), ("two concepts", 0.2)):
+        table = tables[setting]
+        if not {CEILING, OURS, *BASELINES} <= set(table):
+            continue
+        ours, ceiling = table[OURS], table[CEILING]
+
+        def gain(key: str, ours: Columns = ours, table: Table = table) -> dict[str, Estimate]:
+            return {f"against {row}": change(ours[key], table[row][key]) for row in BASELINES}
+
+        def room(key: str, ceiling: Columns = ceiling, table: Table = table) -> str:
+            most = (f"{change(ceiling[key], table[row][key]).value:+.0%} against {row}" for row in BASELINES)
+            return f"the class word itself has {', '.join(most)}"
+
+        result.append(
+            Goal(
+                f"{setting}: the other thing is there {more:.0%} more often than with plain textual inversion",
+                more,
+                gain("other"),
+                reason=room("other"),
+            )
+        )
+        result.append(Goal(f"{setting}: both are there {more:.0%} more often", more, gain("both"), reason=room("both")))
+        result.append(Goal(f"{setting}: both in their own look {more:.0%} more often", more, gain("both look")))
+        parts = {
+            "both by class": plus_one(change(ours["both"], ceiling["both"])),
+            "both in their own look": plus_one(change(ours["both look"], ceiling["both"])),
+        }
+        for name, part in parts.items():
+            reason = "" if name == "both by class" else COLOUR
+            result.append(
+                Goal(f"{setting}: {name} in 90% of what the class word reaches", 0.9, {"of it": part}, reason=reason)
+            )
+        result.append(
+            Goal(
+                f"{setting}: image alignment at most 3% below plain textual inversion's",
+                -0.03,
+                {f"against {row}": change(ours["aligned"], table[row]["aligned"]) for row in BASELINES},
+            )
+        )
+        batch = ours["class"].shape[-1]
+        cost = plus_one(change(ours["forwards"], ceiling["forwards"]))
+        alone = Estimate(*(1 + batch * (value - 1) for value in (cost.value, cost.low, cost.high)))
+        for pictures, times in ((batch, cost), (1, alone)):
+            wanted = f"{setting}: sampling costs at most 1.15 of plain sampling, {pictures} picture{'s'[: pictures > 1]} a prompt"
+            result.append(Goal(wanted, 1.15, {"of it": times}, most=True, reason=PROBE))
+    if learning and curves.comparable(learning):
+        for share in ("both by class", "both"):
+            end = learning["shares"][share]["at its end"]
+            part = end["ours"] / end["samples"] if end["ours"] else float("inf")
+            result.append(
+                Goal(
+                    f"training: {curves.SHARES[share]} as often as with the reference after {end['samples']:,} pictures, in a tenth of them",
+                    0.1,
+                    {"of them": Estimate(part, part, part)},
+                    most=True,
+                )
+            )
+    return result
+
+
+PROBE = (
+    "a recovered layout takes the model through eight steps of its own, once a prompt; with boxes side by side or a predicted "
+    "layout sampling costs what plain sampling does"
+)
+COLOUR = (
+    "the word's class and the other thing are there; what is missing is the exact colour, which has no name and which the judge "
+    "also misses when the thing stands alone"
+)
+
+
+def plus_one(e: Estimate) -> Estimate:
+    return Estimate(e.value + 1, e.low + 1, e.high + 1)
+
+
+def cell(key: str, e: Estimate | None) -> str:
+    if e is None:
+        return ""
+    if key in PERCENT:
+        return f"{e.value:.0%} ({e.low * 100:.0f} to {e.high * 100:.0f})"
+    if key in ("aligned", "diversity"):
+        return f"{e.value:.3f} ({e.low:.3f} to {e.high:.3f})"
+    return f"{e.value:,.4g}"
+
+
+def markdown(said: Mapping[str, Any]) -> str:
+    """A line a row."""
+    keys = [key for key in ORDER if any(key in row["columns"] for row in said.values())]
+    if all(row["columns"].get("other look") == row["columns"].get("other") for row in said.values()):
+        keys = [key for key in keys if key != "other look"]  # ordinary words have no look of their own
+    names = {**PERCENT, **NUMBERS}
+    lines = ["| | " + " | ".join(names[key] for key in keys) + " |", "|---" * (len(keys) + 1) + "|"]
+    for row, values in said.items():
+        lines.append(f"| {row} | " + " | ".join(cell(key, values["columns"].get(key)) for key in keys) + " |")
+    return "\n".join(lines)
+
+
+def told(goal: Goal) -> str:
+    def figure(e: Estimate) -> str:
+        sure = f" ({e.low:+.0%} to {e.high:+.0%})" if e.low != e.high else ""
+        return f"{e.value:+.0%}{sure}"
+
+    def ratio(e: Estimate) -> str:
+        return f"{e.value:.2f}" + (f" ({e.low:.2f} to {e.high:.2f})" if e.low != e.high else "")
+
+    write: Callable[[Estimate], str] = ratio if any(name.startswith("of ") for name in goal.figures) else figure
+    found = ", ".join(f"{write(e)} {name}" for name, e in goal.figures.items())
+    reason = f"; {goal.reason}" if goal.reason and not goal.reached else ""
+    return f"| {goal.wanted} | **{'reached' if goal.reached else 'not reached'}** | {found}{reason} |"
+
+
+def draw_sheets(found: list[Record]) -> None:
+    """Contact sheets of the pictures that are kept; the ones before stay where those are not."""
+    folder = DOCS / "results"
+    folder.mkdir(parents=True, exist_ok=True)
+    prompts = {(r["setting"], r["unit"]): r["prompts"] for r in found}
+    single = sorted(unit for setting, unit in prompts if setting == "pretrained word")
+    double = sorted(unit for setting, unit in prompts if setting == "two concepts")
+    wanted = {unit: ("pretrained word", [unit]) for unit in single} | {"two_concepts": ("two concepts", double)}
+    for name, (setting, units) in wanted.items():
+        files = {row: [PICTURES / f"test, {row}, {setting}, {unit}.png" for unit in units] for row in ROWS}
+        files = {row: mine for row, mine in files.items() if mine and all(file.exists() for file in mine)}
+        if OURS in files:
+            strips = {row: joined([Image.open(file) for file in mine]) for row, mine in files.items()}
+            titles = [title.replace(" and ", "\n") for unit in units for title in prompts[setting, unit]]
+            draw_sheet(strips, titles, folder / f"{name}.jpg")
+
+
+def joined(strips: list[Image.Image]) -> Image.Image:
+    whole = Image.new("RGB", (sum(strip.width for strip in strips), strips[0].height))
+    left = 0
+    for strip in strips:
+        whole.paste(strip, (left, 0))
+        left += strip.width
+    return whole
+
+
+def judge_section(judge: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    names = judge["names"]
+    tests = [name for name, split in judge["split"].items() if split == "test"]
+    classes = [name for name in names if name not in judge["split"]]
+    lines = ["| | " + " | ".join(classes + tests) + " |", "|---" * (len(classes + tests) + 1) + "|"]
+    for key in ("found", "made up"):
+        lines.append(f"| {key} | " + " | ".join(f"{names[name][key]:.1%}" for name in classes + tests) + " |")
+
+    def rate(key: str) -> float:
+        return float(np.mean([names[name][key] for name in classes]))
+
+    hit, made_up = rate("found"), rate("made up")
+    rows = found["pretrained word"]
+    undone = "; ".join(
+        f"{row} {said:.1%} → {true_share(said, hit * hit, hit * made_up):.1%}"
+        for row in (*BASELINES, OURS, CEILING)
+        if row in rows
+        for said in [rows[row]["columns"]["both"].value]
+    )
+    aligned = judge["alignment"]
+    scale = {key: np.mean([aligned[name][key] for name in tests]) for key in ("itself", "another look")}
+    return f"""Of {judge["scenes"]:,} new scenes that went through the autoencoder: of the things that are there the share found, and of
+the scenes without one the share where it is made up.
+
+{chr(10).join(lines)}
+
+The tables give what the judge says. Its error undone, both by class beside an ordinary word would be: {undone}. That takes the two
+verdicts for independent and the pictures for as clear as scenes; it moves all rows alike.
+
+Image alignment by the same measure is {scale["itself"]:.3f} for the painter's own scenes of the test concepts, elsewhere and among
+other things, and {scale["another look"]:.3f} for scenes with their classes in any other look."""
+
+
+def candidates_section(found: list[Record]) -> str:
+    """What the baselines' settings were chosen from."""
+    if not found:
+        return "No candidate is on record."
+    lines = ["| | both | both, in their own look | image alignment |", "|---|---|---|---|"]
+    for row in dict.fromkeys(r["row"] for r in found):
+        mine = [r for r in found if r["row"] == row]
+        seeds = seeds_of(mine)
+        if seeds:
+            values = columns(mine, seeds)
+            cells = (cell(key, estimate(values[key])) for key in ("both", "both look", "aligned"))
+            lines.append(f"| {row} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def readme_table(said: Mapping[str, Any]) -> str:
+    rows = {row: ROWS[row] for row in (*BASELINES, "ours, no layout", OURS, CEILING)}
+    columns = [
+        (setting, key)
+        for setting, keys in (
+            ("pretrained word", ("both", "both look", "stained")),
+            ("two concepts", ("both", "both look")),
+        )
+        for key in keys
+    ]
+    titles = {
+        ("pretrained word", "both"): "yours and the other are there",
+        ("pretrained word", "both look"): "and yours in its colour",
+        ("pretrained word", "stained"): "your colour on the other",
+        ("two concepts", "both"): "two of yours: both are there",
+        ("two concepts", "both look"): "each in its colour",
+    }
+    lines = ["| | " + " | ".join(titles[column] for column in columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for row, title in rows.items():
+        cells: list[str] = []
+        for setting, key in columns:
+            e = said[setting].get(row, {}).get("columns", {}).get(key)
+            chance = row == CEILING and key == "both look"  # a class word asks for no look
+            cells.append("" if e is None or chance else f"{e.value:.0%}" if row != OURS else f"**{e.value:.0%}**")
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    counts = [said[setting][OURS] for setting in ("pretrained word", "two concepts")]
+    lines += [
+        "",
+        f"*{counts[0]['units']} concepts that chose no setting, {counts[0]['seeds']} seeds of training, {counts[0]['pictures']:,} "
+        f"pictures a row beside ordinary words and {counts[1]['pictures']:,} of two learnt words. Intervals, more rows and what was "
+        "not reached: [docs/RESULTS.md](docs/RESULTS.md).*",
+    ]
+    return "\n".join(lines)
+
+
+def with_table(readme: str, table: str) -> str:
+    """The README with another table between the two comments.
+
+    Raises:
+        ValueError: it lacks them.
+    """
+    begin, end = MARKS
+    if begin not in readme or end not in readme:
+        raise ValueError(f"The README has no place for the table; write {begin} and {end} where it belongs.")
+    return f"{readme[: readme.index(begin)]}{begin}\n{table}\n{readme[readme.index(end) :]}"
+
+
+def results_page(
+    said: Mapping[str, Any],
+    judge: Mapping[str, Any],
+    found: list[Goal],
+    learning: Mapping[str, Any],
+    tried: list[Record],
+) -> str:
+    ours = said["pretrained word"][OURS]
+    each = len([r for r in ROWS if r in said["pretrained word"]])
+    parts = [
+        f"""# Results
+
+Drawn from [benchmarks/records](../benchmarks/records) by `make results`, with every figure also in [results.json](results.json).
+Everything here is measured on the [micro world](../microworld/README.md), a model of 4.5 M numbers and 64 pixels; nothing of it
+was tried on pretrained weights, which cannot be had where this pack is developed.
+
+{each} rows; {ours["units"]} test concepts, which chose no setting ([world.toml](../microworld/world.toml) fixes the split), each learnt from five
+pictures with {ours["seeds"]} training seed{"s"[: ours["seeds"] > 1]}. Prompts and noise are the same for every row: euler, 20 steps, CFG 5.
+
+"""
+        + "\n".join(f"- **{row}**: {what}." for row, what in ROWS.items()),
+        """- *there*: the micro world's judge, a detector, finds it; *in its own look*: it finds the owner's thing, not another one of
+  its class. In the class word's row that is chance.
+- *text alignment*: the mean share of the things asked for that the judge finds; there is no pretrained CLIP here.
+- *image alignment*: where the thing's class is found, the cosine similarity of the judge's features at its place to those at the
+  thing's place in the owner's pictures, so their background is out of it. *Owner's background*: the judge takes the room for theirs.
+- *colour on the other thing*: three tenths of the pixels about its place have the concept's hue; of two concepts, both ways.
+- *diversity*: 1 - the mean cosine similarity of two pictures of one prompt, in the judge's pooled features.
+- *UNet forwards*: the model's calls, counted in pictures, a layout's probe and guidance's corrections among them; a correction's
+  backward pass, about two forwards more, is not counted. A layout is recovered once a prompt.
+- In brackets 95 % intervals of a bootstrap that draws concepts (or pairs), then their seeds and prompts, then pictures.""",
+    ]
+    for setting, title in SETTINGS.items():
+        if said[setting]:
+            least = next(iter(said[setting].values()))
+            units = "pairs of concepts" if setting == "two concepts" else "concepts"
+            parts.append(
+                f"## {title}\n\n{least['units']} {units}, {least['seeds']} training seed{'s'[: least['seeds'] > 1]}, "
+                f"{least['pictures']:,} pictures a row.\n\n{markdown(said[setting])}"
+            )
+    parts.append("## The goals\n\n| wanted | | found |\n|---|---|---|\n" + "\n".join(map(told, found)))
+    if learning:
+        runs = "; ".join(f"{recipe} on {curves.told(mine)}" for recipe, mine in learning["runs"].items())
+        apart = "**The runs so far are not of the same concepts**, so the curves cannot be compared yet.\n\n"
+        parts.append(
+            f"""## How many pictures a word needs
+
+The reference's recipe (three vectors, class word behind them, 8 pictures a step, a constant learning rate, the best of three on two
+validation concepts) along its run, and ours in runs of different lengths, sampled without a layout: {runs}.
+
+{"" if curves.comparable(learning) else apart}![curves of presence against pictures seen](results/learning.png)
+
+{curves.table(learning)}"""
+        )
+    shown = sorted((DOCS / "results").glob("*.jpg"))
+    if shown:
+        pictures = "\n\n".join(f"![{file.stem.replace('_', ' ')}](results/{file.name})" for file in shown)
+        parts.append(
+            "## Pictures\n\nThe first picture of each prompt with training seed 0, the same noise for every row; nothing was "
+            f"chosen by hand.\n\n{pictures}"
+        )
+    parts.append(f"## The judge\n\n{judge_section(judge, said)}")
+    parts.append(
+        "## How settings were chosen\n\nOn the validation concepts, one training seed, other seeds of sampling: those of this "
+        "pack in earlier comparisons, those of the other rows from these, by both in their own look.\n\n"
+        + candidates_section(tried)
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def plain(value: Any) -> Any:
+    """For JSON: what is a dataclass becomes a dictionary, and no number has more than five digits."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {key: plain(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    return float(f"{value:.5g}") if isinstance(value, float) else value
+
+
+def agreement(published: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """How many of the published rows' figures lie within their own intervals again."""
+    same: list[bool] = []
+    for setting, rows in published.items():
+        for row, values in rows.items():
+            for key, old in values["columns"].items():
+                new = now.get(setting, {}).get(row, {}).get("columns", {}).get(key)
+                if new is not None:
+                    same.append(old["low"] - ROUNDED <= new["value"] <= old["high"] + ROUNDED)
+    return f"{sum(same)} of {len(same)} figures lie within the intervals that were published before."
+
+
+def run_what_is_missing() -> None:
+    for script in ("composition.py", "learning.py"):
+        subprocess.run([sys.executable, HERE / script], check=True)
+    if not (FOLDER / "judge.json").exists():
+        subprocess.run([sys.executable, HERE / "judging.py"], check=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--draw", action="store_true", help="run nothing")
+    parser.add_argument("--readme", action="store_true", help="also write the README's table")
+    args = parser.parse_args()
+    if not args.draw:
+        run_what_is_missing()
+    found = latest(records(FOLDER / "composition.jsonl"))
+    judge = json.loads((FOLDER / "judge.json").read_text())
+    by_setting = tables(found)
+    said = {setting: summary(table) for setting, table in by_setting.items()}
+    learning = curves.learning(records(FOLDER / "learning.jsonl"))
+    answered = goals(by_setting, learning)
+    draw_sheets(found)
+    if learning:
+        curves.draw(learning, DOCS / "results" / "learning.png")
+    report = {
+        "settings": said,
+        "ceiling": CEILING,
+        "goals": [{**asdict(goal), "reached": goal.reached} for goal in answered],
+        "learning": learning,
+        "judge": judge,
+    }
+    file, written = DOCS / "results.json", plain(report)
+    if file.exists():
+        print(agreement(json.loads(file.read_text())["settings"], written["settings"]))
+    file.write_text(json.dumps(written, indent=1) + "\n")
+    tried = latest(records(FOLDER / "candidates.jsonl"))
+    (DOCS / "RESULTS.md").write_text(results_page(said, judge, answered, learning, tried))
+    if args.readme:
+        readme = ROOT / "README.md"
+        readme.write_text(with_table(readme.read_text(), readme_table(said)))
+
+
+if __name__ == "__main__":
+    main()
