@@ -2,6 +2,7 @@
 
 python benchmarks/composition.py --rows "three vectors" "ours" --split test --seeds 3      appends what is missing
 python benchmarks/composition.py --candidates                                    what the rows' settings were chosen from
+python benchmarks/composition.py --frontier                                      every way of sampling, presence against cost
 
 Each row learns each concept of the split once a seed. The word is then asked for alone, beside every other class ("pretrained
 word"), and beside every other learnt word ("two concepts"); prompts and noise are the same for every row. What the judge says
@@ -19,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from host import ROOT
@@ -44,21 +45,24 @@ from microworld.spec import ConceptSpec, World, load_world
 SEEDS = {"validation": 50_000, "test": 90_000}  # of sampling
 STEPS, PROBE_STEPS, CFG = 20, 8, 5.0
 EACH = 4  # pictures of a prompt; of a thing alone, twice as many
+GUIDED = 1.05  # forward passes in FLOPs, of one up to the last map and back, on SD 1.5 (S1)
 WORLD = ROOT / "microworld"
+UNSTEERED, UNGUIDED, UNBALANCED = Steering(0), Guidance(0), Balance(0)
 KEPT = ROOT / "composition_output"  # words and pictures
 
 
 @dataclass(frozen=True)
 class Held:
-    """How sampling is held to a layout.
+    """How subjects are held while sampling.
 
     Attributes:
-        recovered: whether the layout is read from attention, where that says enough; else boxes side by side.
+        layout: the one recovered from attention, boxes side by side, or none, where there is balance alone.
     """
 
-    steering: Steering
-    guidance: Guidance
-    recovered: bool = True
+    steering: Steering = UNSTEERED
+    guidance: Guidance = UNGUIDED
+    balance: Balance = UNBALANCED
+    layout: Literal["recovered", "side by side", "none"] = "recovered"
 
 
 @dataclass(frozen=True)
@@ -188,11 +192,10 @@ class Bench:
         for i, (text, subjects) in enumerate(prompts):
             positive = composition_prompt(clip, text, subjects)
             empty = torch.zeros(1, 4, 8, 8)
-            if how.recovered:
+            layout = plain_layout(positive) if how.layout == "side by side" else None
+            if how.layout == "recovered":
                 layout, *_ = recover_layout(self.model, positive, negative, empty, seed + i, PROBE_STEPS, CFG)
-            else:
-                layout = plain_layout(positive)
-            held = with_layout(self.model, layout, how.steering, how.guidance, Balance())
+            held = with_layout(self.model, layout, how.steering, how.guidance, how.balance)
             pictures.append(self._sampled(held, positive, negative, range(i * each, (i + 1) * each), seed))
         return torch.cat(pictures)
 
@@ -283,10 +286,12 @@ class Bench:
 
 
 @contextmanager
-def counted(model: Any) -> Iterator[list[int]]:
-    """The calls of a MODEL's UNet, each by its number of pictures."""
-    calls: list[int] = []
-    hook = model.model.diffusion_model.register_forward_pre_hook(lambda _, given: calls.append(len(given[0])))
+def counted(model: Any) -> Iterator[list[float]]:
+    """The calls of a MODEL's UNet, each by its number of pictures; one that a backward follows counts as GUIDED."""
+    calls: list[float] = []
+    hook = model.model.diffusion_model.register_forward_pre_hook(
+        lambda _, given: calls.append(len(given[0]) * (GUIDED if torch.is_grad_enabled() else 1))
+    )
     try:
         yield calls
     finally:
@@ -304,7 +309,7 @@ def owners_pictures(concept: ConceptSpec) -> list[Tensor]:
 PLAIN = Recipe(200, 4, 0.1, 1.0, 0.0)  # 800 pictures
 ANCHORED = replace(PLAIN, reconstruction_weight=0.9, anchor_weight=0.1)
 DEFAULTS = Recipe()
-PAPERS, OURS = Held(Steering(0), Guidance()), Held(Steering(), Guidance(0))
+PAPERS, OURS = Held(guidance=Guidance()), Held(Steering())
 THREE, SEMANTIC = Words(PLAIN, 3), Words(ANCHORED, 3, anchors=1)
 RECIPES = {
     "one vector": Words(PLAIN),
@@ -330,11 +335,29 @@ CANDIDATES = {
         for weight in (0.1, 0.3, 0.6)
     },
     **{
-        f"3, guidance {strength}": replace(THREE, layout=Held(Steering(0), Guidance(strength)))
+        f"3, guidance {strength}": replace(THREE, layout=Held(guidance=Guidance(strength)))
         for strength in (10, 30, 100)
     },
 }
 """What the settings of the rows without our own training were chosen from, on the validation concepts."""
+SIDE, EVEN = "side by side", Balance(1.0)
+WAYS = {
+    "plain": None,
+    "balance": Held(balance=EVEN, layout="none"),
+    "side by side, steered": Held(Steering(), layout=SIDE),
+    "side by side, steered and balanced": Held(Steering(), balance=EVEN, layout=SIDE),
+    "side by side, the paper's guidance": Held(guidance=Guidance(), layout=SIDE),
+    "recovered, steered": OURS,
+    "recovered, steered and balanced": Held(Steering(), balance=EVEN),
+    "recovered, the paper's guidance": PAPERS,
+    "recovered, steered and guided": Held(Steering(), Guidance()),
+}
+FRONTIER = {
+    f"{words}: {way}": replace(RECIPES[row], layout=held)
+    for words, row in (("one vector", "one vector"), ("ours", "ours"))
+    for way, held in WAYS.items()
+}
+"""Presence against cost, of every way of sampling, on the validation concepts."""
 
 
 @dataclass(frozen=True)
@@ -351,7 +374,7 @@ class Comparison:
         return [concept for concept in self.bench.world.concepts.values() if concept.split == self.split]
 
     def words_of(self, row: str) -> Words | None:
-        return None if row == CLASS_WORD else {**RECIPES, **CANDIDATES}[row]
+        return None if row == CLASS_WORD else {**RECIPES, **CANDIDATES, **FRONTIER}[row]
 
     def run(self, row: str, seed: int, settings: tuple[str, ...]) -> None:
         """Append what is missing of a row and a seed of training to the records."""
@@ -449,6 +472,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", nargs="+", default=[CLASS_WORD, *RECIPES])
     parser.add_argument("--candidates", action="store_true", help="learn and judge those on the validation concepts")
+    parser.add_argument("--frontier", action="store_true", help="every way of sampling on the validation concepts")
     parser.add_argument("--split", choices=list(SEEDS), default="test")
     parser.add_argument("--seeds", type=int, default=3, help="of training")
     args = parser.parse_args()
@@ -456,6 +480,11 @@ def main() -> None:
         if args.candidates:
             comparison = Comparison(load_bench(), "validation", FOLDER / "candidates.jsonl", 2)
             for row in CANDIDATES:
+                comparison.run(row, 0, ("pretrained word",))
+            return
+        if args.frontier:
+            comparison = Comparison(load_bench(), "validation", FOLDER / "frontier.jsonl")
+            for row in FRONTIER:
                 comparison.run(row, 0, ("pretrained word",))
             return
         comparison = Comparison(load_bench(), args.split, FOLDER / "composition.jsonl")

@@ -72,6 +72,56 @@ def _panel(
     return image
 
 
+@dataclass(frozen=True)
+class Point:
+    """A share in 0..1 at some cost."""
+
+    name: str
+    cost: float
+    share: Estimate
+
+
+COLORS = ("#222222", "#9467bd", "#1f77b4", "#17becf", "#8c564b", "#2ca02c", "#98c21f", "#d62728", "#ff7f0e")
+
+
+def draw_points(panels: Mapping[str, Sequence[Point]], across: str, up: str, limit: float, file: Path) -> None:
+    """A panel for each title, side by side, with a line at a limit of the cost; the names below, each with its colour."""
+    width, height, row = 380, 300, 16
+    top, bottom = 30 * SCALE, (height - 44) * SCALE
+    names = [point.name for point in next(iter(panels.values()))]
+    most = max(point.cost for points in panels.values() for point in points)
+    low = min(point.share.low for points in panels.values() for point in points) // 0.1 * 0.1
+    whole = Image.new("RGB", (width * len(panels) * SCALE, (height + 12 + row * len(names)) * SCALE), "white")
+    pen = ImageDraw.Draw(whole)
+    for i, (title, points) in enumerate(panels.items()):
+        left, right = (i * width + 46) * SCALE, ((i + 1) * width - 16) * SCALE
+
+        def place(cost: float, share: float, left: int = left, right: int = right) -> tuple[float, float]:
+            along = (cost - 0.95) / (most + 0.05 - 0.95)
+            return left + along * (right - left), bottom - (share - low) / (1 - low) * (bottom - top)
+
+        pen.text(((left + right) / 2, 12 * SCALE), title, INK, _font(13), anchor="mm")
+        for tenth in range(round(low * 10), 11):
+            _, y = place(1, tenth / 10)
+            pen.line([(left, y), (right, y)], PALE, SCALE)
+            pen.text((left - 6 * SCALE, y), f"{tenth / 10:.0%}", INK, _font(11), anchor="rm")
+        for quarter in range(4, math.floor(4 * most) + 1):
+            x, _ = place(quarter / 4, low)
+            pen.text((x, bottom + 12 * SCALE), f"{quarter / 4:g}", INK, _font(11), anchor="mm")
+        x, _ = place(limit, low)
+        pen.line([(x, top), (x, bottom)], "#bbbbbb", SCALE)
+        pen.text(((left + right) / 2, bottom + 30 * SCALE), f"{across}; {up}", INK, _font(11), anchor="mm")
+        for point, color in zip(points, COLORS, strict=False):
+            x, y = place(point.cost, point.share.value)
+            pen.line([place(point.cost, point.share.low), place(point.cost, point.share.high)], color, SCALE)
+            pen.ellipse([x - 5 * SCALE, y - 5 * SCALE, x + 5 * SCALE, y + 5 * SCALE], color)
+    for line, (name, color) in enumerate(zip(names, COLORS, strict=False)):
+        y = (height + 6 + row * line) * SCALE
+        pen.ellipse([46 * SCALE, y - 5 * SCALE, 56 * SCALE, y + 5 * SCALE], color)
+        pen.text((64 * SCALE, y), name, INK, _font(12), anchor="lm")
+    whole.resize((whole.width // SCALE, whole.height // SCALE), Image.Resampling.LANCZOS).save(file, optimize=True)
+
+
 def draw_sheet(rows: Mapping[str, Image.Image], columns: Sequence[str], file: Path) -> None:
     """Strips of pictures, one below the other, with the names of the rows and the columns."""
     side, height = next(iter(rows.values())).width // len(columns), next(iter(rows.values())).height
