@@ -10,6 +10,7 @@ import pytest
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
 import curves
+import frontier
 from recorded import latest
 from results import MARKS, Goal, agreement, goals, markdown, plain, readme_table, summary, tables, with_table
 
@@ -174,3 +175,21 @@ def test_only_whole_runs_of_the_same_concepts_are_compared():
         key: ["throne"] for key in curves.COLORS
     }
     assert said["shares"]["both"]["curves"][curves.REFERENCE][0][1].value == 0.3
+
+
+def sampled(way: str, forwards: float, **said: list[int]) -> dict[str, Any]:
+    return record(f"one vector: {way}", "pretrained word", "zippy", 0, forwards, 0.8, **said)
+
+
+def test_the_best_way_of_sampling_is_the_best_of_those_that_cost_little():
+    found = [
+        sampled("plain", 40, look=[0, 0, 0, 0], other=[1, 0, 0, 0]),
+        sampled("steered", 40, look=[0, 0, 0, 0], other=[1, 1, 0, 0]),
+        sampled("probed", 46, look=[1, 0, 0, 0], other=[1, 1, 0, 0]),
+        sampled("guided", 60),
+    ]
+    said = frontier.ways(found)["one vector"]
+    assert [figures["cost"].value for figures in said.values()] == [1, 1, 1.15, 1.5]
+    assert [figures["both"].value for figures in said.values()] == [0.25, 0.5, 0.5, 1]
+    assert frontier.best(said) == "probed"
+    assert "| probed | 1.15 | 50% | 25% | 100% |" in frontier.table({"one vector": said})
