@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from comfy_server import PACK, ComfyServer
-from demo import CONCEPT, WORD, load_graph, pictures, run
+from demo import CONCEPT, WORD, load_graph, pictures, plain, run
 from PIL import Image
 from workflow import find
 
@@ -42,6 +42,13 @@ def main() -> int:
                 outputs, _ = run(server, graph, name)
                 file = PACK / "workflows" / f"compositional_inversion_{name}.jpg"
                 square(pictures(server, outputs, find(graph, "Composition"))).save(file, quality=90)
+            run(server, plain(json.loads(text), 1), "a word to repair")
+            graph = load_graph(server, "repair_concept")
+            outputs, _ = run(server, graph, "repair_concept")
+            before, after = (pictures(server, outputs, find(graph, title)) for title in ("As it was", "Composition"))
+            square(before[:2] + after[:2]).save(
+                PACK / "workflows" / "compositional_inversion_repair_concept.jpg", quality=90
+            )
     return 0
 
 
