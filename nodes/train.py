@@ -1,28 +1,22 @@
 """Compositional Inversion Train: pictures in, a concept out."""
 
-import logging
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import comfy.model_management
-import comfy.utils
-import folder_paths
 import torch
 from comfy_api.latest import io
 from PIL import Image, ImageDraw
 
 from ..compinv_core.anchors import AnchorSet
-from ..compinv_core.concept import Concept, write_concept
 from ..compinv_core.host.text_encoder import check_new_placeholder
 from ..compinv_core.host.training import LIMITS, Request, Training
 from ..compinv_core.training.loop import REFERENCE, Progress, Recipe
+from .learning import Picture, learn
 from .live_text import say
 from .pictures import from_image, to_image
 from .training_options import Options
 from .types import CATEGORY, AnchorsType, ConceptType, OptionsType
 
-log = logging.getLogger(__name__)
 DEFAULTS = Recipe()
 
 
@@ -189,55 +183,23 @@ class CompInvTrain(io.ComfyNode):
 
     @classmethod
     def _run(cls, training: Training) -> io.NodeOutput:
-        management, steps = comfy.model_management, training.recipe.steps
-        bar = comfy.utils.ProgressBar(steps)
-        history: list[Progress] = []
-        preview: list[torch.Tensor] = []
+        steps, preview = training.recipe.steps, list[torch.Tensor]()
 
-        def interrupted() -> bool:
-            if management.processing_interrupted():
-                return True
-            bar.update(1)
-            return False
+        def on_check(progress: Progress) -> Picture:
+            vectors = progress.checkpoint.vectors
+            preview[:] = [training.preview(vectors)]  # the last one is made while the run is still on disk
+            say(
+                cls,
+                f"step {progress.step}/{steps}: loss {progress.check:.4f}, with the class word "
+                f"{progress.checkpoint.before:.4f}; anchors {training.pulling(progress.checkpoint)}\n"
+                f"{training.describe(vectors)}",
+            )
+            return ("JPEG", to_image(torch.cat(list(preview[0]), dim=1)), 512)
 
-        def on_report(progress: Progress) -> None:
-            history.append(progress)
-            picture = None
-            if progress.check is not None:
-                vectors = progress.checkpoint.vectors
-                preview[:] = [training.preview(vectors)]  # the last one is made while the run is still on disk
-                picture = ("JPEG", to_image(torch.cat(list(preview[0]), dim=1)), 512)
-                say(
-                    cls,
-                    f"step {progress.step}/{steps}: loss {progress.check:.4f}, with the class word "
-                    f"{progress.checkpoint.before:.4f}; anchors {training.pulling(progress.checkpoint)}\n"
-                    f"{training.describe(vectors)}",
-                )
-            bar.update_absolute(progress.step, steps, picture)
-
-        folder = Path(folder_paths.get_user_directory()) / "compositional_inversion" / "runs"
-        try:
-            end = training.run(folder, interrupted, on_report)
-            management.throw_exception_if_processing_interrupted()
-        except (management.InterruptProcessingException, FloatingPointError) as error:
-            if history:
-                _keep(training.concept(history[-1].checkpoint), error)
-            raise
+        end, history = learn(training, on_check)
         losses = {"loss": [end.before, *(p.check for p in history if p.check is not None)]}
         last, best = training.concept(end), training.concept(end, best=True)
         return io.NodeOutput(last, _plot(history), preview[0], best, losses, training.learnt)
-
-
-def _keep(concept: Concept, error: Exception) -> None:
-    """What a run had learnt that did not end well, where Load Concept will not list it until the user moves it there."""
-    folder = Path(folder_paths.get_output_directory()) / "embeddings"
-    folder.mkdir(parents=True, exist_ok=True)
-    number = 1
-    while (path := folder / f"{concept.name}-unfinished-{number}.safetensors").exists():
-        number += 1
-    write_concept(concept, path)
-    what = "was cancelled" if isinstance(error, comfy.model_management.InterruptProcessingException) else "went astray"
-    log.info("Training %s; the word of step %s is in %s.", what, concept.provenance["steps"], path)
 
 
 def _plot(history: list[Progress]) -> torch.Tensor:

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from comfy_server import PACK, ComfyServer
-from demo import CONCEPT, WORD, load_graph, pictures, run
+from demo import CONCEPT, WORD, load_graph, pictures, plain, run
 from PIL import Image
 from workflow import find
 
@@ -19,13 +19,13 @@ SECOND, SECOND_WORD = "sippy", "cup"
 ZOOM = 4
 
 
-def square(images: list[bytes]) -> Image.Image:
-    """Four pictures as one, each pixel ZOOM pixels wide."""
-    opened = [Image.open(io.BytesIO(data)).convert("RGB") for data in images[:4]]
+def grid(images: list[bytes], columns: int = 2) -> Image.Image:
+    """Two rows of pictures as one, each pixel ZOOM pixels wide."""
+    opened = [Image.open(io.BytesIO(data)).convert("RGB") for data in images[: 2 * columns]]
     width, height = opened[0].size
-    whole = Image.new("RGB", (2 * width, 2 * height))
+    whole = Image.new("RGB", (columns * width, 2 * height))
     for i, image in enumerate(opened):
-        whole.paste(image, (i % 2 * width, i // 2 * height))
+        whole.paste(image, (i % columns * width, i // columns * height))
     return whole.resize((whole.width * ZOOM, whole.height * ZOOM), Image.Resampling.NEAREST)
 
 
@@ -41,7 +41,14 @@ def main() -> int:
                 graph = load_graph(server, name)
                 outputs, _ = run(server, graph, name)
                 file = PACK / "workflows" / f"compositional_inversion_{name}.jpg"
-                square(pictures(server, outputs, find(graph, "Composition"))).save(file, quality=90)
+                grid(pictures(server, outputs, find(graph, "Composition"))).save(file, quality=90)
+            run(server, plain(json.loads(text), 1), "a word to repair")
+            graph = load_graph(server, "repair_concept")
+            outputs, _ = run(server, graph, "repair_concept")
+            before, after = (pictures(server, outputs, find(graph, title)) for title in ("As it was", "Composition"))
+            grid(before + after, columns=4).save(
+                PACK / "workflows" / "compositional_inversion_repair_concept.jpg", quality=90
+            )
     return 0
 
 

@@ -1,6 +1,7 @@
 """Training on ComfyUI's MODEL, CLIP and VAE: schedule, latents, the frozen UNet's prediction, and the whole run."""
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -133,8 +134,226 @@ class Request:
     start_from: Concept | None = None
 
 
-class Training:
-    """One concept being learnt. Everything that can be refused is refused when it is made, before the first step.
+@dataclass(frozen=True)
+class Lessons:
+    """What a word is learnt from; see `Task`."""
+
+    latents: Tensor
+    prompts: Tensor
+    masks: Tensor | None = None
+    teach: Callable[[list[int]], Encoded] | None = None
+
+
+class Learning(ABC):
+    """One word being learnt for a MODEL and CLIP, which are left as they were, also after an error.
+
+    Raises:
+        ValueError: one sentence on the input that cannot be used.
+    """
+
+    prepared: text_encoder.Prepared
+
+    def __init__(
+        self,
+        model: Any,
+        clip: Any,
+        placeholder: str,
+        class_word: str,
+        start: Concept | int,
+        anchors: AnchorSet | None,
+        recipe: Recipe,
+    ):
+        """`start` is a concept to go on with, or how many vectors begin at the class word."""
+        self.model, self.clip, self.placeholder, self.class_word = model, clip, placeholder, class_word
+        self.anchors, self.recipe = anchors, recipe
+        self.encoders = text_encoder.text_encoders(clip)
+        self.schedule = noise_schedule(model)
+        self.vocabularies = {key: text_encoder.vocabulary(clip, key) for key in self.encoders}
+        text_width = sum(vocabulary.vectors.shape[1] for vocabulary in self.vocabularies.values())
+        if context_width(model) != text_width:
+            raise ValueError(
+                f"MODEL and CLIP do not belong together: the model reads text {context_width(model)} numbers wide, "
+                f"the text encoder writes {text_width}; take both from the same checkpoint."
+            )
+        words = {key: vocabulary.vector(class_word) for key, vocabulary in self.vocabularies.items()}
+        if isinstance(start, Concept):
+            text_encoder.check_width(clip, start)
+            self.start = {key: start.vectors[key].float().cpu().clone() for key in words}
+        else:
+            self.start = {key: word.repeat(start, 1) for key, word in words.items()}
+        self.pulls = None
+        if anchors is not None:
+            self.pulls = {key: Pull(anchors.vectors(v), v.spread) for key, v in self.vocabularies.items()}
+
+    @abstractmethod
+    def lessons(self) -> Lessons:
+        """Made when the run begins, on the model's device."""
+
+    @abstractmethod
+    def identity(self) -> tuple[object, list[Tensor]]:
+        """Settings and tensors that tell this run from others, besides what every run has."""
+
+    @abstractmethod
+    def provenance(self) -> dict[str, str]:
+        """What the word comes from."""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many vectors the word has, by text encoder."""
+        return {key: len(vectors) for key, vectors in self.start.items()}
+
+    @property
+    def name(self) -> str:
+        """Of the run: the same for the same material, settings and anchors."""
+        settings, given = self.identity()
+        given += [*self.start.values(), self.schedule.alphas_cumprod]
+        given += [pull.anchors for pull in (self.pulls or {}).values()]
+        pulling = self.anchors and (self.anchors.weights, self.anchors.learnt)
+        version = __version__  # another may learn otherwise
+        every = (self.placeholder, self.schedule.prediction, self.recipe, pulling, version)
+        return f"{self.placeholder}-{fingerprint((settings, every), given)}"
+
+    def run(
+        self,
+        runs: Path,
+        interrupted: Callable[[], bool],
+        on_report: Callable[[Progress], None],
+        workers: Workers | None = None,
+    ) -> Checkpoint:
+        """Train. MODEL and CLIP are left as they were, also after an error.
+
+        Args:
+            runs: a folder where the run is kept until it is done. What was interrupted or killed goes on from there,
+                bit for bit as if it had not been.
+            interrupted: asked after every step; True ends the run there.
+            on_report: see `train`.
+            workers: processes that learn this word together.
+
+        Returns:
+            The state at the end; `concept` makes a concept of its vectors.
+        """
+        file, workers = runs / f"{self.name}.pt", workers or Workers()
+        with torch.inference_mode(False), torch.enable_grad():
+            with torch.no_grad():
+                lessons = self.lessons()
+            load(self.model, self.clip)
+            weights = frozen_weights(self.model.model.diffusion_model, *self.encoders.values())
+            with weights, text_encoder.differentiable(self.clip), ExitStack() as saving:
+                probe, once, kept = self._probe(lessons.latents)
+                resume = load_run(file, probe)
+                at_once, twice = self._fitting(once, kept)
+                if twice:
+                    saving.enter_context(recomputed(self.model.model.diffusion_model))
+                if resume is not None:
+                    at_once = min(at_once, resume.at_once)
+                    log.info('The training of "%s" goes on after step %s.', self.placeholder, resume.step)
+
+                def report(progress: Progress) -> None:
+                    more = (
+                        progress.step < self.recipe.steps
+                    )  # what goes on must have a step to take and a report to make
+                    try:
+                        if more and workers.rank == 0:
+                            save_run(progress.checkpoint, probe, file)
+                    except OSError as error:  # a full disk must not cost what is learnt
+                        log.warning("The run cannot be kept in %s: %s.", file, error)
+                    on_report(progress)
+
+                scale = {key: v.vectors.square().mean().sqrt().item() for key, v in self.vocabularies.items()}
+                pulls = {k: Pull(p.anchors.to(lessons.latents.device), p.spread) for k, p in (self.pulls or {}).items()}
+                task = Task(
+                    lessons.latents,
+                    lessons.prompts,
+                    lambda indices, vectors: text_encoder.encode_batch(self.clip, self.prepared, indices, vectors),
+                    predictor(self.model),
+                    self.schedule,
+                    self.recipe,
+                    pulls,
+                    torch.tensor(self.anchors.weights if self.anchors else (1.0,)),
+                    bool(self.anchors and self.anchors.learnt),
+                    lessons.masks,
+                    lessons.teach,
+                    at_once,
+                    workers,
+                )
+                try:
+                    end = train(self.start, scale, task, resume, interrupted, report)
+                except model_management.OOM_EXCEPTION as error:
+                    raise MemoryError(
+                        f'Training "{self.placeholder}" ran out of memory with {at_once} pictures of '
+                        f"{8 * lessons.latents.shape[-1]} pixels at once; lower the batch or the resolution, or make room for it: with "
+                        "the same settings it goes on where it was."
+                    ) from error
+        if end.step == self.recipe.steps:
+            file.unlink(missing_ok=True)
+        return end
+
+    def _probe(self, latents: Tensor) -> tuple[Tensor, int, int]:
+        """What the frozen model says to the first picture and prompt, and the bytes kept for a backward: once, and a picture.
+
+        By its answer a kept run knows its model again. Most of what the text encoder keeps are its own weights, cast from
+        half precision, however many prompts it reads.
+        """
+        start = {key: value.clone().requires_grad_() for key, value in self.start.items()}
+        middle = torch.tensor([len(self.schedule.alphas_cumprod) // 2], device=latents.device)
+        with weighed(self.model.model.diffusion_model, *self.encoders.values()) as kept:
+            prompt = text_encoder.encode_batch(self.clip, self.prepared, [0], start)
+            once = kept()
+            answer = predictor(self.model)(latents[:1], middle, prompt)
+        return answer.detach().float(), once, kept() - once
+
+    def _fitting(self, once: int, kept: int) -> tuple[int, bool]:
+        """How many pictures of a batch go through the model at once where so many bytes are kept, once and a picture, and
+        whether its blocks must be computed twice; said in one line."""
+        batch, free = self.recipe.batch, model_management.get_free_memory(self.model.load_device)
+        room = max(0.0, free / HEADROOM - once)
+        fit = int(room / kept)
+        twice = fit == 0
+        at_once = max(1, min(batch, int(room / (RECOMPUTED_SHARE * kept)) if twice else fit))
+        log.info(
+            "Training keeps %.1f GB and %.1f GB for a picture, %.1f GB are free%s%s.",
+            once / 1e9,
+            kept / 1e9,
+            free / 1e9,
+            f": {at_once} of the batch's {batch} go through the model at once" if at_once < batch else "",
+            "; its blocks are computed twice, which takes a quarter of it and four tenths more time" if twice else "",
+        )
+        return at_once, twice
+
+    def concept(self, end: Checkpoint, best: bool = False) -> Concept:
+        """What a run has learnt, with what made it; with `best`, the word of its best check."""
+        provenance = {
+            "steps": str(end.step),
+            "seed": str(self.recipe.seed),
+            **self.provenance(),
+            "model": fingerprint_of(self.model),
+            "version": __version__,
+        }
+        if self.anchors is not None:
+            provenance["anchors"] = self.pulling(end)
+        clones = {key: value.detach().cpu().clone() for key, value in (end.best if best else end.vectors).items()}
+        return Concept(self.placeholder, clones, self.class_word, provenance)
+
+    def pulling(self, end: Checkpoint) -> str:
+        """The anchors that pull, the strongest first, with their weights."""
+        if self.anchors is None:
+            return "none"
+        pairs = sorted(zip(sparsemax(end.scores).tolist(), self.anchors.words, strict=True), reverse=True)
+        return ", ".join(f"{word} {weight:.2f}" for weight, word in pairs if weight > 0)
+
+    def describe(self, vectors: Vectors) -> str:
+        """Where a word lies among the ordinary ones: the nearest of them, its length, and how far out it is."""
+        key, vocabulary = next(iter(self.vocabularies.items()))
+        mean = vectors[key].detach().float().cpu().mean(dim=0)
+        near = ", ".join(f"{word} {similarity:.2f}" for word, similarity in vocabulary.nearest(mean, 3))
+        length = mean.norm().item() / vocabulary.vectors.norm(dim=1).median().item()
+        return (
+            f"nearest {near}; length {length:.1f} words; further out than {vocabulary.percentile(mean):.0f} % of words"
+        )
+
+
+class Training(Learning):
+    """A concept being learnt from pictures. Everything that can be refused is refused when it is made, before the first step.
 
     Raises:
         ValueError: one sentence on the input that cannot be used.
@@ -142,38 +361,16 @@ class Training:
 
     def __init__(self, model: Any, clip: Any, vae: Any, request: Request, anchors: AnchorSet | None, recipe: Recipe):
         with torch.inference_mode(False):
-            self.model, self.clip, self.vae = model, clip, vae
-            self.request, self.anchors, self.recipe = request, anchors, recipe
-            self.encoders = text_encoder.text_encoders(clip)
-            self.schedule = noise_schedule(model)
-            self.vocabularies = {key: text_encoder.vocabulary(clip, key) for key in self.encoders}
-            text_width = sum(vocabulary.vectors.shape[1] for vocabulary in self.vocabularies.values())
-            if context_width(model) != text_width:
-                raise ValueError(
-                    f"MODEL and CLIP do not belong together: the model reads text {context_width(model)} numbers wide, "
-                    f"the text encoder writes {text_width}; take both from the same checkpoint."
-                )
-            self.start = self._start()
-            count = len(next(iter(self.start.values())))
+            start = request.vectors if request.start_from is None else request.start_from
+            super().__init__(model, clip, request.name, request.class_word, start, anchors, recipe)
+            self.vae, self.request = vae, request
             pictures = training_pictures(request.images, request.resolution)
             self.count = len(pictures)
             self.pictures, self.prompts, prompts = self._examples(torch.cat([pictures, self._masks()], dim=-1))
             look = TEMPLATES[request.kind][0].format(self._word())
             self.looks = [look, f"{look} and a {self._companion()}"]  # of previews, never learnt from
-            counts = dict.fromkeys(self.encoders, count)
-            self.prepared = text_encoder.prepare(clip, [*prompts, *self.looks], request.name, counts)
+            self.prepared = text_encoder.prepare(clip, [*prompts, *self.looks], request.name, self.counts)
             self.foreground: Tensor | None = None
-            self.pulls = None
-            if anchors is not None:
-                self.pulls = {key: Pull(anchors.vectors(v), v.spread) for key, v in self.vocabularies.items()}
-
-    def _start(self) -> Vectors:
-        request = self.request
-        words = {key: v.vector(request.class_word).repeat(request.vectors, 1) for key, v in self.vocabularies.items()}
-        if request.start_from is None:
-            return words
-        text_encoder.check_width(self.clip, request.start_from)
-        return {key: request.start_from.vectors[key].float().cpu().clone() for key in words}
 
     def _companion(self) -> str:
         """An ordinary word to preview the concept beside."""
@@ -231,106 +428,30 @@ class Training:
             fitting += fitting
         return torch.cat(groups), torch.cat(fitting), prompts
 
-    @property
-    def name(self) -> str:
-        """Of the run: the same for the same pictures, settings and anchors."""
-        given = [self.pictures, self.prompts, *self.start.values(), self.schedule.alphas_cumprod]
-        given += [pull.anchors for pull in (self.pulls or {}).values()]
+    def lessons(self) -> Lessons:
+        latents = encode_pictures(self.model, self.vae, self.pictures[..., :3])
+        masks = None
+        if self.pictures[..., 3].min() < 1:
+            cells = F.interpolate(self.pictures[..., 3].unsqueeze(1), scale_factor=1 / 8, mode="area")
+            masks = cells.to(latents.device)
+        load(self.model, self.clip)
+        if self.request.ignore_background and not self.request.masks and self.request.kind == "object":
+            masks = self._without_background(latents, masks)
+        return Lessons(latents, self.prompts, masks)
+
+    def identity(self) -> tuple[object, list[Tensor]]:
         request = self.request
-        pulling = self.anchors and (self.anchors.weights, self.anchors.learnt)
         settings = (
-            request.name,
             request.kind,
             tuple(request.prompts),
             (request.class_word_too or request.ignore_background) and request.class_word,
             request.ignore_background,
-            self.schedule.prediction,
-            self.recipe,
-            pulling,
-            __version__,  # another version may learn otherwise
         )
-        return f"{request.name}-{fingerprint(settings, given)}"
+        return settings, [self.pictures, self.prompts]
 
-    def run(
-        self,
-        runs: Path,
-        interrupted: Callable[[], bool],
-        on_report: Callable[[Progress], None],
-        workers: Workers | None = None,
-    ) -> Checkpoint:
-        """Train. MODEL, CLIP and VAE are left as they were, also after an error.
+    def provenance(self) -> dict[str, str]:
+        return {"pictures": str(self.count)}
 
-        Args:
-            runs: a folder where the run is kept until it is done. What was interrupted or killed goes on from there,
-                bit for bit as if it had not been.
-            interrupted: asked after every step; True ends the run there.
-            on_report: see `train`.
-            workers: processes that learn this word together.
-
-        Returns:
-            The state at the end; `concept` makes a concept of its vectors.
-        """
-        file, workers = runs / f"{self.name}.pt", workers or Workers()
-        with torch.inference_mode(False), torch.enable_grad():
-            with torch.no_grad():
-                latents = encode_pictures(self.model, self.vae, self.pictures[..., :3])
-            masks = None
-            if self.pictures[..., 3].min() < 1:
-                cells = F.interpolate(self.pictures[..., 3].unsqueeze(1), scale_factor=1 / 8, mode="area")
-                masks = cells.to(latents.device)
-            load(self.model, self.clip)
-            if self.request.ignore_background and not self.request.masks and self.request.kind == "object":
-                masks = self._without_background(latents, masks)
-            weights = frozen_weights(self.model.model.diffusion_model, *self.encoders.values())
-            with weights, text_encoder.differentiable(self.clip), ExitStack() as saving:
-                probe, once, kept = self._probe(latents)
-                resume = load_run(file, probe)
-                at_once, twice = self._fitting(once, kept)
-                if twice:
-                    saving.enter_context(recomputed(self.model.model.diffusion_model))
-                if resume is not None:
-                    at_once = min(at_once, resume.at_once)
-                    log.info('The training of "%s" goes on after step %s.', self.request.name, resume.step)
-
-                def report(progress: Progress) -> None:
-                    more = (
-                        progress.step < self.recipe.steps
-                    )  # what goes on must have a step to take and a report to make
-                    try:
-                        if more and workers.rank == 0:
-                            save_run(progress.checkpoint, probe, file)
-                    except OSError as error:  # a full disk must not cost what is learnt
-                        log.warning("The run cannot be kept in %s: %s.", file, error)
-                    on_report(progress)
-
-                scale = {key: v.vectors.square().mean().sqrt().item() for key, v in self.vocabularies.items()}
-                task = Task(
-                    latents,
-                    self.prompts,
-                    lambda indices, vectors: text_encoder.encode_batch(self.clip, self.prepared, indices, vectors),
-                    predictor(self.model),
-                    self.schedule,
-                    self.recipe,
-                    {key: Pull(p.anchors.to(latents.device), p.spread) for key, p in (self.pulls or {}).items()},
-                    torch.tensor(self.anchors.weights if self.anchors else (1.0,)),
-                    bool(self.anchors and self.anchors.learnt),
-                    masks,
-                    at_once,
-                    workers,
-                )
-                try:
-                    end = train(self.start, scale, task, resume, interrupted, report)
-                except model_management.OOM_EXCEPTION as error:
-                    raise MemoryError(
-                        f'Training "{self.request.name}" ran out of memory with {at_once} pictures of '
-                        f"{self.request.resolution} pixels at once; lower the batch or the resolution, or make room for it: with "
-                        "the same settings it goes on where it was."
-                    ) from error
-        if end.step == self.recipe.steps:
-            file.unlink(missing_ok=True)
-        return end
-
-    @torch.no_grad()
     def _without_background(self, latents: Tensor, masks: Tensor | None) -> Tensor | None:
         """Masks (M, 1, h, w) of what the pictures and their variants show of the thing; kept in `foreground` for the pictures."""
         word, seed = self.request.class_word, self.recipe.seed
@@ -339,59 +460,6 @@ class Training:
             return masks
         self.foreground = found[: self.count, 0].cpu()
         return found if masks is None else found * masks
-
-    def _probe(self, latents: Tensor) -> tuple[Tensor, int, int]:
-        """What the frozen model says to the first picture and prompt, and the bytes kept for a backward: once, and a picture.
-
-        By its answer a kept run knows its model again. Most of what the text encoder keeps are its own weights, cast from
-        half precision, however many prompts it reads.
-        """
-        start = {key: value.clone().requires_grad_() for key, value in self.start.items()}
-        middle = torch.tensor([len(self.schedule.alphas_cumprod) // 2], device=latents.device)
-        with weighed(self.model.model.diffusion_model, *self.encoders.values()) as kept:
-            prompt = text_encoder.encode_batch(self.clip, self.prepared, [0], start)
-            once = kept()
-            answer = predictor(self.model)(latents[:1], middle, prompt)
-        return answer.detach().float(), once, kept() - once
-
-    def _fitting(self, once: int, kept: int) -> tuple[int, bool]:
-        """How many pictures of a batch go through the model at once where so many bytes are kept, once and a picture, and
-        whether its blocks must be computed twice; said in one line."""
-        batch, free = self.recipe.batch, model_management.get_free_memory(self.model.load_device)
-        room = max(0.0, free / HEADROOM - once)
-        fit = int(room / kept)
-        twice = fit == 0
-        at_once = max(1, min(batch, int(room / (RECOMPUTED_SHARE * kept)) if twice else fit))
-        log.info(
-            "Training keeps %.1f GB and %.1f GB for a picture, %.1f GB are free%s%s.",
-            once / 1e9,
-            kept / 1e9,
-            free / 1e9,
-            f": {at_once} of the batch's {batch} go through the model at once" if at_once < batch else "",
-            "; its blocks are computed twice, which takes a quarter of it and four tenths more time" if twice else "",
-        )
-        return at_once, twice
-
-    def concept(self, end: Checkpoint, best: bool = False) -> Concept:
-        """What a run has learnt, with what made it; with `best`, the word of its best check."""
-        provenance = {
-            "steps": str(end.step),
-            "seed": str(self.recipe.seed),
-            "pictures": str(self.count),
-            "model": fingerprint_of(self.model),
-            "version": __version__,
-        }
-        if self.anchors is not None:
-            provenance["anchors"] = self.pulling(end)
-        clones = {key: value.detach().cpu().clone() for key, value in (end.best if best else end.vectors).items()}
-        return Concept(self.request.name, clones, self.request.class_word, provenance)
-
-    def pulling(self, end: Checkpoint) -> str:
-        """The anchors that pull, the strongest first, with their weights."""
-        if self.anchors is None:
-            return "none"
-        pairs = sorted(zip(sparsemax(end.scores).tolist(), self.anchors.words, strict=True), reverse=True)
-        return ", ".join(f"{word} {weight:.2f}" for weight, word in pairs if weight > 0)
 
     @property
     def learnt(self) -> Tensor:
@@ -418,13 +486,3 @@ class Training:
             predict = predictor(self.model)
             latents = sample(predict, self.schedule, noise, prompts, empty, PREVIEW_STEPS, PREVIEW_CFG)
             return decode_picture(self.model, self.vae, latents)
-
-    def describe(self, vectors: Vectors) -> str:
-        """Where a word lies among the ordinary ones: the nearest of them, its length, and how far out it is."""
-        key, vocabulary = next(iter(self.vocabularies.items()))
-        mean = vectors[key].detach().float().cpu().mean(dim=0)
-        near = ", ".join(f"{word} {similarity:.2f}" for word, similarity in vocabulary.nearest(mean, 3))
-        length = mean.norm().item() / vocabulary.vectors.norm(dim=1).median().item()
-        return (
-            f"nearest {near}; length {length:.1f} words; further out than {vocabulary.percentile(mean):.0f} % of words"
-        )

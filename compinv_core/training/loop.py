@@ -129,6 +129,7 @@ class Task:
         weights: (A,), of the anchors, on the simplex.
         learn_weights: whether these weights are learnt, too, and drawn to few anchors.
         masks: (N, 1, h, w) in 0..1, or None.
+        teach: prompt indices (B) -> B prompts whose predictions are the target; None learns from the latents themselves.
         at_once: so many pictures of a batch go through the model together, where memory is short.
         workers: all with the same task and the same seed; what they learn differs only by the rounding of sums.
     """
@@ -143,6 +144,7 @@ class Task:
     weights: Tensor = field(default_factory=lambda: torch.ones(1))
     learn_weights: bool = False
     masks: Tensor | None = None
+    teach: Callable[[list[int]], Encoded] | None = None
     at_once: int = 1 << 30
     workers: Workers = Workers()
 
@@ -159,9 +161,10 @@ class Task:
         """The loss of each picture, (B,)."""
         device = self.latents.device
         mask = None if self.masks is None else self.masks[batch.example]
-        encoded = self.encode(cast("list[int]", batch.prompt.tolist()), vectors)
-        noise, timesteps = batch.noise.to(device), batch.timesteps.to(device)
-        return diffusion_loss(self.predict, self.schedule, self.latents[batch.example], noise, timesteps, encoded, mask)
+        prompts = cast("list[int]", batch.prompt.tolist())
+        encoded, teacher = self.encode(prompts, vectors), self.teach and self.teach(prompts)
+        latents, noise, timesteps = self.latents[batch.example], batch.noise.to(device), batch.timesteps.to(device)
+        return diffusion_loss(self.predict, self.schedule, latents, noise, timesteps, encoded, mask, teacher)
 
     def anchor(self, vectors: Vectors, scores: Tensor) -> Tensor:
         """How far the vectors are from their anchors, in spreads; 0 without anchors.

@@ -77,6 +77,7 @@ def diffusion_loss(
     timesteps: Tensor,
     prompts: Encoded,
     mask: Tensor | None = None,
+    teacher: Encoded | None = None,
 ) -> Tensor:
     """Mean squared error of each prediction (B,), the loss of textual inversion (Gal et al. 2022, eq. 2).
 
@@ -84,11 +85,17 @@ def diffusion_loss(
         latents, noise: (B, C, h, w).
         timesteps: (B,), indices into the schedule.
         prompts: B of them.
+        teacher: B prompts whose predictions are wanted in place of the truth.
         mask: (B, 1, h, w) in 0..1; where it is 0 nothing is learnt. The error is masked before it is averaged over what
             is left of its picture; the reference implementation averages first, and its mask has no effect.
     """
-    output = predict(schedule.noisy(latents, noise, timesteps), timesteps, prompts)
-    error = (output.float() - schedule.target(latents, noise, timesteps)).square()
+    noisy = schedule.noisy(latents, noise, timesteps)
+    if teacher is None:
+        wanted = schedule.target(latents, noise, timesteps)
+    else:
+        with torch.no_grad():
+            wanted = predict(noisy, timesteps, teacher).float()
+    error = (predict(noisy, timesteps, prompts).float() - wanted).square()
     if mask is None:
         return error.mean(dim=(1, 2, 3))
     mask = mask.expand_as(error)

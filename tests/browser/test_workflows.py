@@ -46,8 +46,8 @@ def page(browser: Any, server: Any) -> Iterator[tuple[Any, list[str]]]:
     page.close()
 
 
-def test_three_workflows_ship():
-    assert len(WORKFLOWS) >= 3
+def test_four_workflows_ship():
+    assert len(WORKFLOWS) >= 4
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
@@ -60,7 +60,7 @@ def test_a_workflow_opens_from_the_template_browser(page: tuple[Any, list[str]],
     here.wait_for_timeout(1000)
     here.screenshot(path=str(tmp_path / "templates.png"))
     here.locator('[role="dialog"]').get_by_text(path.stem, exact=False).first.click(timeout=30_000)
-    here.wait_for_function("window.app.graph._nodes.some(node => node.type === 'CompInvPrompt')", timeout=30_000)
+    here.wait_for_function("window.app.graph._nodes.some(node => node.type.startsWith('CompInv'))", timeout=30_000)
     here.wait_for_timeout(500)
     here.screenshot(path=str(tmp_path / "opened.png"))
     kinds = here.evaluate("window.app.graph._nodes.map(node => node.type)")

@@ -16,6 +16,7 @@ IDS = {
     "CompInvAnchorSelect", "CompInvTrain", "CompInvSaveConcept", "CompInvLoadConcept", "CompInvApplyConcept", "CompInvPrompt",
     "CompInvLayoutRecover", "CompInvRegularizedSampler", "CompInvRegularizeModel", "CompInvTrainingOptions",
     "CompInvSetRegion", "CompInvMergeLayouts", "CompInvSwapRegions", "CompInvLayoutToBoxes", "CompInvTrainLayoutPredictor",
+    "CompInvRepairConcept",
 }  # fmt: skip
 
 
@@ -88,6 +89,14 @@ def test_the_shipped_workflows_run_and_leave_the_model_as_it_was(server: Any, ba
     (base / "models" / "embeddings" / "sippy.safetensors").write_bytes(
         (base / "models" / "embeddings" / "zippy.safetensors").read_bytes()
     )
+    (base / "models" / "embeddings" / "zippy-plain-1.safetensors").write_bytes(
+        (base / "models" / "embeddings" / "zippy.safetensors").read_bytes()
+    )
+    prompt = graph(server, "repair_concept")
+    inputs_of(prompt, "CompInvRepairConcept").update(steps=3, pictures=2)
+    outputs = server.run(prompt)
+    assert all(outputs[find(prompt, title)]["images"] for title in ("As it was", "Composition"))
+    assert (base / "models" / "embeddings" / "zippy-repaired.safetensors").exists()
     for name in ("saved_concept", "two_concepts"):
         prompt = graph(server, name)
         inputs_of(prompt, "CompInvRegularizedSampler")["steps"] = 4

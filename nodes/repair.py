@@ -1,0 +1,144 @@
+"""Repair Concept: an embedding that swallows the rest of a prompt in, one that composes out."""
+
+import re
+from typing import Any
+
+import latent_preview
+from comfy_api.latest import io
+
+from ..compinv_core.concept import Concept
+from ..compinv_core.host.repair import LIMITS, RECIPE, STEPS, Repair, Wanted
+from ..compinv_core.host.text_encoder import check_new_placeholder
+from ..compinv_core.host.training import LIMITS as TRAINING_LIMITS
+from ..compinv_core.training.loop import Progress, Recipe
+from .learning import learn
+from .live_text import say
+from .types import CATEGORY, ConceptType
+
+DEFAULTS = Wanted("")
+
+
+class CompInvRepairConcept(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CompInvRepairConcept",
+            display_name="Repair Concept",
+            category=CATEGORY,
+            description="Makes any embedding leave room for the rest of a prompt, without its pictures: what it renders now is learnt "
+            "anew by a word that an ordinary one holds.",
+            hidden=[io.Hidden.unique_id],
+            inputs=[
+                io.Model.Input(
+                    "model", tooltip="The model that the embedding is for: SD 1.x, SD 2.x or SDXL. It is not changed."
+                ),
+                io.Clip.Input("clip", tooltip="The text encoder of the same checkpoint. It is not changed."),
+                ConceptType.Input(
+                    "concept", tooltip="The word to repair, of Load Concept or Compositional Inversion Train."
+                ),
+                io.String.Input(
+                    "class_word",
+                    default="",
+                    tooltip="One ordinary word for what it shows, such as cat. Empty: the concept's own, or else the everyday thing "
+                    "that is nearest to its vectors; the report says which.",
+                ),
+                io.String.Input(
+                    "placeholder", default="", tooltip='The new word. Empty: the old one with "-repaired" behind it.'
+                ),
+                io.Int.Input(
+                    "vectors",
+                    default=DEFAULTS.vectors,
+                    **LIMITS["vectors"],
+                    tooltip="Vectors of the new word, which all start at the class word. A few leave room both for what is special and "
+                    "for what every such thing has.",
+                ),
+                io.Int.Input(
+                    "resolution",
+                    default=DEFAULTS.resolution,
+                    **LIMITS["resolution"],
+                    step=8,
+                    tooltip="Pixels a side of what the old word renders. Take what the model was made for: 512 for SD 1.x, 1024 for SDXL.",
+                ),
+                io.Int.Input(
+                    "pictures",
+                    default=DEFAULTS.pictures,
+                    **LIMITS["pictures"],
+                    tooltip="How many pictures of the old word are sampled and learnt from.",
+                ),
+                io.Float.Input(
+                    "cfg", default=DEFAULTS.cfg, **LIMITS["cfg"], step=0.1, tooltip="CFG of these pictures."
+                ),
+                io.Int.Input("steps", default=RECIPE.steps, **TRAINING_LIMITS["steps"], tooltip="Optimiser steps."),
+                io.Int.Input(
+                    "batch",
+                    default=RECIPE.batch,
+                    **TRAINING_LIMITS["batch"],
+                    tooltip="Pictures in a step, and of those that are sampled at once.",
+                ),
+                io.Float.Input(
+                    "anchor_weight",
+                    default=RECIPE.anchor_weight,
+                    **TRAINING_LIMITS["anchor_weight"],
+                    step=0.01,
+                    tooltip="How strongly the class word pulls; what the old word renders gets the rest of 1. 0 switches it off.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    **TRAINING_LIMITS["seed"],
+                    control_after_generate=False,
+                    tooltip="Of the pictures and of the noise. The same seed learns the same word.",
+                ),
+            ],
+            outputs=[
+                ConceptType.Output(
+                    "CONCEPT", display_name="concept", tooltip="The repaired word, for Apply or Save Concept."
+                ),
+                io.String.Output(
+                    "REPORT", display_name="report", tooltip="The class word, and both words among ordinary ones."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        clip: Any,
+        concept: Concept,
+        class_word: str,
+        placeholder: str,
+        vectors: int,
+        resolution: int,
+        pictures: int,
+        cfg: float,
+        steps: int,
+        batch: int,
+        anchor_weight: float,
+        seed: int,
+    ) -> io.NodeOutput:
+        name = placeholder.strip() or re.sub(r"[^A-Za-z0-9_]+", "-", f"{concept.name}-repaired")
+        check_new_placeholder(clip, name)
+        recipe = Recipe(steps, batch, reconstruction_weight=1 - anchor_weight, anchor_weight=anchor_weight, seed=seed)
+        wanted = Wanted(name, class_word.strip(), vectors, resolution, pictures, cfg)
+
+        def on_sampling(done: int) -> Any:
+            say(cls, f"painting what embedding:{concept.name} gives now: {done} of {pictures}")
+            return latent_preview.prepare_callback(model, STEPS)
+
+        repair = Repair(model, clip, concept, wanted, recipe, on_sampling)
+
+        def on_check(progress: Progress) -> None:
+            say(
+                cls,
+                f"step {progress.step}/{steps}: loss {progress.check:.3g}, with the class word "
+                f"{progress.checkpoint.before:.3g}\n{repair.describe(progress.checkpoint.vectors)}",
+            )
+
+        end, history = learn(repair, on_check)
+        report = repair.report(end, history[-1].check or 0.0)
+        say(cls, report)
+        return io.NodeOutput(repair.concept(end), report)
+
+
+NODES = [CompInvRepairConcept]

@@ -1,0 +1,178 @@
+"""Repair Concept on the real host: what the old word renders is learnt anew, no pictures; nothing else changes; refusals."""
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_training import interrupt_after, latent_of
+
+
+@pytest.fixture
+def cat(pack: Any, microworld: Any) -> torch.Tensor:
+    """The word's vector (96,)."""
+    from compositional_inversion.compinv_core.host.text_encoder import vocabulary
+
+    return vocabulary(microworld[1], "clip_l").vector("cat")
+
+
+@pytest.fixture
+def old(pack: Any, microworld: Any, cat: torch.Tensor) -> Any:
+    """A word of one long vector: a cyan cat, of which no one said that it is a cat."""
+    from compositional_inversion.compinv_core.host.text_encoder import vocabulary
+
+    cyan = vocabulary(microworld[1], "clip_l").vector("cyan")
+    return concept(pack, {"clip_l": (1.2 * cat + 1.1 * cyan)[None]})
+
+
+def concept(pack: Any, vectors: dict[str, torch.Tensor], class_word: str = "", name: str = "old") -> Any:
+    return sys.modules["compositional_inversion.compinv_core.concept"].Concept(name, vectors, class_word)
+
+
+def repair(pack: Any, microworld: Any, old: Any, **changes: Any) -> tuple[Any, str]:
+    model, clip, _ = microworld
+    inputs = {
+        "class_word": "",
+        "placeholder": "",
+        "vectors": 2,
+        "resolution": 64,
+        "pictures": 3,
+        "cfg": 4.0,
+        "steps": 3,
+        "batch": 2,
+        "anchor_weight": 0.1,
+        "seed": 0,
+        **changes,
+    }
+    with torch.inference_mode():
+        return pack.run("CompInvRepairConcept", model=model, clip=clip, concept=old, **inputs)
+
+
+def test_a_word_is_repaired_and_nothing_else_changes(pack: Any, microworld: Any, old: Any):
+    before, vectors = latent_of(microworld), old.vectors["clip_l"].clone()
+    new, report = repair(pack, microworld, old)
+    assert new.name == "old-repaired" and new.vectors["clip_l"].shape == (2, 96)
+    assert new.class_word == "cat" and new.provenance["repaired from"] == "old"
+    assert '"cat"' in report and "old: nearest" in report and "old-repaired: nearest" in report
+    assert torch.equal(old.vectors["clip_l"], vectors)
+    assert torch.equal(latent_of(microworld), before)
+    assert all(p.is_inference() for p in microworld[0].model.diffusion_model.parameters())
+    applied, _ = pack.run("CompInvApplyConcept", clip=microworld[1], concept=new)
+    assert applied.tokenize("a photo of embedding:old-repaired")
+
+
+def test_the_new_word_renders_what_the_old_one_does(pack: Any, microworld: Any, old: Any):
+    """Where the thing is, the frozen model predicts nearly the same under both, other than under the class word."""
+    _, report = repair(pack, microworld, old, steps=40, batch=4, pictures=4, anchor_weight=0.0)
+    (missed,) = re.findall(r"(\d+)% is missed still", report)
+    assert int(missed) < 70
+
+
+def test_the_class_word_is_the_users_or_the_concepts_own_or_found(pack: Any, microworld: Any, old: Any):
+    own = concept(pack, dict(old.vectors), "kitten")
+    for given, class_word, found in ((old, "", "cat"), (own, "", "kitten"), (own, "boat", "boat")):
+        new, report = repair(pack, microworld, given, class_word=class_word, steps=1, pictures=1)
+        assert new.class_word == found and f'"{found}"' in report
+        assert ("nearest to its vectors" in report) == (given is old)
+
+
+def test_a_file_whose_name_cannot_be_typed_is_repaired_under_one_that_can(pack: Any, microworld: Any, old: Any):
+    odd = concept(pack, dict(old.vectors), name="My Cat (v1.2)")
+    new, _ = repair(pack, microworld, odd)
+    assert new.name == "My-Cat-v1-2-repaired"
+    assert torch.equal(new.vectors["clip_l"], repair(pack, microworld, old)[0].vectors["clip_l"])
+
+
+def test_the_same_seed_repairs_to_the_same_word(pack: Any, microworld: Any, old: Any):
+    first, second, other = (repair(pack, microworld, old, seed=seed)[0].vectors["clip_l"] for seed in (0, 0, 1))
+    assert torch.equal(first, second) and not torch.equal(first, other)
+
+
+def test_the_anchor_pulls_to_the_class_word(pack: Any, microworld: Any, old: Any, cat: torch.Tensor):
+    held, free = (
+        repair(pack, microworld, old, steps=20, anchor_weight=weight)[0].vectors["clip_l"] for weight in (0.99, 0.0)
+    )
+    assert (held - cat).norm() < (free - cat).norm()
+
+
+def test_what_was_cancelled_is_kept_and_goes_on_to_the_same_word(
+    pack: Any, microworld: Any, old: Any, own_folders: Path, monkeypatch: Any
+):
+    import comfy.model_management as management
+
+    before, settings = latent_of(microworld), {"steps": 13, "placeholder": "stopped"}
+    undisturbed = repair(pack, microworld, old, **settings)[0].vectors["clip_l"]
+    interrupt_after(11, monkeypatch)
+    with pytest.raises(management.InterruptProcessingException):
+        repair(pack, microworld, old, **settings)
+    assert list((own_folders / "output" / "embeddings").glob("stopped-unfinished-*.safetensors"))
+    assert torch.equal(latent_of(microworld), before)
+    monkeypatch.undo()
+    monkeypatch.setattr("folder_paths.get_user_directory", lambda: str(own_folders / "user"))
+    assert torch.equal(repair(pack, microworld, old, **settings)[0].vectors["clip_l"], undisturbed)
+
+
+def test_a_cancel_while_the_old_word_is_sampled_changes_nothing(pack: Any, microworld: Any, old: Any, monkeypatch: Any):
+    import comfy.model_management as management
+    import latent_preview
+
+    def pressed(*_: Any) -> Any:
+        return lambda *_: management.interrupt_current_processing()
+
+    before = latent_of(microworld)
+    monkeypatch.setattr(latent_preview, "prepare_callback", pressed)
+    with pytest.raises(management.InterruptProcessingException):
+        repair(pack, microworld, old)
+    assert torch.equal(latent_of(microworld), before)
+
+
+def test_a_loss_that_is_no_number_loses_nothing(
+    pack: Any, microworld: Any, old: Any, own_folders: Path, monkeypatch: Any
+):
+    training = sys.modules["compositional_inversion.compinv_core.host.training"]
+    before, steps, predictor = latent_of(microworld), list[None](), training.predictor
+
+    def astray(model: Any) -> Any:
+        predict = predictor(model)
+
+        def wrong_later(noisy: torch.Tensor, *rest: Any) -> torch.Tensor:
+            steps.append(None)
+            return predict(noisy, *rest) * (float("nan") if len(steps) > 60 else 1)
+
+        return wrong_later
+
+    monkeypatch.setattr(training, "predictor", astray)
+    with pytest.raises(FloatingPointError, match="went astray"):
+        repair(pack, microworld, old, steps=40)
+    (kept,) = (own_folders / "output" / "embeddings").glob("old-repaired-unfinished-*.safetensors")
+    from compinv_core.concept import read_concept
+
+    assert read_concept(kept).vectors["clip_l"].isfinite().all()
+    assert torch.equal(latent_of(microworld), before)
+
+
+@pytest.mark.parametrize(
+    ("vectors", "changes", "sentence"),
+    [
+        ({"clip_l": torch.ones(1, 768)}, {}, "another family of models"),
+        ({"clip_g": torch.ones(1, 96)}, {}, "another family of models"),
+        ({"clip_l": torch.ones(75, 96)}, {}, "75 vectors"),
+        ({"clip_l": torch.zeros(2, 96)}, {}, "nothing but zeros"),
+        (None, {"class_word": "xylophone"}, '"xylophone" is not one word'),
+        (None, {"class_word": "a cat"}, '"a cat" is not one word'),
+        (None, {"placeholder": "cat"}, "ordinary word"),
+        (None, {"placeholder": "my cat"}, "without spaces"),
+        (None, {"resolution": 100}, "multiple of 8"),
+        (None, {"pictures": 0}, "pictures is 0"),
+    ],
+)
+def test_what_cannot_be_repaired_is_refused_before_anything_is_sampled(
+    pack: Any, microworld: Any, old: Any, monkeypatch: Any, vectors: Any, changes: dict[str, Any], sentence: str
+):
+    import comfy.sample
+
+    monkeypatch.setattr(comfy.sample, "sample", lambda *_, **__: pytest.fail("something was sampled"))
+    with pytest.raises(ValueError, match=sentence):
+        repair(pack, microworld, old if vectors is None else concept(pack, vectors), **changes)
