@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from . import anchors, concepts, layout, layout_training, prompt, regions, sampling, train, training_options
+from . import anchors, concepts, layout, layout_training, prompt, regions, report, sampling, train, training_options
 
 NODES: list[type[io.ComfyNode]] = [
     node
-    for module in (anchors, train, training_options, concepts, prompt, layout, layout_training, regions, sampling)
+    for module in (
+        anchors,
+        train,
+        training_options,
+        concepts,
+        prompt,
+        layout,
+        layout_training,
+        regions,
+        sampling,
+        report,
+    )
     for node in module.NODES
 ]

@@ -16,6 +16,7 @@ IDS = {
     "CompInvAnchorSelect", "CompInvTrain", "CompInvSaveConcept", "CompInvLoadConcept", "CompInvApplyConcept", "CompInvPrompt",
     "CompInvLayoutRecover", "CompInvRegularizedSampler", "CompInvRegularizeModel", "CompInvTrainingOptions",
     "CompInvSetRegion", "CompInvMergeLayouts", "CompInvSwapRegions", "CompInvLayoutToBoxes", "CompInvTrainLayoutPredictor",
+    "CompInvConceptReport",
 }  # fmt: skip
 
 
