@@ -90,6 +90,7 @@ def kept(word: Attention, ordinary: Attention) -> float:
 
 
 CORE = 95.0  # percentile up to which a word counts as an ordinary one
+LIGHT, HEAVY = 0.8, 1.25  # dominance within which a word leaves room and gets its own
 
 
 @dataclass(frozen=True)
@@ -149,10 +150,18 @@ class Report:
     def verdict(self) -> str:
         """One sentence on the figures of the first text encoder and the attention."""
         where, _ = next(iter(self.standings.values()))
-        inside = where.percentile <= CORE
-        place = "sits among ordinary words" if inside else "lies outside of the ordinary words"
-        said = f'"{self.name}" {place} (further out than {where.percentile:.0f} % of them) and takes {self.dominance:.1f} times'
-        return f"{said} the attention that its class word takes."
+        outside = where.percentile > CORE
+        place = "lies outside of the ordinary words" if outside else "sits among ordinary words"
+        if self.dominance > HEAVY:
+            outlook = "things beside it may be lost"
+        elif self.dominance < LIGHT or outside:
+            outlook = "beside other things it may give up what it is"
+        else:
+            outlook = "it should compose"
+        return (
+            f'"{self.name}" {place} (further out than {where.percentile:.0f} % of them) and takes {self.dominance:.1f} times '
+            f"the attention that its class word takes: {outlook}."
+        )
 
 
 def _listed(nearest: Sequence[tuple[str, float]]) -> str:

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from compinv_core.report import Attention, Report, dominance, entropy, kept, standing
+from compinv_core.report import Attention, Report, Standing, dominance, entropy, kept, standing
 from compinv_core.vocabulary import Vocabulary
 
 ORDINARY = Attention(0.1, 0.9, {"cup": (0.1, 0.1), "car": (0.1, 0.3)})
@@ -55,3 +55,25 @@ def test_a_report_says_the_same_as_text_and_as_a_table():
     assert ("dominance index", "1.50", "1.00") in report.rows()
     assert ("of the attention of two, beside cup", "75.0 %", "50.0 %") in report.rows()
     assert not any("pictures" in row[0] for row in report.rows())
+
+
+@pytest.mark.parametrize(
+    ("percentile", "share", "place", "outlook"),
+    [
+        (
+            40.0,
+            0.11,
+            "sits among ordinary words (further out than 40 % of them) and takes 1.0 times",
+            "it should compose",
+        ),
+        (40.0, 0.3, "sits among ordinary words (further out than 40 % of them) and takes 1.5 times", "may be lost"),
+        (40.0, 0.05, "and takes 0.7 times", "it may give up what it is"),
+        (99.0, 0.11, "lies outside of the ordinary words (further out than 99 % of them)", "it may give up what it is"),
+    ],
+)
+def test_the_verdict_names_what_is_out_of_the_ordinary(percentile: float, share: float, place: str, outlook: str):
+    where = Standing((("cat", 0.9),), percentile, 1.0, 1.0)
+    said = Report(
+        "mine", "cat", {"clip_l": (where, where)}, Attention(0.2, 0.8, {"cup": (share, 0.1)}), ORDINARY
+    ).verdict()
+    assert said.startswith('"mine" ') and place in said and said.endswith(f"{outlook}.")
