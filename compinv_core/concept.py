@@ -62,6 +62,11 @@ class Concept:
         return f'"{self.name}" is an embedding for {family}: {count} vector{"s"[: count > 1]}, {sizes}{told}.'
 
 
+def mixed(vectors: Tensor, word: Tensor, mix: float) -> Tensor:
+    """Vectors (n, E) part of the way to an ordinary word's (E,): at 0 as they are, at 1 that word, below 0 away from it."""
+    return vectors + mix * (word - vectors)
+
+
 def check_name(name: str) -> None:
     """Raises ValueError unless `name` can be typed in a prompt and is a file's plain name."""
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):

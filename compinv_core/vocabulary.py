@@ -74,9 +74,12 @@ class Vocabulary:
         """Mean squared distance of a word to its nearest neighbours: the unit of the anchor loss."""
         return self._gaps.mean().item()
 
-    def percentile(self, vector: Tensor) -> float:
-        """Where a vector's distance to its nearest words lies among the words' own, 0 (in the core) to 100 (outside)."""
+    def gap(self, vector: Tensor) -> float:
+        """Mean squared distance of a vector (E,) to its nearest words; `spread` is what words have among themselves."""
         squares = (self.vectors - vector.float()[None]).square().sum(dim=1)
         squares = squares[squares > 0]  # a word is not its own neighbour
-        gap = squares.topk(min(NEIGHBOURS, len(squares)), largest=False).values.mean()
-        return 100 * (self._gaps < gap).float().mean().item()
+        return squares.topk(min(NEIGHBOURS, len(squares)), largest=False).values.mean().item()
+
+    def percentile(self, vector: Tensor) -> float:
+        """Where a vector's distance to its nearest words lies among the words' own, 0 (in the core) to 100 (outside)."""
+        return 100 * (self._gaps < self.gap(vector)).float().mean().item()

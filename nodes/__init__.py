@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from . import anchors, concepts, layout, layout_training, prompt, regions, repair, sampling, train, training_options
+from . import (
+    anchors,
+    concepts,
+    layout,
+    layout_training,
+    prompt,
+    regions,
+    repair,
+    report,
+    sampling,
+    train,
+    training_options,
+)
 
 NODES: list[type[io.ComfyNode]] = [
     node
@@ -19,6 +31,7 @@ NODES: list[type[io.ComfyNode]] = [
         layout_training,
         regions,
         sampling,
+        report,
     )
     for node in module.NODES
 ]

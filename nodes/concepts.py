@@ -8,7 +8,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..compinv_core.concept import Concept, check_name, read_concept, write_concept
-from ..compinv_core.host.text_encoder import with_concept
+from ..compinv_core.host.text_encoder import towards_class_word, with_concept
 from .types import CATEGORY, ConceptType
 
 REFUSE, REPLACE, NUMBER = "refuse", "replace it", "add a number"
@@ -102,6 +102,16 @@ class CompInvApplyConcept(io.ComfyNode):
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder; it is not changed."),
                 ConceptType.Input("concept", tooltip="The learnt word."),
+                io.Float.Input(
+                    "anchor_mix",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    optional=True,
+                    tooltip="How far the word goes back to its class word, without training: 0 as learnt, 1 the class word. A quarter may save a "
+                    "word that gives up its class beside others; it costs some of what is yours.",
+                ),
             ],
             outputs=[
                 io.Clip.Output("APPLIED", display_name="clip", tooltip="A CLIP that also understands embedding:name."),
@@ -112,7 +122,9 @@ class CompInvApplyConcept(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, clip: Any, concept: Concept) -> io.NodeOutput:
+    def execute(cls, clip: Any, concept: Concept, anchor_mix: float = 0.0) -> io.NodeOutput:
+        if anchor_mix:
+            concept = towards_class_word(clip, concept, anchor_mix)
         return io.NodeOutput(with_concept(clip, concept), f"embedding:{concept.name}")
 
 

@@ -5,7 +5,7 @@ import re
 import types
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -14,7 +14,7 @@ import torch
 from comfy.sd1_clip import SDClipModel
 from torch import Tensor
 
-from ..concept import Concept, check_name, is_ours
+from ..concept import Concept, check_name, is_ours, mixed
 from ..training.objective import Encoded
 from ..vocabulary import Vocabulary
 from .model import frozen_weights, other_forwards
@@ -90,6 +90,25 @@ def with_concept(clip: Any, concept: Concept) -> Any:
         setattr(clone.tokenizer, key, words)
     clone.tokenizer.compinv_concepts = {**known_concepts(clip), concept.name: concept}
     return clone
+
+
+def towards_class_word(clip: Any, concept: Concept, mix: float) -> Concept:
+    """The concept part of the way to its class word: at 0 as learnt, at 1 the class word in place of each vector.
+
+    Raises:
+        ValueError: it has no class word, one that is not one word of a text encoder, or is for other models.
+    """
+    check_width(clip, concept)
+    if not concept.class_word:
+        raise ValueError(
+            f'The concept "{concept.name}" has no class word for "anchor_mix" to go to; give it one at Load Concept, '
+            "or leave anchor_mix at 0."
+        )
+    vectors = {
+        key: mixed(concept.vectors[key].float(), vocabulary(clip, key).vector(concept.class_word), mix)
+        for key in text_encoders(clip)
+    }
+    return replace(concept, vectors=vectors)
 
 
 def _finder(stock: Any, name: str, vectors: Tensor) -> Any:

@@ -47,6 +47,40 @@ def test_a_saved_concept_is_the_applied_one_bit_for_bit_in_stock_text_encode(pac
     (folder / "test-mittens.safetensors").unlink()
 
 
+def test_the_anchor_mix_goes_from_the_learnt_word_to_its_class_word(pack, microworld, concept):
+    import nodes
+
+    clip = microworld[1]
+
+    def encoded(text: str, **dial: float) -> torch.Tensor:
+        applied = pack.run("CompInvApplyConcept", clip=clip, concept=concept, **dial)[0]
+        return nodes.CLIPTextEncode().encode(applied, text)[0][0][0]
+
+    text = "a photo of a embedding:test-mittens and a car"
+    learnt, ordinary = encoded(text), encoded("a photo of a cat cat and a car")
+    assert torch.equal(encoded(text, anchor_mix=0.0), learnt)
+    assert torch.allclose(encoded(text, anchor_mix=1.0), ordinary, atol=1e-4)
+    quarter, near = (encoded(text, anchor_mix=mix) for mix in (0.25, 0.75))
+    assert (near - ordinary).norm() < (quarter - ordinary).norm() < (learnt - ordinary).norm()
+
+
+def test_the_anchor_mix_needs_a_class_word(pack, sd1, concept_for):
+    given = {"clip": sd1, "anchor_mix": 0.5}
+    with pytest.raises(ValueError, match="has no class word"):
+        pack.run("CompInvApplyConcept", **given, concept=concept_for(sd1, class_word=""))
+    with pytest.raises(ValueError, match="is not one word"):
+        pack.run("CompInvApplyConcept", **given, concept=concept_for(sd1, class_word="qwxzy"))
+
+
+def test_the_anchor_mix_moves_the_vectors_of_every_text_encoder(pack, sdxl, concept_for):
+    from compinv_core.host.text_encoder import known_concepts, vocabulary
+
+    learnt = concept_for(sdxl)
+    (applied, _) = pack.run("CompInvApplyConcept", clip=sdxl, concept=learnt, anchor_mix=0.25)
+    for key, vectors in known_concepts(applied)[learnt.name].vectors.items():
+        assert torch.allclose(vectors, 0.75 * learnt.vectors[key] + 0.25 * vocabulary(sdxl, key).vector("cat"))
+
+
 def test_saving_never_overwrites_silently(pack, concept, folder):
     pack.run("CompInvSaveConcept", concept=concept, name="test-twice", if_it_exists="refuse")
     with pytest.raises(FileExistsError, match="exists already"):

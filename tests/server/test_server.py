@@ -16,7 +16,7 @@ IDS = {
     "CompInvAnchorSelect", "CompInvTrain", "CompInvSaveConcept", "CompInvLoadConcept", "CompInvApplyConcept", "CompInvPrompt",
     "CompInvLayoutRecover", "CompInvRegularizedSampler", "CompInvRegularizeModel", "CompInvTrainingOptions",
     "CompInvSetRegion", "CompInvMergeLayouts", "CompInvSwapRegions", "CompInvLayoutToBoxes", "CompInvTrainLayoutPredictor",
-    "CompInvRepairConcept",
+    "CompInvRepairConcept", "CompInvConceptReport",
 }  # fmt: skip
 
 

@@ -1,0 +1,95 @@
+"""What can be turned at a learnt word without training it again, and what that does to its pictures.
+
+python benchmarks/dial.py --words causes_output
+
+Each kind of dial at each of its values, for the words of three recipes on the validation concepts. Words lie in the folder as
+those of causes.py do. A line a measurement is appended to records/dial.jsonl; what it holds already is not done again.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from causes import learnt
+from composition import WORLD, Bench, records
+from torch import Tensor
+
+from compinv_core.concept import Concept, mixed
+from compinv_core.host.text_encoder import vocabulary, with_concept
+from microworld.evaluate import load_checkpoint
+from microworld.judge import load_judge
+from microworld.spec import load_world
+
+RECORDS = Path(__file__).parent / "records" / "dial.jsonl"
+SEED = 40_000  # of sampling
+EACH = 2  # pictures of each pair, and twice as many of the word alone
+RECIPES = ("three vectors", "one vector", "three, anchored .2")
+COLUMNS = ("both by class", "both", "alone", "class", "other")
+
+
+def turned(vectors: Tensor, word: Tensor, mix: float) -> Tensor:
+    """To the class word's direction, each vector as long as it was."""
+    new = mixed(vectors, word, mix)
+    return new * vectors.norm(dim=1, keepdim=True) / new.norm(dim=1, keepdim=True)
+
+
+def scaled(vectors: Tensor, word: Tensor, factor: float) -> Tensor:
+    return factor * vectors
+
+
+KINDS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {"length": scaled, "mix": mixed, "turn": turned}
+WEIGHT = "weight in the prompt"  # ComfyUI's own, (embedding:name:0.8)
+POINTS: tuple[tuple[str, float], ...] = (
+    ("length", 1.0), ("mix", 0.25), ("length", 0.75), ("turn", 0.25), (WEIGHT, 0.75), ("mix", 0.5), ("mix", -0.25), ("length", 0.5),
+    ("mix", 0.125), ("mix", 0.75), ("mix", 1.0), ("length", 1.25), ("turn", 0.5), (WEIGHT, 0.5),
+)  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--words", type=Path, default=Path("causes_output"), help="where learnt words are kept")
+    args = parser.parse_args()
+    args.words.mkdir(parents=True, exist_ok=True)
+    world = load_world(WORLD / "world.toml")
+    done = {(r["recipe"], r["concept"], r["dial"], r["value"]) for r in records(RECORDS)}
+    with torch.inference_mode():
+        bench = Bench(world, load_judge(world), *load_checkpoint(WORLD / "microworld.safetensors"))
+        known = vocabulary(bench.clip, "clip_l")
+        for kind, value in POINTS:
+            for recipe in RECIPES:
+                for concept in (c for c in world.concepts.values() if c.split == "validation"):
+                    if (recipe, concept.name, kind, value) in done:
+                        continue
+                    vectors, word = learnt(bench, recipe, concept, args.words), "embedding:mine"
+                    if kind == WEIGHT:
+                        word = f"({word}:{value})"
+                    else:
+                        vectors = KINDS[kind](vectors, known.vector(concept.word), value)
+                    clip = with_concept(bench.clip, Concept("mine", {"clip_l": vectors}, concept.word))
+                    figures, _ = bench.measure(clip, word, concept.name, concept, None, SEED, EACH)
+                    record = {"recipe": recipe, "concept": concept.name, "dial": kind, "value": value, **figures}
+                    with RECORDS.open("a") as file:
+                        file.write(
+                            json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in record.items()})
+                            + "\n"
+                        )
+    print(table(records(RECORDS)))
+
+
+def table(found: list[dict[str, Any]]) -> str:
+    """Means over concepts, a line for each recipe and value of a dial."""
+    lines = [f"{'recipe':16}{'dial':22}{'value':>6}" + "".join(f"{column:>15}" for column in COLUMNS)]
+    for recipe in RECIPES:
+        points = sorted({(r["dial"], r["value"]) for r in found if r["recipe"] == recipe})
+        for point in points:
+            mine = [r for r in found if (r["recipe"], r["dial"], r["value"]) == (recipe, *point)]
+            means = [sum(r[column] for r in mine) / len(mine) for column in COLUMNS]
+            lines.append(f"{recipe:16}{point[0]:22}{point[1]:6}" + "".join(f"{mean:15.3f}" for mean in means))
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,221 @@
+"""A concept's report from a MODEL and a CLIP: words are watched while they are sampled, the concept as its class word."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Any
+
+import comfy.sample
+import torch
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from ..anchors import COCO_CATEGORIES
+from ..concept import Concept
+from ..report import Attention, Report, entropy, standing
+from .attention import Capture, guided_blocks, watch
+from .composition import composition_prompt, subjects_of
+from .sampler import KEY, check_fit
+from .text_encoder import encode, text_encoders, vocabulary, with_concept
+
+ALONE = ("a photo of {}", "a picture of {}", "a rendering of {}")
+OTHERS = 4  # words that a concept is tried beside
+MOST = 64  # vectors
+NAME = "compinv-reported"  # in prompts of the report, for a file's name may hold spaces
+
+
+def article(word: str) -> str:
+    return "an" if word[0] in "aeiou" else "a"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Pictures, and what their subjects got of the attention on the way: means over the blocks and cells.
+
+    Attributes:
+        shares: (T, B, S) in 0..1, how much of a step's attention went to a subject's tokens, of all tokens' 1.
+        entropies: (T, B, S) in 0..1, how widely it was spread.
+        latents: (B, C, h, w), finished.
+    """
+
+    shares: Tensor
+    entropies: Tensor
+    latents: Tensor
+
+
+def observe(
+    model: Any,
+    clip: Any,
+    prompts: Sequence[tuple[str, Sequence[str]]],
+    latent: Tensor,
+    seed: int,
+    steps: int,
+    cfg: float,
+) -> Seen:
+    """Sample prompts, one picture of each, and watch their subjects. A layout that the MODEL is held to is left out.
+
+    Args:
+        prompts: B texts, each with its subjects; of all, the subjects' tokens stand in the same places.
+        latent: (1, C, h, w), an empty latent of the size wanted.
+    """
+    written = [composition_prompt(clip, text, subjects) for text, subjects in prompts]
+    places = {tuple(subject.columns for subject in subjects_of(one)) for one in written}
+    assert len(places) == 1
+    (columns,) = places
+    check_fit(model, written[0])
+    blocks = guided_blocks(model, *latent.shape[-2:])
+    shares: list[Tensor] = []
+    entropies: list[Tensor] = []
+
+    def wrapper(executor: Any, x: Tensor, timestep: Tensor, model_options: dict[str, Any], seed: int | None) -> Tensor:
+        (cond,) = executor.class_obj.conds["positive"]
+        looked_at = [column for own in columns for column in own]
+        capture = Capture(blocks, cond["uuid"], looked_at, cond["cross_attn"].shape[1])
+        result = executor(x, timestep, watch(model_options, [capture], stop=False), seed)
+        if capture.maps:  # packs that save time leave blocks out of some steps
+            of_words = [_by_subject(maps, columns) for maps in capture.maps.values()]
+            shares.append(torch.stack([maps.mean((-2, -1)) for maps in of_words]).mean(0))
+            entropies.append(torch.stack([entropy(maps) for maps in of_words]).mean(0))
+        return result
+
+    watching = model.clone()
+    for kind in (WrappersMP.PREDICT_NOISE, WrappersMP.SAMPLER_SAMPLE):
+        watching.remove_wrappers_with_key(kind, KEY)
+    watching.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, wrapper)
+    latent = comfy.sample.fix_empty_latent_channels(model, latent).repeat(len(prompts), 1, 1, 1)
+    noise = comfy.sample.prepare_noise(latent, seed)
+    positive, negative = [_joined(written)], encode(clip, "")
+    latents = comfy.sample.sample(
+        watching, noise, steps, cfg, "euler", "normal", positive, negative, latent, disable_pbar=True, seed=seed
+    )
+    return Seen(torch.stack(shares).cpu(), torch.stack(entropies).cpu(), latents)
+
+
+def _by_subject(maps: Tensor, columns: Sequence[Sequence[int]]) -> Tensor:
+    """(B, P, h, w) of columns -> (B, S, h, w) of subjects, their tokens summed."""
+    own = maps.float().split([len(of_one) for of_one in columns], dim=1)
+    return torch.stack([part.sum(dim=1) for part in own], dim=1)
+
+
+def _joined(written: Sequence[Any]) -> list[Any]:
+    """Conditionings of one prompt each as one of a batch."""
+    entries = [entry for ((entry, _),) in written]
+    pooled = [rest["pooled_output"] for ((_, rest),) in written]
+    return [torch.cat(entries), {**({"pooled_output": torch.cat(pooled)} if pooled[0] is not None else {})}]
+
+
+Watch = Callable[[Sequence[tuple[str, Sequence[str]]], int], Seen]
+"""`observe` with a model and a size: (prompts, seed) -> what was seen."""
+
+
+def attend(
+    watch_prompts: Watch, word: str, class_word: str, others: Sequence[str], seed: int
+) -> tuple[Attention, Tensor, Tensor]:
+    """What a word, as prompts write it, gets of the attention alone and beside ordinary words of one token.
+
+    Args:
+        class_word: whose article the word takes.
+
+    Returns:
+        It, and the pictures of both kinds as latents (B, C, h, w).
+    """
+    named = f"{article(class_word)} {word}"
+    alone = watch_prompts([(template.format(named), [word]) for template in ALONE], seed)
+    pairs = [(f"a photo of {named} and {article(other)} {other}", [word, other]) for other in others]
+    beside = watch_prompts(pairs, seed + len(ALONE))
+    attention = Attention(
+        share=alone.shares.mean().item(),
+        entropy=alone.entropies.mean().item(),
+        beside={other: tuple(of_two) for other, of_two in zip(others, beside.shares.mean(0).tolist(), strict=True)},
+    )
+    return attention, alone.latents, beside.latents
+
+
+@dataclass(frozen=True)
+class Painted:
+    """Latents (B, C, h, w) that a report rests on, alone and beside the other words, the same noise for both words."""
+
+    alone: Tensor
+    beside: Tensor
+
+
+def report_concept(
+    model: Any,
+    clip: Any,
+    concept: Concept,
+    class_word: str,
+    others: Sequence[str],
+    latent: Tensor,
+    seed: int,
+    steps: int,
+    cfg: float,
+    each: Callable[[], None],
+) -> tuple[Report, Painted, Painted]:
+    """The figures, and the pictures of the concept and of its class word.
+
+    Args:
+        others: ordinary words that both are asked for with.
+        latent: (1, C, h, w), an empty latent of the size wanted.
+        each: called after each picture.
+
+    Raises:
+        ValueError: a concept for other models, too long for a prompt or of zeros alone, or a word that is not one word.
+    """
+    _check(concept)
+    knowing = with_concept(clip, replace(concept, name=NAME, class_word=class_word))
+    vocabularies = {key: vocabulary(clip, key) for key in text_encoders(clip)}
+    for word in others:
+        for known in vocabularies.values():
+            known.vector(word)
+    standings = {
+        key: (standing(concept.vectors[key], known), standing(known.vector(class_word)[None], known))
+        for key, known in vocabularies.items()
+    }
+
+    def watch_prompts(prompts: Sequence[tuple[str, Sequence[str]]], first: int) -> Seen:
+        seen: list[Seen] = []
+        for i, prompt in enumerate(prompts):  # a batch might not fit where a picture does
+            seen.append(observe(model, knowing, [prompt], latent, first + i, steps, cfg))
+            each()
+        shares, entropies = (torch.cat([getattr(one, name) for one in seen], dim=1) for name in ("shares", "entropies"))
+        return Seen(shares, entropies, torch.cat([one.latents for one in seen]))
+
+    attention, *own = attend(watch_prompts, f"embedding:{NAME}", class_word, others, seed)
+    ordinary, *theirs = attend(watch_prompts, class_word, class_word, others, seed)
+    report = Report(concept.name, class_word, standings, attention, ordinary)
+    return report, Painted(*own), Painted(*theirs)
+
+
+def _check(concept: Concept) -> None:
+    count = len(next(iter(concept.vectors.values())))
+    if count > MOST:
+        raise ValueError(
+            f'The concept "{concept.name}" has {count} vectors; at most {MOST} are allowed, for a prompt of one chunk '
+            "must hold it and another thing."
+        )
+    if not any(vectors.any() for vectors in concept.vectors.values()):
+        raise ValueError(
+            f'The concept "{concept.name}" is all zeros; an embedding that was trained is needed, for it says nothing.'
+        )
+
+
+def other_words(clip: Any, class_word: str, seed: int) -> list[str]:
+    """COCO categories of one word that every text encoder knows, drawn by a seed.
+
+    Raises:
+        ValueError: the text encoder knows none.
+    """
+    vocabularies = [vocabulary(clip, key) for key in text_encoders(clip)]
+    known = [word for word in COCO_CATEGORIES if word != class_word and all(word in one for one in vocabularies)]
+    if not known:
+        raise ValueError('No COCO category is a word of this text encoder; write ordinary words in the input "beside".')
+    return Random(seed).sample(known, min(OTHERS, len(known)))
+
+
+def likeness(vision: Any, pictures: Tensor, others: Tensor) -> float:
+    """Of two sets of pictures (N, H, W, 3) and (M, H, W, 3): the mean cosine of a CLIP_VISION's features of all pairs."""
+    one, two = (
+        torch.nn.functional.normalize(vision.encode_image(p)["image_embeds"].float(), dim=-1)
+        for p in (pictures, others)
+    )
+    return (one @ two.T).mean().item()

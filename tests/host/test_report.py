@@ -1,0 +1,151 @@
+"""Concept Report on the real host: figures, pictures, and what is refused."""
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from test_sampling import SETTINGS, ksampler, layout
+from test_steering import STEER
+from test_training_families import FAMILIES, comfy_model
+
+GIVEN = {"class_word": "", "beside": "car, cup", "resolution": 64, "steps": 3, "cfg": 3.0, "seed": 5}
+
+
+@pytest.fixture(autouse=True)
+def inference() -> Any:
+    with torch.inference_mode():
+        yield
+
+
+def concept(vectors: torch.Tensor, class_word: str = "cat") -> Any:
+    from compositional_inversion.compinv_core.concept import Concept
+
+    return Concept("my cat (2)", {"clip_l": vectors}, class_word)
+
+
+def of_word(microworld: Any, word: str) -> torch.Tensor:
+    from compositional_inversion.compinv_core.host.text_encoder import vocabulary
+
+    return vocabulary(microworld[1], "clip_l").vector(word)[None]
+
+
+def report(pack: Any, microworld: Any, vectors: torch.Tensor, **changes: Any) -> tuple[Any, ...]:
+    model, clip, _ = microworld
+    given = {"model": model, "clip": clip, "concept": concept(vectors), **GIVEN, **changes}
+    return pack.run("CompInvConceptReport", **given)
+
+
+def test_the_class_word_as_a_concept_is_like_an_ordinary_word(pack: Any, microworld: Any):
+    table, grid, text, verdict = report(pack, microworld, of_word(microworld, "cat"), vae=microworld[2])
+    figures = json.loads(text)
+    assert figures["dominance"] == pytest.approx(1) and figures["kept"] == pytest.approx(1)
+    assert figures["attention"] == figures["ordinary"] and list(figures["attention"]["beside"]) == ["car", "cup"]
+    ours, theirs = figures["standings"]["clip_l"]
+    assert ours == theirs and ours["nearest"][0] == ["cat", pytest.approx(1)]
+    assert figures["verdict"] == verdict and verdict.startswith('"my cat (2)"')
+    assert table.shape[0] == grid.shape[0] == 1 and table.shape[-1] == 3
+    top, bottom = (grid[0, 24 + 216 * i + 24 : 24 + 216 * (i + 1)] for i in range(2))
+    assert torch.equal(top, bottom) and top.std() > 0.01  # the same noise, and pictures
+
+
+def test_more_vectors_take_more_of_the_attention(pack: Any, microworld: Any):
+    one, three = (
+        json.loads(report(pack, microworld, of_word(microworld, "cat").repeat(count, 1))[2]) for count in (1, 3)
+    )
+    assert three["dominance"] > one["dominance"] + 0.1 and three["kept"] < one["kept"]
+
+
+def test_what_is_watched_is_what_a_sampler_paints(pack: Any, microworld: Any):
+    from compositional_inversion.compinv_core.host.composition import composition_prompt
+    from compositional_inversion.compinv_core.host.report import observe
+
+    import nodes
+
+    model, clip, _ = microworld
+    empty = torch.zeros(1, 4, 8, 8)
+    prompts = [(f"a photo of a cat and a {other}", ["cat", other]) for other in ("car", "cup")]
+    seen = observe(model, clip, prompts[:1], empty, 3, 4, 3.0)
+    positive, negative = (composition_prompt(clip, *prompts[0]), nodes.CLIPTextEncode().encode(clip, "")[0])
+    (plain,) = nodes.common_ksampler(model, 3, 4, 3.0, "euler", "normal", positive, negative, {"samples": empty})
+    assert torch.allclose(seen.latents, plain["samples"], atol=1e-4)  # another kernel of attention
+    assert seen.shares.shape == seen.entropies.shape == (4, 1, 2)
+    assert (seen.shares > 0).all() and (seen.shares.sum(-1) < 1).all()
+    assert (seen.entropies > 0.3).all() and (seen.entropies <= 1).all()
+    both = observe(model, clip, prompts, empty, 3, 4, 3.0)
+    assert torch.allclose(both.shares[:, :1], seen.shares, atol=1e-4)
+
+
+def test_it_leaves_model_and_clip_as_they_were(pack: Any, microworld: Any):
+    before = ksampler(pack, microworld)
+    report(pack, microworld, torch.randn(2, 96))
+    assert torch.equal(ksampler(pack, microworld), before)
+
+
+def test_without_words_it_takes_coco_categories_but_never_the_class_word(pack: Any, microworld: Any):
+    words = json.loads(report(pack, microworld, torch.randn(1, 96), beside="", steps=2)[2])["attention"]["beside"]
+    assert len(words) == 4 and "cat" not in words
+
+
+class Mean:
+    """A vision model that sees nothing but the mean colour."""
+
+    def encode_image(self, pictures: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"image_embeds": pictures.mean((1, 2))}
+
+
+def test_likeness_to_the_users_pictures(pack: Any, microworld: Any):
+    given = {"vae": microworld[2], "clip_vision": Mean(), "pictures": torch.ones(2, 32, 48, 3)}
+    own, ordinary = json.loads(report(pack, microworld, torch.randn(1, 96), **given)[2])["likeness"]
+    assert -1 <= own <= 1 and -1 <= ordinary <= 1 and own != ordinary
+
+
+def test_a_layout_that_the_model_is_held_to_is_left_out(pack: Any, microworld: Any):
+    model = microworld[0]
+    held = pack.run(
+        "CompInvRegularizeModel",
+        model=model,
+        layout=layout(pack, microworld)[0],
+        **{**SETTINGS, **STEER},
+    )[0]
+    word = torch.ones(1, 96)
+    assert report(pack, microworld, word, model=held)[2] == report(pack, microworld, word)[2]
+
+
+@pytest.mark.parametrize(
+    ("vectors", "changes", "message"),
+    [
+        (torch.zeros(2, 96), {}, "is all zeros"),
+        (torch.ones(80, 96), {}, "has 80 vectors; at most 64"),
+        (torch.ones(1, 768), {}, "is for another family"),
+        (torch.ones(1, 96), {"class_word": "qwxzy"}, '"qwxzy" is not one word'),
+        (torch.ones(1, 96), {"beside": "car, teddy bear"}, '"teddy bear" is not one word'),
+        (torch.ones(1, 96), {"beside": "Cat"}, '"beside" has the class word'),
+        (torch.ones(1, 96), {"pictures": torch.ones(1, 8, 8, 3)}, '"pictures" came without "clip_vision"'),
+    ],
+)
+def test_what_cannot_be_reported_is_refused(pack: Any, microworld: Any, vectors: Any, changes: Any, message: str):
+    with pytest.raises(ValueError, match=message):
+        report(pack, microworld, vectors, **changes)
+
+
+def test_a_concept_without_a_class_word_needs_one(pack: Any, microworld: Any):
+    nameless = concept(torch.ones(1, 96), class_word="")
+    with pytest.raises(ValueError, match='"class_word"'):
+        report(pack, microworld, torch.ones(1, 96), concept=nameless)
+    assert report(pack, microworld, torch.ones(1, 96), concept=nameless, class_word="Cat ")
+
+
+@pytest.mark.parametrize("name", list(FAMILIES))
+def test_each_text_encoder_of_every_family_has_its_figures(pack: Any, request: Any, concept_for: Any, name: str):
+    clip = request.getfixturevalue(name)
+    given = {"model": comfy_model(FAMILIES[name]), "clip": clip, "concept": concept_for(clip), **GIVEN, "beside": ""}
+    figures = json.loads(pack.run("CompInvConceptReport", **given)[2])
+    assert set(figures["standings"]) == set(concept_for(clip).vectors)
+    assert len(figures["attention"]["beside"]) == 4
+    assert all(pair[0]["percentile"] > 0 and pair[0]["length"] > 0 for pair in figures["standings"].values())
+
+
+def test_model_and_clip_of_two_checkpoints_are_refused(pack: Any, sd2: Any, microworld: Any, concept_for: Any):
+    with pytest.raises(ValueError, match="do not belong together"):
+        report(pack, microworld, torch.ones(1, 96), clip=sd2, concept=concept_for(sd2))
