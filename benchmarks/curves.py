@@ -112,6 +112,6 @@ def table(said: Mapping[str, Any]) -> str:
             end = said["shares"][share][when]
             samples, ours = end["samples"], end["ours"]
             cells.append(f"{end['value'].value:.0%} after {samples:,}")
-            cells.append(f"not within {last:,}" if ours is None else f"{ours:,} ({samples / ours:.3g} times fewer)")
+            cells.append(f"not within {last:,}" if ours is None else f"{ours:,}, {ours / samples:.2g} of them")
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -24,11 +24,14 @@ def latest(found: Sequence[Record]) -> list[Record]:
     return [r for r in found if r["recipe"] == recipes[r["row"]]]
 
 
-def seeds_of(found: Sequence[Record]) -> list[int]:
-    """The seeds of which no unit is missing."""
-    units = {r["unit"] for r in found}
+def units_of(found: Sequence[Record]) -> set[str]:
+    return {r["unit"] for r in found}
+
+
+def seeds_of(found: Sequence[Record], units: set[str]) -> list[int]:
+    """The seeds of which none of these units is missing."""
     seeds = sorted({r["seed"] for r in found})
-    return [seed for seed in seeds if {r["unit"] for r in found if r["seed"] == seed} == units]
+    return [seed for seed in seeds if units_of([r for r in found if r["seed"] == seed]) == units]
 
 
 def columns(found: Sequence[Record], seeds: Sequence[int]) -> Columns:
@@ -38,7 +41,7 @@ def columns(found: Sequence[Record], seeds: Sequence[int]) -> Columns:
     one; both, both in look; text: the mean share of the things asked for that are there; the rest is the records' own.
     """
     by_key = {(r["unit"], r["seed"]): r for r in found}
-    grid = [[by_key[unit, seed] for seed in seeds] for unit in sorted({r["unit"] for r in found})]
+    grid = [[by_key[unit, seed] for seed in seeds] for unit in sorted(units_of(found))]
 
     def array(key: str) -> np.ndarray:
         return np.array([[r[key] for r in row] for row in grid], dtype=float)

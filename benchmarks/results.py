@@ -20,7 +20,7 @@ import numpy as np
 from drawing import draw_sheet
 from intervals import Estimate, change, estimate, true_share
 from PIL import Image
-from recorded import FOLDER, Columns, Record, columns, latest, records, seeds_of
+from recorded import FOLDER, Columns, Record, columns, latest, records, seeds_of, units_of
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -29,6 +29,7 @@ PICTURES = ROOT / "composition_output" / "pictures"
 ROUNDED = 1e-4  # what the figures' writing may differ by
 MARKS = ("<!-- results: begin -->", "<!-- results: end -->")
 CEILING, OURS, BASELINES = "class word", "ours", ("one vector", "three vectors")
+NEEDED = {CEILING, OURS, "ours, no layout", *BASELINES}  # for the README's table
 ROWS = {
     CEILING: "the class word itself: what the model can do",
     "one vector": "textual inversion as published",
@@ -72,9 +73,10 @@ def tables(found: list[Record]) -> dict[str, Table]:
     result: dict[str, Table] = {}
     for setting in SETTINGS:
         by_row = {row: [r for r in found if r["row"] == row and r["setting"] == setting] for row in ROWS}
-        by_row = {row: mine for row, mine in by_row.items() if mine and seeds_of(mine)}
-        seeds = sorted(set[int].intersection(*(set(seeds_of(mine)) for mine in by_row.values()))) if by_row else []
-        result[setting] = {row: columns(mine, seeds) for row, mine in by_row.items()} if seeds else {}
+        units = units_of([r for r in found if r["setting"] == setting])
+        whole = {row: set(seeds_of(mine, units)) for row, mine in by_row.items() if seeds_of(mine, units)}
+        seeds = sorted(set[int].intersection(*whole.values())) if whole else []
+        result[setting] = {row: columns(by_row[row], seeds) for row in whole} if seeds else {}
     return result
 
 
@@ -261,6 +263,11 @@ def judge_section(judge: Mapping[str, Any], found: Mapping[str, Any]) -> str:
         if row in rows
         for said in [rows[row]["columns"]["both"].value]
     )
+    corrected = (
+        f"Its error undone, both by class beside an ordinary word would be: {undone}. That takes the two verdicts for independent and the pictures for as clear as scenes; it moves all rows alike."
+        if undone
+        else ""
+    )
     aligned = judge["alignment"]
     scale = {key: np.mean([aligned[name][key] for name in tests]) for key in ("itself", "another look")}
     return f"""Of {judge["scenes"]:,} new scenes that went through the autoencoder: of the things that are there the share found, and of
@@ -268,8 +275,7 @@ the scenes without one the share where it is made up.
 
 {chr(10).join(lines)}
 
-The tables give what the judge says. Its error undone, both by class beside an ordinary word would be: {undone}. That takes the two
-verdicts for independent and the pictures for as clear as scenes; it moves all rows alike.
+The tables give what the judge says. {corrected}
 
 Image alignment by the same measure is {scale["itself"]:.3f} for the painter's own scenes of the test concepts, elsewhere and among
 other things, and {scale["another look"]:.3f} for scenes with their classes in any other look."""
@@ -282,7 +288,7 @@ def candidates_section(found: list[Record]) -> str:
     lines = ["| | both | both, in their own look | image alignment |", "|---|---|---|---|"]
     for row in dict.fromkeys(r["row"] for r in found):
         mine = [r for r in found if r["row"] == row]
-        seeds = seeds_of(mine)
+        seeds = seeds_of(mine, units_of(found))
         if seeds:
             values = columns(mine, seeds)
             cells = (cell(key, estimate(values[key])) for key in ("both", "both look", "aligned"))
@@ -346,17 +352,15 @@ def results_page(
     ways: Mapping[str, frontier.Ways],
     frontier_pictures: int,
 ) -> str:
-    ours = said["pretrained word"][OURS]
-    each = len([r for r in ROWS if r in said["pretrained word"]])
     parts = [
-        f"""# Results
+        """# Results
 
 Drawn from [benchmarks/records](../benchmarks/records) by `make results`, with every figure also in [results.json](results.json).
 Everything here is measured on the [micro world](../microworld/README.md), a model of 4.5 M numbers and 64 pixels; nothing of it
 was tried on pretrained weights, which cannot be had where this pack is developed.
 
-{each} rows; {ours["units"]} test concepts, which chose no setting ([world.toml](../microworld/world.toml) fixes the split), each learnt from five
-pictures with {ours["seeds"]} training seed{"s"[: ours["seeds"] > 1]}. Prompts and noise are the same for every row: euler, 20 steps, CFG 5.
+Test concepts only, which chose no setting ([world.toml](../microworld/world.toml) fixes the split), each learnt from five pictures.
+Prompts and noise are the same for every row: euler, 20 steps, CFG 5.
 
 """
         + "\n".join(f"- **{row}**: {what}." for row, what in ROWS.items()),
@@ -379,19 +383,20 @@ pictures with {ours["seeds"]} training seed{"s"[: ours["seeds"] > 1]}. Prompts a
                 f"## {title}\n\n{least['units']} {units}, {least['seeds']} training seed{'s'[: least['seeds'] > 1]}, "
                 f"{least['pictures']:,} pictures a row.\n\n{markdown(said[setting])}"
             )
-    parts.append("## The goals\n\n| wanted | | found |\n|---|---|---|\n" + "\n".join(map(told, found)))
+    if found:
+        parts.append("## The goals\n\n| wanted | | found |\n|---|---|---|\n" + "\n".join(map(told, found)))
     if learning:
         runs = "; ".join(f"{recipe} on {curves.told(mine)}" for recipe, mine in learning["runs"].items())
-        apart = "**The runs so far are not of the same concepts**, so the curves cannot be compared yet.\n\n"
+        apart = "**The runs so far are not of the same concepts**, so the curves cannot be compared yet."
         parts.append(
             f"""## How many pictures a word needs
 
 The reference's recipe (three vectors, class word behind them, 8 pictures a step, a constant learning rate, the best of three on two
 validation concepts) along its run, and ours in runs of different lengths, sampled without a layout: {runs}.
 
-{"" if curves.comparable(learning) else apart}![curves of presence against pictures seen](results/learning.png)
+![curves of presence against pictures seen](results/learning.png)
 
-{curves.table(learning)}"""
+{curves.table(learning) if curves.comparable(learning) else apart}"""
         )
     if ways:
         chosen = "; ".join(f"words of *{words}*: {frontier.best(said)}" for words, said in ways.items())
@@ -485,9 +490,10 @@ def main() -> None:
     if ways:
         frontier.draw(ways, DOCS / "results" / "frontier.png")
     each = sum(len(part) for r in sampled if r["row"] == sampled[0]["row"] for part in r["class"])
-    page = results_page(said, judge, answered, learning, tried, ways, each)
-    (DOCS / "RESULTS.md").write_text(page)
-    if args.readme:
+    (DOCS / "RESULTS.md").write_text(results_page(said, judge, answered, learning, tried, ways, each))
+    if args.readme and any(NEEDED - set(said[setting]) for setting in ("pretrained word", "two concepts")):
+        print("The README's table waits for rows that are not on record yet.")
+    elif args.readme:
         readme = ROOT / "README.md"
         readme.write_text(with_table(readme.read_text(), readme_table(said)))
 

@@ -135,4 +135,4 @@ def test_of_two_concepts_both_must_look_as_they_should():
 
 def test_a_seed_counts_when_no_concept_lacks_it():
     found = [{"unit": unit, "seed": seed} for unit, seed in [("a", 0), ("b", 0), ("a", 1), ("b", 2), ("a", 2)]]
-    assert seeds_of(found) == [0, 2]
+    assert seeds_of(found, {"a", "b"}) == [0, 2]

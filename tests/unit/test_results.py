@@ -109,6 +109,11 @@ def test_a_row_that_lacks_a_seed_takes_it_from_all():
     assert {row: values["seeds"] for row, values in said.items()} == dict.fromkeys(said, 1)
 
 
+def test_a_row_that_has_only_begun_is_left_out():
+    found = [r for r in made() if r["row"] != "ours" or r["unit"] == "throne"]
+    assert list(tables(found)["pretrained word"]) == ["class word", "one vector", "three vectors"]
+
+
 def test_what_an_earlier_recipe_gave_is_left_out():
     old = [{**r, "other": [[0, 0, 0, 0]]} for r in made()]
     new = [{**r, "recipe": "b"} for r in made()]
