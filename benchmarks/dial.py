@@ -81,13 +81,13 @@ def main() -> None:
 
 def table(found: list[dict[str, Any]]) -> str:
     """Means over concepts, a line for each recipe and value of a dial."""
-    lines = [f"{'recipe':16}{'dial':22}{'value':>6}" + "".join(f"{column:>15}" for column in COLUMNS)]
+    lines = [f"{'recipe':20}{'dial':22}{'value':>6}" + "".join(f"{column:>15}" for column in COLUMNS)]
     for recipe in RECIPES:
         points = sorted({(r["dial"], r["value"]) for r in found if r["recipe"] == recipe})
         for point in points:
             mine = [r for r in found if (r["recipe"], r["dial"], r["value"]) == (recipe, *point)]
             means = [sum(r[column] for r in mine) / len(mine) for column in COLUMNS]
-            lines.append(f"{recipe:16}{point[0]:22}{point[1]:6}" + "".join(f"{mean:15.3f}" for mean in means))
+            lines.append(f"{recipe:20}{point[0]:22}{point[1]:6}" + "".join(f"{mean:15.3f}" for mean in means))
     return "\n".join(lines)
 
 
