@@ -176,11 +176,11 @@ class Learning(ABC):
                 f"the text encoder writes {text_width}; take both from the same checkpoint."
             )
         words = {key: vocabulary.vector(class_word) for key, vocabulary in self.vocabularies.items()}
-        if isinstance(start, Concept):
+        if isinstance(start, int):
+            self.start = {key: word.repeat(start, 1) for key, word in words.items()}
+        else:
             text_encoder.check_width(clip, start)
             self.start = {key: start.vectors[key].float().cpu().clone() for key in words}
-        else:
-            self.start = {key: word.repeat(start, 1) for key, word in words.items()}
         self.pulls = None
         if anchors is not None:
             self.pulls = {key: Pull(anchors.vectors(v), v.spread) for key, v in self.vocabularies.items()}

@@ -122,8 +122,8 @@ def test_a_cancel_while_the_old_word_is_sampled_changes_nothing(pack: Any, micro
         return lambda *_: management.interrupt_current_processing()
 
     before = latent_of(microworld)
-    monkeypatch.setattr(latent_preview, "prepare_callback", pressed)
-    with pytest.raises(management.InterruptProcessingException):
+    with monkeypatch.context() as pressing, pytest.raises(management.InterruptProcessingException):
+        pressing.setattr(latent_preview, "prepare_callback", pressed)
         repair(pack, microworld, old)
     assert torch.equal(latent_of(microworld), before)
 
