@@ -17,8 +17,10 @@ from statistics import mean
 from typing import Any
 
 import torch
-from composition import ANCHORED, PLAIN, WORLD, Bench, Words, records, share
+from composition import ANCHORED, PLAIN, WORLD, Bench, Words
 from correlation import spearman
+from measures import share
+from recorded import FOLDER, records
 from torch import Tensor
 
 from compinv_core.concept import Concept
@@ -29,7 +31,7 @@ from microworld.evaluate import load_checkpoint
 from microworld.judge import Verdict, load_judge, verdicts
 from microworld.spec import ConceptSpec, load_world
 
-RECORDS = Path(__file__).parent / "records" / "causes.jsonl"
+RECORDS = FOLDER / "causes.jsonl"
 SEED = 30_000  # of sampling
 EACH = 2  # pictures of each pair
 CLASS = "the class word"

@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 from causes import learnt
-from composition import WORLD, Bench, records
+from composition import WORLD, Bench
+from recorded import FOLDER, records
 from torch import Tensor
 
 from compinv_core.concept import Concept, mixed
@@ -23,7 +24,7 @@ from microworld.evaluate import load_checkpoint
 from microworld.judge import load_judge
 from microworld.spec import load_world
 
-RECORDS = Path(__file__).parent / "records" / "dial.jsonl"
+RECORDS = FOLDER / "dial.jsonl"
 SEED = 40_000  # of sampling
 EACH = 2  # pictures of each pair, and twice as many of the word alone
 RECIPES = ("three vectors", "one vector", "three, anchored .2")

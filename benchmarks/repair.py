@@ -12,8 +12,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from composition import RECIPES, SEEDS, WORLD, Bench, owners_pictures, records, share
+from composition import ANCHORED, RECIPES, SEEDS, WORLD, Bench, Words, owners_pictures
 from einops import rearrange
+from measures import share
+from recorded import FOLDER, records
 from torch import Tensor
 
 from compinv_core.concept import Concept, read_concept, write_concept
@@ -24,8 +26,9 @@ from microworld.evaluate import load_checkpoint, sheet
 from microworld.judge import labels_of, load_judge, verdicts
 from microworld.spec import ConceptSpec, load_world
 
-RECORDS = Path(__file__).parent / "records" / "repair.jsonl"
+RECORDS = FOLDER / "repair.jsonl"
 PLAIN, GOAL = ("one vector", "three vectors"), "with anchors"
+LEARNT = {**{row: RECIPES[row] for row in PLAIN}, GOAL: Words(ANCHORED, 3, anchors=1, everything=False)}
 ROWS = {GOAL: GOAL, **{row: plain for plain in PLAIN for row in (plain, f"{plain}, repaired")}}
 FIGURES = ("alone", "alike", "class", "other", "both", "both by class")
 ALONE = 32  # pictures of a word alone
@@ -35,8 +38,8 @@ def word_of(bench: Bench, row: str, concept: ConceptSpec, seed: int, folder: Pat
     """The word of a row, from the folder or learnt and kept there."""
     file = folder / f"{row}-{concept.name}-{seed}.safetensors"
     if not file.exists():
-        if row in RECIPES:
-            word, _ = bench.learn(RECIPES[row], concept, seed)
+        if row in LEARNT:
+            word, _ = bench.learn(LEARNT[row], concept, seed)
         else:
             old = word_of(bench, ROWS[row], concept, seed, folder)
             repair = Repair(bench.model, bench.clip, old, Wanted("mine", concept.word, resolution=64), RECIPE)
