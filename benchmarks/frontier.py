@@ -19,14 +19,15 @@ Ways = dict[str, dict[str, Estimate]]
 
 
 def ways(found: Sequence[Record]) -> dict[str, Ways]:
-    """By words, whose rows are called "words: way"."""
+    """By words, whose rows are called "words: way"; of ways that all of them have been sampled in."""
     result: dict[str, Ways] = {}
     for row in dict.fromkeys(r["row"] for r in found):
         words, way = row.split(": ")
         values = columns([r for r in found if r["row"] == row], [0])
         said = {key: estimate(values[key]) for key in (*SHOWN, "forwards")}
         result.setdefault(words, {})[way] = said
-    for said in result.values():
+    for words, said in result.items():
+        said = result[words] = {way: f for way, f in said.items() if all(way in other for other in result.values())}
         plain = said[PLAIN]["forwards"].value
         for figures in said.values():
             cost = figures.pop("forwards").value / plain

@@ -476,7 +476,8 @@ def repair_section(found: list[Record]) -> str:
     return f"""## Repaired words
 
 Repair Concept on plainly trained words of the test concepts, without their pictures; beside it what training with anchors and the
-background left out gives from the pictures.
+background left out gives from the pictures. It composes; in its own colour it recovers a quarter to a third, for what the
+old word renders half of the time is not made surer.
 
 {table}"""
 

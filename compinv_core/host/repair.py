@@ -15,6 +15,7 @@ from ..training.loop import Checkpoint, Recipe, Vectors
 from ..training.objective import Encoded
 from . import text_encoder
 from .foreground import find_foreground
+from .sampler import unheld
 from .training import LIMITS as TRAINING_LIMITS
 from .training import Learning, Lessons
 
@@ -115,14 +116,14 @@ class Repair(Learning):
             negative = text_encoder.encode(clip, "")
             side = wanted.resolution // 8
             empty = comfy.sample.fix_empty_latent_channels(self.model, torch.zeros(wanted.pictures, 4, side, side))
-            noise = comfy.sample.prepare_noise(empty, self.recipe.seed)
+            noise, free = comfy.sample.prepare_noise(empty, self.recipe.seed), unheld(self.model)
             for start in range(0, wanted.pictures, self.recipe.batch):
                 part = noise[start : start + self.recipe.batch]
                 encoded = [text_encoder.encode(clip, texts[(start + i) % len(texts)])[0] for i in range(len(part))]
                 pooled = torch.cat([extra["pooled_output"] for _, extra in encoded])
                 positive = [[torch.cat([cond for cond, _ in encoded]), {"pooled_output": pooled}]]
                 latents = comfy.sample.sample(
-                    self.model, part, STEPS, wanted.cfg, "euler", "normal", positive, negative, torch.zeros_like(part),
+                    free, part, STEPS, wanted.cfg, "euler", "normal", positive, negative, torch.zeros_like(part),
                     disable_pbar=True, callback=self.on_sampling(start), seed=self.recipe.seed,
                 )  # fmt: skip
                 painted.append(self.model.model.process_latent_in(latents.float()))

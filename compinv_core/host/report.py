@@ -15,7 +15,7 @@ from ..concept import Concept
 from ..report import Attention, Report, entropy, standing
 from .attention import Capture, guided_blocks, watch
 from .composition import composition_prompt, subjects_of
-from .sampler import KEY, check_fit
+from .sampler import KEY, check_fit, unheld
 from .text_encoder import encode, text_encoders, vocabulary, with_concept
 
 ALONE = ("a photo of {}", "a picture of {}", "a rendering of {}")
@@ -78,9 +78,7 @@ def observe(
             entropies.append(torch.stack([entropy(maps) for maps in of_words]).mean(0))
         return result
 
-    watching = model.clone()
-    for kind in (WrappersMP.PREDICT_NOISE, WrappersMP.SAMPLER_SAMPLE):
-        watching.remove_wrappers_with_key(kind, KEY)
+    watching = unheld(model)
     watching.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, wrapper)
     latent = comfy.sample.fix_empty_latent_channels(model, latent).repeat(len(prompts), 1, 1, 1)
     noise = comfy.sample.prepare_noise(latent, seed)

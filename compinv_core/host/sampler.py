@@ -199,6 +199,14 @@ def with_layout(
     return clone
 
 
+def unheld(model: Any) -> Any:
+    """A clone of a MODEL without what `with_layout` attached."""
+    clone = model.clone()
+    for kind in (WrappersMP.PREDICT_NOISE, WrappersMP.SAMPLER_SAMPLE):
+        clone.remove_wrappers_with_key(kind, KEY)
+    return clone
+
+
 def _held(guider: Any, layout: Layout | None, sigma: float, canvas: tuple[int, int]) -> list[Held]:
     """The conditionings that take part at a noise level and have subjects: those with regions, without a layout all.
 
@@ -416,9 +424,7 @@ def recover_layout(
             total.append(torch.cat([_by_subject(of_one, one).mean(0) for of_one, one in zip(maps, held, strict=True)]))
         return result
 
-    probing = model.clone()
-    for kind in (WrappersMP.PREDICT_NOISE, WrappersMP.SAMPLER_SAMPLE):
-        probing.remove_wrappers_with_key(kind, KEY)  # a layout that the model is held to already
+    probing = unheld(model)
     probing.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, wrapper)
     noise = comfy.sample.prepare_noise(latent, seed)
     ordinary = [part for _, probe in prompts for part in probe]

@@ -85,6 +85,14 @@ def test_a_file_whose_name_cannot_be_typed_is_repaired_under_one_that_can(pack: 
     assert torch.equal(new.vectors["clip_l"], repair(pack, microworld, old)[0].vectors["clip_l"])
 
 
+def test_a_model_that_is_held_to_a_layout_repairs_as_it_would_be_free(pack: Any, microworld: Any, old: Any):
+    from test_sampling import SETTINGS, layout
+
+    (held,) = pack.run("CompInvRegularizeModel", model=microworld[0], layout=layout(pack, microworld)[0], **SETTINGS)
+    bound, free = (repair(pack, (model, *microworld[1:]), old)[0] for model in (held, microworld[0]))
+    assert torch.equal(bound.vectors["clip_l"], free.vectors["clip_l"])
+
+
 def test_the_same_seed_repairs_to_the_same_word(pack: Any, microworld: Any, old: Any):
     first, second, other = (repair(pack, microworld, old, seed=seed)[0].vectors["clip_l"] for seed in (0, 0, 1))
     assert torch.equal(first, second) and not torch.equal(first, other)
