@@ -7,6 +7,7 @@ python benchmarks/results.py --readme     also writes the README's table, betwee
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -224,7 +225,9 @@ def told(goal: Goal) -> str:
         return f"{e.value:+.0%}{sure}"
 
     def ratio(e: Estimate) -> str:
-        return f"{e.value:.2f}" + (f" ({e.low:.2f} to {e.high:.2f})" if e.low != e.high else "")
+        if e.value == float("inf"):
+            return "not at all within the longest run"
+        return f"{e.value:.2g}" + (f" ({e.low:.2g} to {e.high:.2g})" if e.low != e.high else "")
 
     write: Callable[[Estimate], str] = ratio if any(name.startswith("of ") for name in goal.figures) else figure
     found = ", ".join(f"{write(e)} {name}" for name, e in goal.figures.items())
@@ -338,7 +341,7 @@ def readme_table(said: Mapping[str, Any]) -> str:
     counts = [said[setting][OURS] for setting in ("pretrained word", "two concepts")]
     lines += [
         "",
-        f"*{counts[0]['units']} concepts that chose no setting, {counts[0]['seeds']} seeds of training, {counts[0]['pictures']:,} "
+        f"*{counts[0]['units']} concepts that chose no setting, {counts[0]['seeds']} seed{'s'[: counts[0]['seeds'] > 1]} of training, {counts[0]['pictures']:,} "
         f"pictures a row beside ordinary words and {counts[1]['pictures']:,} of two learnt words. Intervals, more rows and what was "
         "not reached: [docs/RESULTS.md](docs/RESULTS.md).*",
     ]
@@ -492,14 +495,16 @@ SECTIONS: dict[str, Callable[[list[Record]], str]] = {
 
 
 def plain(value: Any) -> Any:
-    """For JSON: what is a dataclass becomes a dictionary, and no number has more than five digits."""
+    """For JSON: what is a dataclass becomes a dictionary, no number has more than five digits, and infinity is null."""
     if is_dataclass(value) and not isinstance(value, type):
         return plain(asdict(value))
     if isinstance(value, Mapping):
         return {key: plain(v) for key, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(v) for v in value]
-    return float(f"{value:.5g}") if isinstance(value, float) else value
+    if isinstance(value, float):
+        return float(f"{value:.5g}") if math.isfinite(value) else None
+    return value
 
 
 def agreement(published: Mapping[str, Any], now: Mapping[str, Any]) -> str:
