@@ -32,6 +32,7 @@ import nodes  # the host's
 from compinv_core.anchors import weigh
 from compinv_core.concept import Concept, read_concept, write_concept
 from compinv_core.host.composition import composition_prompt
+from compinv_core.host.predictor import Recoveries, predicted_layout, predictor_files, train_predictor
 from compinv_core.host.sampler import plain_layout, recover_layout, with_layout
 from compinv_core.host.text_encoder import vocabulary, with_concept
 from compinv_core.host.training import Request, Training
@@ -56,13 +57,14 @@ class Held:
     """How subjects are held while sampling.
 
     Attributes:
-        layout: the one recovered from attention, boxes side by side, or none, where there is balance alone.
+        layout: the one recovered from attention, what the predictor gives that is trained for this model if need be, boxes
+            side by side, or none, where there is balance alone.
     """
 
     steering: Steering = UNSTEERED
     guidance: Guidance = UNGUIDED
     balance: Balance = UNBALANCED
-    layout: Literal["recovered", "side by side", "none"] = "recovered"
+    layout: Literal["recovered", "predicted", "side by side", "none"] = "recovered"
 
 
 @dataclass(frozen=True)
@@ -191,13 +193,24 @@ class Bench:
             return self._sampled(self.model, [[encoded, {}]], negative, range(len(encoded)), seed)
         for i, (text, subjects) in enumerate(prompts):
             positive = composition_prompt(clip, text, subjects)
-            empty = torch.zeros(1, 4, 8, 8)
-            layout = plain_layout(positive) if how.layout == "side by side" else None
-            if how.layout == "recovered":
-                layout, *_ = recover_layout(self.model, positive, negative, empty, seed + i, PROBE_STEPS, CFG)
+            match how.layout:
+                case "recovered":
+                    empty = torch.zeros(1, 4, 8, 8)
+                    layout, *_ = recover_layout(self.model, positive, negative, empty, seed + i, PROBE_STEPS, CFG)
+                case "predicted":
+                    layout = predicted_layout(self.model, positive)
+                case "side by side":
+                    layout = plain_layout(positive)
+                case "none":
+                    layout = None
             held = with_layout(self.model, layout, how.steering, how.guidance, how.balance)
             pictures.append(self._sampled(held, positive, negative, range(i * each, (i + 1) * each), seed))
         return torch.cat(pictures)
+
+    def learn_layouts(self) -> None:
+        """Train the model's layout predictor, if it has none."""
+        if not predictor_files():
+            train_predictor(self.model, self.clip, Recoveries(resolution=64), lambda: None, lambda *_: None)
 
     def _sampled(self, model: Any, positive: Any, negative: Any, indices: range, seed: int) -> Tensor:
         latent = {"samples": torch.zeros(len(indices), 4, 8, 8), "batch_index": list(indices)}
@@ -350,6 +363,7 @@ WAYS = {
     "recovered, steered": OURS,
     "recovered, steered and balanced": Held(Steering(), balance=EVEN),
     "recovered, the paper's guidance": PAPERS,
+    "predicted, steered": Held(Steering(), layout="predicted"),
     "recovered, steered and guided": Held(Steering(), Guidance()),
 }
 FRONTIER = {
@@ -412,6 +426,8 @@ class Comparison:
         prompts = self.prompts(setting, things)
         each = 2 * self.each if setting == "alone" else self.each
         how = None if setting == "alone" else how
+        if how is not None and how.layout == "predicted":
+            bench.learn_layouts()
         with counted(bench.model) as calls:
             images = bench.paint(clip, [(p.text, p.subjects) for p in prompts], each, first, how)
         readings = bench.read(images, prompts, {c.name: bench.owner(c) for c in concepts})
@@ -465,6 +481,7 @@ def compact(value: float | None) -> float | int | None:
 
 def load_bench() -> Bench:
     world = load_world(WORLD / "world.toml")
+    nodes.folder_paths.models_dir = str(KEPT / "models")  # where a layout predictor goes
     return Bench(world, load_judge(world), *load_checkpoint(WORLD / "microworld.safetensors"))
 
 

@@ -81,7 +81,7 @@ class Point:
     share: Estimate
 
 
-COLORS = ("#222222", "#9467bd", "#1f77b4", "#17becf", "#8c564b", "#2ca02c", "#98c21f", "#d62728", "#ff7f0e")
+COLORS = ("#222222", "#9467bd", "#1f77b4", "#17becf", "#8c564b", "#2ca02c", "#98c21f", "#d62728", "#e377c2", "#ff7f0e")
 
 
 def draw_points(panels: Mapping[str, Sequence[Point]], across: str, up: str, limit: float, file: Path) -> None:
@@ -111,9 +111,13 @@ def draw_points(panels: Mapping[str, Sequence[Point]], across: str, up: str, lim
         x, _ = place(limit, low)
         pen.line([(x, top), (x, bottom)], "#bbbbbb", SCALE)
         pen.text(((left + right) / 2, bottom + 30 * SCALE), f"{across}; {up}", INK, _font(11), anchor="mm")
-        for point, color in zip(points, COLORS, strict=False):
-            x, y = place(point.cost, point.share.value)
-            pen.line([place(point.cost, point.share.low), place(point.cost, point.share.high)], color, SCALE)
+        for number, (point, color) in enumerate(zip(points, COLORS, strict=False)):
+            apart = (number - len(points) / 2) * 2 * SCALE  # for points of one cost would hide each other
+            (x, y), (_, high), (_, deep) = (
+                place(point.cost, value) for value in (point.share.value, point.share.high, point.share.low)
+            )
+            x += apart
+            pen.line([(x, deep), (x, high)], color, SCALE)
             pen.ellipse([x - 5 * SCALE, y - 5 * SCALE, x + 5 * SCALE, y + 5 * SCALE], color)
     for line, (name, color) in enumerate(zip(names, COLORS, strict=False)):
         y = (height + 6 + row * line) * SCALE

@@ -225,12 +225,11 @@ def told(goal: Goal) -> str:
         return f"{e.value:+.0%}{sure}"
 
     def ratio(e: Estimate) -> str:
-        if e.value == float("inf"):
-            return "not at all within the longest run"
         return f"{e.value:.2g}" + (f" ({e.low:.2g} to {e.high:.2g})" if e.low != e.high else "")
 
     write: Callable[[Estimate], str] = ratio if any(name.startswith("of ") for name in goal.figures) else figure
-    found = ", ".join(f"{write(e)} {name}" for name, e in goal.figures.items())
+    never = "not within the longest run"
+    found = ", ".join(f"{write(e)} {name}" if math.isfinite(e.value) else never for name, e in goal.figures.items())
     reason = f"; {goal.reason}" if goal.reason and not goal.reached else ""
     return f"| {goal.wanted} | **{'reached' if goal.reached else 'not reached'}** | {found}{reason} |"
 
