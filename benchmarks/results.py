@@ -440,7 +440,8 @@ def frontier_section(found: list[Record]) -> str:
 
 Presence against cost on the validation concepts, beside every other class, one training seed, {each} pictures a row. Cost
 counts a layout's probe, of which four pictures share one, and a guided pass as 1.05 calls of the model (S1). The best at no more than
-{frontier.LIMIT} times plain sampling's cost: {chosen}.
+{frontier.LIMIT} times plain sampling's cost: {chosen}. Ways whose intervals overlap are not told apart by that: the default is steering
+towards the layout that the picture would naturally have.
 
 ![presence against cost](results/frontier.png)
 
