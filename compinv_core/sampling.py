@@ -124,9 +124,10 @@ def correct(
 
 @dataclass(frozen=True)
 class Report:
-    """One step in which subjects were held.
+    """One call of the model in which subjects were held.
 
     Attributes:
+        step: of the schedule, in which the call falls, from 1.
         subjects: S of them, as the prompt names them.
         maps: (B, S, h, w), how strongly each cell attends to each subject.
         inside: (S,), the part of it that lies in the subject's region, mean over the batch; None without a layout.
@@ -135,6 +136,7 @@ class Report:
         glimpse: (h, w, 3) in 0..1, what the first picture looked like to the model, or None where that is not known.
     """
 
+    step: int
     subjects: tuple[str, ...]
     maps: Tensor
     inside: Tensor | None
@@ -149,13 +151,13 @@ class Report:
 
 
 def described(reports: Sequence[Report]) -> str:
-    """Who was starved, that is, who got less than half of an equal share of the attention; then a line for each step."""
+    """Who was starved, that is, who got less than half of an equal share of the attention; then a line for each report."""
     lines: list[str] = []
-    for i, report in enumerate(reports, start=1):
+    for report in reports:
         shares = f"share {_named(report, report.shares)}"
         kept = "" if report.inside is None else f"; in its region {_named(report, report.inside)}"
         energy = "" if report.energies is None else "; energy {:.3f} -> {:.3f}".format(*report.energies.mean(dim=1))
-        lines.append(f"step {i}: {shares}{kept}{energy}")
+        lines.append(f"step {report.step}: {shares}{kept}{energy}")
     last = reports[-1]
     shares = torch.stack([report.shares for report in reports if report.subjects == last.subjects]).mean(0)
     starved = [name for name, share in _pairs(last, shares) if share < 0.5 / len(shares)]

@@ -15,6 +15,7 @@ from ..compinv_core.sampling import Report
 COLORS = ["#d1590b", "#1f6feb", "#2da44e", "#8250df", "#bf3989", "#9a6700", "#0a7ea4", "#cf222e"]
 SIDE = 384  # of a picture that stands alone
 FILM = 256  # of one of many
+FRAMES = 24  # of a run; a thousand steps would fill the memory
 
 
 def to_image(tensor: Tensor) -> Image.Image:
@@ -70,16 +71,22 @@ def _outlined(image: Image.Image, layout: Layout) -> None:
         draw.text((edges[0] + 4, edges[1] + 2), label, fill="white")
 
 
+def _spread(reports: Sequence[Report]) -> list[Report]:
+    """At most FRAMES of them, the first and the last and others evenly between."""
+    count = min(FRAMES, len(reports))
+    return [reports[i * (len(reports) - 1) // max(1, count - 1)] for i in range(count)]
+
+
 def heat_pictures(reports: Sequence[Report]) -> Tensor:
     """(N, H, W, 3), of each step the subjects' maps side by side, labelled with their share of the attention."""
     rows: list[Image.Image] = []
-    for number, report in enumerate(reports, start=1):
+    for report in _spread(reports):
         shares = zip(report.maps.mean(0), report.subjects, report.shares.tolist(), strict=True)
         maps = [heat(amount, f"{_label(name)} {share:.0%}", FILM) for amount, name, share in shares]
         row = Image.new("RGB", (sum(m.width for m in maps), maps[0].height))
         for i, image in enumerate(maps):
             row.paste(image, (i * image.width, 0))
-        ImageDraw.Draw(row).text((8, row.height - 16), f"step {number}", fill="white")
+        ImageDraw.Draw(row).text((8, row.height - 16), f"step {report.step}", fill="white")
         rows.append(row)
     return torch.cat([from_image(row) for row in rows])
 
@@ -88,7 +95,7 @@ def overlays(reports: Sequence[Report], layout: Layout | None) -> Tensor:
     """(N, H, W, 3), of each step what the first picture looked like to the model, and over it, each in a colour of its own,
     the subjects' attention, on one scale, and their regions."""
     frames: list[Image.Image] = []
-    for number, report in enumerate(reports, start=1):
+    for report in _spread(reports):
         maps = report.maps[0] / report.maps[0].max().clamp_min(1e-8)
         tints = torch.stack([_large(amount, FILM) for amount in maps])[..., None]
         height, width = tints.shape[1:3]
@@ -104,7 +111,7 @@ def overlays(reports: Sequence[Report], layout: Layout | None) -> Tensor:
         frame = to_image(below * (1 - much) + tint * much)
         if layout is not None:
             _outlined(frame, layout)
-        ImageDraw.Draw(frame).text((6, frame.height - 16), f"step {number}", fill="white")
+        ImageDraw.Draw(frame).text((6, frame.height - 16), f"step {report.step}", fill="white")
         frames.append(frame)
     return torch.cat([from_image(frame) for frame in frames])
 

@@ -140,7 +140,7 @@ class CompInvRegularizedSampler(io.ComfyNode):
                 io.Image.Output(
                     "HEAT_MAPS",
                     display_name="heat maps",
-                    tooltip="Where each subject's attention went, a picture a step, and its share of it.",
+                    tooltip="Where each subject's attention went, a picture a step, and its share of it; of many steps, 24.",
                 ),
                 io.String.Output(
                     "REPORT",

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..attention import attention_probabilities, balancing_bias, layout_energy, steering_bias
 from ..layout import Layout, Region, default_layout, layout_from_attention
 from ..prompts import Subject
-from ..sampling import Balance, Energy, Guidance, Report, Steering, correct
+from ..sampling import Balance, Energy, Guidance, Report, Steering, correct, passed
 from .attention import (
     Bias,
     Block,
@@ -191,7 +191,8 @@ def with_layout(
             model_options = steer(model_options, everywhere, biases, captures if report else [])
         result = executor(x, timestep, model_options, seed)
         if report and all(capture.maps for capture in captures):  # packs that save time leave blocks out of some steps
-            report(_report(held, captures, energies, _glimpse(model, result[0])))
+            step = 1 + round(passed(sigma, sigmas) * (len(sigmas) - 1))
+            report(_report(step, held, captures, energies, _glimpse(model, result[0])))
         return result
 
     clone.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, partial(_begun, mine))
@@ -259,7 +260,7 @@ def _bias(held: Held, steering: float, balance: float) -> Bias:
 
 
 def _report(
-    held: Sequence[Held], captures: Sequence[Capture], energies: Tensor | None, glimpse: Tensor | None
+    step: int, held: Sequence[Held], captures: Sequence[Capture], energies: Tensor | None, glimpse: Tensor | None
 ) -> Report:
     own = [one.on_canvas(_by_subject(list(c.maps.values()), one)) for one, c in zip(held, captures, strict=True)]
     maps = torch.cat([resized_mean([m], *own[0].shape[-2:]) for m in own], dim=1)
@@ -267,7 +268,7 @@ def _report(
     inside = None
     if regions:
         inside = ((maps * torch.stack(regions)).sum((2, 3)) / maps.sum((2, 3)).clamp_min(1e-8)).mean(0)
-    return Report(tuple(name for one in held for name in one.subjects), maps, inside, energies, glimpse)
+    return Report(step, tuple(name for one in held for name in one.subjects), maps, inside, energies, glimpse)
 
 
 def _begun(mine: object, executor: Any, guider: Any, sigmas: Tensor, extra_args: dict[str, Any], *rest: Any) -> Tensor:

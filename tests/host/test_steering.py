@@ -156,6 +156,15 @@ def test_seeing_why(pack: Any, microworld: Any):
     assert (overlay[0] - overlay[-1]).abs().mean() > 0.01
 
 
+def test_a_sampler_of_two_calls_a_step_and_many_steps(pack: Any, microworld: Any):
+    """The report counts steps of the schedule, and the pictures are no more than a memory holds."""
+    inputs = {"layout": layout(pack, microworld)[0], "sampler_name": "heun", "steps": 30, **STEER}
+    _, heat_maps, report, overlay = sample(pack, microworld, **inputs)
+    steps = [int(line.split(":")[0].split()[1]) for line in report.splitlines()[1:]]
+    assert steps == sorted(steps) and steps[-1] == 30 and len(steps) > 50
+    assert len(heat_maps) == len(overlay) == 24
+
+
 def test_prompts_for_areas_are_shown_in_their_places(pack: Any, microworld: Any):
     """Two halves of the canvas: what is reported of a prompt lies in its own."""
     import nodes

@@ -179,11 +179,13 @@ def test_steering_fades_along_the_schedule_and_does_not_count_calls():
 
 def test_a_report_names_who_was_starved():
     maps = torch.stack([torch.full((2, 2), 9.0), torch.full((2, 2), 1.0)])
-    report = Report(("embedding:cat", "car"), maps[None], torch.tensor([0.5, 0.25]), torch.tensor([[0.8], [0.4]]), None)
+    report = Report(
+        3, ("embedding:cat", "car"), maps[None], torch.tensor([0.5, 0.25]), torch.tensor([[0.8], [0.4]]), None
+    )
     told = described([report])
     assert told.splitlines() == [
         "car got less than half of an equal share; of the subjects' attention: cat 90%, car 10%",
-        "step 1: share cat 90%, car 10%; in its region cat 50%, car 25%; energy 0.800 -> 0.400",
+        "step 3: share cat 90%, car 10%; in its region cat 50%, car 25%; energy 0.800 -> 0.400",
     ]
 
 
