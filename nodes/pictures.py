@@ -103,9 +103,10 @@ def overlays(reports: Sequence[Report], layout: Layout | None) -> Tensor:
         if report.glimpse is not None:
             below = F.interpolate(report.glimpse.permute(2, 0, 1)[None], size=(height, width), mode="bicubic")
             below = below[0].permute(1, 2, 0).mean(-1, keepdim=True).expand(-1, -1, 3).clamp(0, 1)
-        colors = (
-            torch.tensor([ImageColor.getrgb(c) for c, _ in zip(cycle(COLORS), maps, strict=False)])[:, None, None] / 255
-        )
+        placed = [_label(region.phrase) for region in layout.regions] if layout else []
+        names = [_label(subject) for subject in report.subjects]
+        numbers = [placed.index(name) if name in placed else i for i, name in enumerate(names)]
+        colors = torch.tensor([ImageColor.getrgb(COLORS[i % len(COLORS)]) for i in numbers])[:, None, None] / 255
         tint = (tints * colors).sum(0) / tints.sum(0).clamp_min(1e-8)
         much = 0.8 * tints.amax(0)
         frame = to_image(below * (1 - much) + tint * much)
