@@ -137,7 +137,10 @@ def _made(kind: Any, entry: Mapping[str, Any], what: str, path: Path) -> Any:
         if name not in known:
             raise ConfigError(f'{what} of "{path}" sets "{name}", which means nothing; {", ".join(known)} are known.')
         words, kinds = KINDS.get(known[name], ("", (type(value),)))
-        if type(value) not in kinds or (kinds == (list,) and not all(isinstance(item, str) for item in value)):
+        fits = type(value) in kinds
+        if fits and words == KINDS[list[str]][0]:
+            fits = all(isinstance(item, str) for item in value)
+        if not fits:
             raise ConfigError(f'{what} of "{path}" sets "{name}" to {value!r}; {words} is needed.')
     try:
         return kind(**entry)

@@ -92,6 +92,7 @@ def test_two_processes_learn_what_one_does(place: Path):
         ("my-zippy", "my-mittens", "names a placeholder twice"),
         ("checkpoint =", "chekpoint =", 'The file of ".*" sets "chekpoint"'),
         ("steps = 12", "anchors = [3]", r"sets \"anchors\" to \[3\]; a list of texts is needed"),
+        ("steps = 12", "anchors = 3", r"sets \"anchors\" to 3; a list of texts is needed"),
         ("steps = 12", 'anchors = "cat"', "sets \"anchors\" to 'cat'; a list of texts is needed"),
     ],
 )
