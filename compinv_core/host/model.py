@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..training.objective import Encoded, Predictor
 
+WITHOUT_BACKWARD = ("attention_sage", "attention_flash")  # of the host's kernels
 HEADROOM = 1.2  # what a backward needs, in units of what the forward keeps for it
 
 
@@ -120,12 +121,16 @@ def _over_same_storage(held: Tensor) -> Tensor:
 
 
 def with_backward(transformer_options: dict[str, Any]) -> dict[str, Any]:
-    """A clone of transformer options under which all attention is torch's own: SageAttention, for one, has no backward."""
-    return {**transformer_options, "optimized_attention_override": _torchs_attention}
+    """A clone of transformer options without kernels of attention that have none, as SageAttention; torch's own is in their place.
+
+    Which ones another pack put there is not known, so the host's own choice is taken instead.
+    """
+    return {**transformer_options, "optimized_attention_override": _differentiable}
 
 
-def _torchs_attention(instead_of: Any, *inputs: Any, **named: Any) -> Tensor:
-    return attention_pytorch(*inputs, **named)
+def _differentiable(host: Any, *inputs: Any, **named: Any) -> Tensor:
+    kernel = attention_pytorch if host.__name__ in WITHOUT_BACKWARD else host
+    return kernel(*inputs, **named)
 
 
 def predictor(model: Any) -> Predictor:

@@ -255,6 +255,19 @@ def test_a_kernel_without_a_backward_is_left_aside_where_one_is_needed(pack: Any
     assert torch.allclose(guided, sample(pack, microworld, layout=regions)[0]["samples"], atol=1e-3)
 
 
+def test_the_hosts_own_kernel_is_kept_where_it_has_a_backward(pack: Any):
+    from compositional_inversion.compinv_core.host.model import with_backward
+
+    override = with_backward({"optimized_attention_override": None})["optimized_attention_override"]
+
+    def attention_sage(*_: Any, **__: Any) -> torch.Tensor:
+        pytest.fail("called")
+
+    q, k, v = torch.randn(3, 2, 16, 8)
+    assert override(lambda *given: "the host's", q, k, v, 2) == "the host's"
+    assert override(attention_sage, q, k, v, 2).shape == q.shape
+
+
 def test_training_leaves_it_aside_as_well(pack: Any, microworld: Any):
     from compositional_inversion.compinv_core.host.model import frozen_weights, predictor
     from compositional_inversion.compinv_core.training.objective import Encoded
