@@ -28,6 +28,11 @@ def units_of(found: Sequence[Record]) -> set[str]:
     return {r["unit"] for r in found}
 
 
+def members_of(units: set[str]) -> tuple[frozenset[str], ...]:
+    """Of which concepts each unit is, as `columns` has them."""
+    return tuple(frozenset(unit.split(" and ")) for unit in sorted(units))
+
+
 def seeds_of(found: Sequence[Record], units: set[str]) -> list[int]:
     """The seeds of which none of these units is missing."""
     seeds = sorted({r["seed"] for r in found})

@@ -20,9 +20,9 @@ import findings
 import frontier
 import numpy as np
 from drawing import draw_sheet
-from intervals import Estimate, change, estimate, true_share
+from intervals import Estimate, Members, change, estimate, true_share
 from PIL import Image
-from recorded import FOLDER, Columns, Record, columns, latest, records, seeds_of, units_of
+from recorded import FOLDER, Columns, Record, columns, latest, members_of, records, seeds_of, units_of
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -67,8 +67,14 @@ NUMBERS = {
     "samples": "training samples",
 }
 ORDER = ("class", "look", "other", "other look", "both", "both look", "text", "aligned", "room", "stained", "diversity", "forwards", "samples")  # fmt: skip
-Table = dict[str, Columns]
-"""By row."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Of one setting: each row's values, and of which concepts their units are."""
+
+    rows: dict[str, Columns]
+    members: Members
 
 
 def tables(found: list[Record]) -> dict[str, Table]:
@@ -79,16 +85,17 @@ def tables(found: list[Record]) -> dict[str, Table]:
         units = units_of([r for r in found if r["setting"] == setting])
         whole = {row: set(seeds_of(mine, units)) for row, mine in by_row.items() if seeds_of(mine, units)}
         seeds = sorted(set[int].intersection(*whole.values())) if whole else []
-        result[setting] = {row: columns(by_row[row], seeds) for row in whole} if seeds else {}
+        rows = {row: columns(by_row[row], seeds) for row in whole} if seeds else {}
+        result[setting] = Table(rows, members_of(units))
     return result
 
 
 def summary(table: Table) -> dict[str, Any]:
     """Of every row the columns' estimates, and how much they rest on."""
     said: dict[str, Any] = {}
-    for row, values in table.items():
+    for row, values in table.rows.items():
         units, seeds, prompts, pictures = values["class"].shape
-        known = {key: estimate(array) for key, array in values.items() if not np.isnan(array).all()}
+        known = {key: estimate(array, table.members) for key, array in values.items() if not np.isnan(array).all()}
         counts = {"units": units, "seeds": seeds, "pictures": units * seeds * prompts * pictures}
         said[row] = {**counts, "columns": known}
     return said
@@ -113,15 +120,15 @@ def goals(tables: Mapping[str, Table], learning: Mapping[str, Any]) -> list[Goal
     result: list[Goal] = []
     for setting, more in (("pretrained word", 1.0), ("two concepts", 0.2)):
         table = tables[setting]
-        if not {CEILING, OURS, *BASELINES} <= set(table):
+        if not {CEILING, OURS, *BASELINES} <= set(table.rows):
             continue
-        ours, ceiling = table[OURS], table[CEILING]
+        ours, ceiling = table.rows[OURS], table.rows[CEILING]
 
         def gain(key: str, ours: Columns = ours, table: Table = table) -> dict[str, Estimate]:
-            return {f"against {row}": change(ours[key], table[row][key]) for row in BASELINES}
+            return {f"against {row}": change(ours[key], table.rows[row][key], table.members) for row in BASELINES}
 
         def room(key: str, ceiling: Columns = ceiling, table: Table = table) -> str:
-            most = (f"{change(ceiling[key], table[row][key]).value:+.0%} against {row}" for row in BASELINES)
+            most = (f"{change(ceiling[key], table.rows[row][key]).value:+.0%} against {row}" for row in BASELINES)
             return f"the class word itself has {', '.join(most)}"
 
         result.append(
@@ -135,8 +142,8 @@ def goals(tables: Mapping[str, Table], learning: Mapping[str, Any]) -> list[Goal
         result.append(Goal(f"{setting}: both are there {more:.0%} more often", more, gain("both"), reason=room("both")))
         result.append(Goal(f"{setting}: both in their own look {more:.0%} more often", more, gain("both look")))
         parts = {
-            "both by class": plus_one(change(ours["both"], ceiling["both"])),
-            "both in their own look": plus_one(change(ours["both look"], ceiling["both"])),
+            "both by class": plus_one(change(ours["both"], ceiling["both"], table.members)),
+            "both in their own look": plus_one(change(ours["both look"], ceiling["both"], table.members)),
         }
         for name, part in parts.items():
             reason = "" if name == "both by class" else COLOUR
@@ -147,11 +154,11 @@ def goals(tables: Mapping[str, Table], learning: Mapping[str, Any]) -> list[Goal
             Goal(
                 f"{setting}: image alignment at most 3% below plain textual inversion's",
                 -0.03,
-                {f"against {row}": change(ours["aligned"], table[row]["aligned"]) for row in BASELINES},
+                gain("aligned"),
             )
         )
         batch = ours["class"].shape[-1]
-        cost = plus_one(change(ours["forwards"], ceiling["forwards"]))
+        cost = plus_one(change(ours["forwards"], ceiling["forwards"], table.members))
         alone = Estimate(*(1 + batch * (value - 1) for value in (cost.value, cost.low, cost.high)))
         for pictures, times in ((batch, cost), (1, alone)):
             wanted = f"{setting}: sampling costs at most 1.15 of plain sampling, {pictures} picture{'s'[: pictures > 1]} a prompt"
@@ -388,7 +395,7 @@ Prompts and noise are the same for every row: euler, 20 steps, CFG 5.
 - *diversity*: 1 - the mean cosine similarity of two pictures of one prompt, in the judge's pooled features.
 - *UNet forwards*: the model's calls, counted in pictures, a layout's probe and guidance's corrections among them; a correction
   counts 1.05, which it takes with its backward on SD 1.5. A layout is recovered once a prompt.
-- In brackets 95 % intervals of a bootstrap that draws concepts (or pairs), then their seeds and prompts, then pictures.""",
+- In brackets 95 % intervals of a bootstrap that draws concepts (and takes their pairs), then their seeds and prompts, then pictures.""",
     ]
     for setting, title in SETTINGS.items():
         if said[setting]:

@@ -8,7 +8,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
-from intervals import change, estimate, true_share
+from intervals import change, drawn_means, estimate, true_share
 from recorded import columns, seeds_of
 
 
@@ -36,6 +36,17 @@ def test_pictures_of_one_concept_are_no_concepts():
     values[1] = 1
     said = estimate(values)
     assert (said.low, said.high) == (0, 1)
+
+
+def test_pairs_are_drawn_with_their_concepts():
+    # Pairs of a, b, c; both are there when a is one of them. Of 27 draws of three, aaa, bbb and ccc have no pair. In 6 there is no a
+    # (bbc, bcc), in 6 each is there once (2 of 3 pairs), in 12 (abb, acc, aab, aac) every pair has an a.
+    members = tuple(frozenset(pair) for pair in ("ab", "ac", "bc"))
+    drawn = drawn_means(grid([1, 1, 0]).reshape(3, 1, 1, 1), members)
+    assert np.isnan(drawn).mean() == pytest.approx(3 / 27, abs=0.03)
+    drawn = drawn[~np.isnan(drawn)]
+    for value, share in ((0, 6 / 24), (2 / 3, 6 / 24), (1, 12 / 24)):
+        assert np.isclose(drawn, value).mean() == pytest.approx(share, abs=0.05)
 
 
 def test_many_independent_pictures_give_the_textbooks_interval():

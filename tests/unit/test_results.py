@@ -2,6 +2,7 @@
 
 import itertools
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ def test_a_row_that_lacks_a_seed_takes_it_from_all():
 
 def test_a_row_that_has_only_begun_is_left_out():
     found = [r for r in made() if r["row"] != "ours" or r["unit"] == "throne"]
-    assert list(tables(found)["pretrained word"]) == ["class word", "one vector", "three vectors"]
+    assert list(tables(found)["pretrained word"].rows) == ["class word", "one vector", "three vectors"]
 
 
 def test_what_an_earlier_recipe_gave_is_left_out():
@@ -121,9 +122,9 @@ def test_what_an_earlier_recipe_gave_is_left_out():
 
 
 def test_a_share_is_written_with_its_interval():
-    assert "| 25% (25 to 25) |" in markdown(
-        summary({"one vector": {**tables(made())["two concepts"]["class word"], **quarter()}})
-    )
+    table = tables(made())["two concepts"]
+    rows = {"one vector": {**table.rows["class word"], **quarter()}}
+    assert "| 25% (25 to 25) |" in markdown(summary(replace(table, rows=rows)))
 
 
 def quarter() -> dict[str, Any]:
