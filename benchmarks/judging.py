@@ -1,6 +1,6 @@
 """What the judge's word is worth: what it misses and makes up, by name, and what image alignment means on scenes of known things.
 
-python benchmarks/judging.py      writes records/judge.json
+python benchmarks/judging.py      writes records/judge.json, unless it is there
 """
 
 import json
@@ -70,6 +70,8 @@ def alignment(bench: Bench, concept: ConceptSpec, random: np.random.Generator) -
 
 
 def main() -> None:
+    if FILE.exists():
+        return
     with torch.inference_mode():
         bench = load_bench()
         random = np.random.default_rng([bench.world.seed, SEED])

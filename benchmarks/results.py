@@ -526,11 +526,22 @@ def agreement(published: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     return f"{sum(same)} of {len(same)} figures lie within the intervals that were published before."
 
 
+RUNS = (
+    ("composition.py",),
+    ("composition.py", "--candidates"),
+    ("composition.py", "--frontier"),
+    ("repair.py", "--split", "test"),
+    ("dial.py",),
+    ("causes.py",),
+    ("learning.py",),
+    ("judging.py",),
+)
+
+
 def run_what_is_missing() -> None:
-    for script in (["composition.py"], ["composition.py", "--frontier"], ["learning.py"]):
-        subprocess.run([sys.executable, HERE / script[0], *script[1:]], check=True)
-    if not (FOLDER / "judge.json").exists():
-        subprocess.run([sys.executable, HERE / "judging.py"], check=True)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for script, *how in RUNS:
+        subprocess.run([sys.executable, HERE / script, *how], check=True)
 
 
 def main() -> None:
