@@ -30,8 +30,8 @@ DOCS = ROOT / "docs"
 PICTURES = ROOT / "composition_output" / "pictures"
 ROUNDED = 1e-4  # what the figures' writing may differ by
 MARKS = ("<!-- results: begin -->", "<!-- results: end -->")
-CEILING, OURS, BASELINES = "class word", "ours", ("one vector", "three vectors")
-NEEDED = {CEILING, OURS, "ours, no layout", *BASELINES}  # for the README's table
+CEILING, OURS, BARE, BASELINES = "class word", "ours", "ours, no layout", ("one vector", "three vectors")
+NEEDED = {CEILING, OURS, BARE, *BASELINES}  # for the README's table
 ROWS = {
     CEILING: "the class word itself: what the model can do",
     "one vector": "textual inversion as published",
@@ -40,7 +40,7 @@ ROWS = {
     "+ spatial": "three vectors, sampled with the paper's guidance towards a recovered layout",
     "+ spatial, steered": "three vectors, sampled with attention steered to that layout instead",
     "+ both": "the paper's anchor and the paper's guidance",
-    "ours, no layout": "this pack's training at its defaults: background left out, anchor 0.1, three vectors",
+    BARE: "this pack's training at its defaults: background left out, anchor 0.1, three vectors",
     OURS: "and its sampling at its defaults: steered to a recovered layout",
 }
 REPAIR = ("with anchors", BASELINES)  # the row that repair is held against, and what is repaired
@@ -320,7 +320,7 @@ def candidates_section(found: list[Record]) -> str:
 
 
 def readme_table(said: Mapping[str, Any]) -> str:
-    rows = {row: ROWS[row] for row in (*BASELINES, "ours, no layout", OURS, CEILING)}
+    rows = {row: ROWS[row] for row in (*BASELINES, BARE, OURS, CEILING)}
     columns = [
         (setting, key)
         for setting, keys in (
@@ -366,6 +366,28 @@ def with_table(readme: str, table: str) -> str:
     return f"{readme[: readme.index(begin)]}{begin}\n{table}\n{readme[readme.index(end) :]}"
 
 
+def in_short(said: Mapping[str, Any], found: Sequence[Goal]) -> str:
+    """The comparison in a few sentences, its figures from the tables."""
+
+    def share(row: str, setting: str, key: str) -> str:
+        return f"{said[setting][row]['columns'][key].value:.0%}"
+
+    beside, two, _ = SETTINGS
+    if not all(set(said[setting]) >= NEEDED for setting in (beside, two)):
+        return ""
+    one, three = BASELINES
+    reached = sum(goal.reached for goal in found)
+    return f"""## In short
+
+- Beside an ordinary thing, plain textual inversion shows both in {share(one, beside, "both")} of pictures with one vector and in
+  {share(three, beside, "both")} with three; ours in {share(OURS, beside, "both")}, where ordinary words have {share(CEILING, beside, "both")}. In its own look, and the other there:
+  {share(one, beside, "both look")}, {share(three, beside, "both look")}, {share(OURS, beside, "both look")}.
+- Of two learnt words both are there in {share(one, two, "both")}, {share(three, two, "both")} and {share(OURS, two, "both")}; each in its own look in {share(one, two, "both look")}, {share(three, two, "both look")} and {share(OURS, two, "both look")}.
+- Training and sampling cure different things. This pack's training alone has both in {share(BARE, beside, "both")} and {share(BARE, two, "both")}, and leaves the
+  word's colour on the other thing in {share(BARE, beside, "stained")} of pictures; steering on top leaves it in {share(OURS, beside, "stained")}.
+- {reached} of the {len(found)} goals below are reached; each has its figure, and those that are not the reason."""
+
+
 def results_page(
     said: Mapping[str, Any],
     judge: Mapping[str, Any],
@@ -379,7 +401,9 @@ def results_page(
 
 Drawn from [benchmarks/records](../benchmarks/records) by `make results`, with every figure also in [results.json](results.json).
 Everything here is measured on the [micro world](../microworld/README.md), a model of 4.5 M numbers and 64 pixels; nothing of it
-was tried on pretrained weights, which cannot be had where this pack is developed.
+was tried on pretrained weights, which cannot be had where this pack is developed.""",
+        *([short] if (short := in_short(said, found)) else []),
+        """## What is compared
 
 Test concepts only, which chose no setting ([world.toml](../microworld/world.toml) fixes the split), each learnt from five pictures.
 Prompts and noise are the same for every row: euler, 20 steps, CFG 5.

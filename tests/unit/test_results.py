@@ -13,7 +13,7 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 import curves
 import frontier
 from recorded import latest
-from results import MARKS, Goal, agreement, goals, markdown, plain, readme_table, summary, tables, with_table
+from results import MARKS, Goal, agreement, goals, in_short, markdown, plain, readme_table, summary, tables, with_table
 
 Said = dict[str, list[list[int]]]
 UNITS = {"pretrained word": ["dinghy", "throne"], "two concepts": ["dinghy and throne"]}
@@ -125,6 +125,16 @@ def test_a_share_is_written_with_its_interval():
     table = tables(made())["two concepts"]
     rows = {"one vector": {**table.rows["class word"], **quarter()}}
     assert "| 25% (25 to 25) |" in markdown(summary(replace(table, rows=rows)))
+
+
+def test_what_is_in_short_is_what_the_tables_say():
+    # Of made words one vector has its class, three vectors the other thing, in one of four pictures, ours all.
+    bare = [{**r, "row": "ours, no layout"} for r in made() if r["row"] == "three vectors"]
+    by_setting = tables([*made(), *bare])
+    said = {setting: summary(table) for setting, table in by_setting.items()}
+    text = " ".join(in_short(said, goals(by_setting, {})).split())
+    assert "shows both in 25% of pictures with one vector and in 25% with three; ours in 100%" in text
+    assert in_short({setting: {} for setting in said}, []) == ""
 
 
 def quarter() -> dict[str, Any]:
