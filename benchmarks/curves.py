@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 from drawing import Curve, draw_curves
-from intervals import Estimate, estimate
+from intervals import Estimate, change, estimate
 from recorded import Record
 
 OURS, REFERENCE = "ours", "reference 0.012"  # its learning rate, which did best on validation concepts
+DEFAULT = 1600  # pictures that ours sees at its defaults
 COLORS = {OURS: (31, 119, 180), REFERENCE: (214, 96, 20)}
 SHARES = {
     "both by class": "its class and the other thing",
@@ -56,26 +57,41 @@ def first_at(points: Sequence[tuple[int, Estimate]], value: float) -> int | None
     return next((samples for samples, e in points if e.value >= value), None)
 
 
+def at(found: Sequence[Record], samples: int, share: str) -> np.ndarray:
+    return grid([r for r in found if r["samples"] == samples], share)
+
+
 def learning(records: Sequence[Record]) -> dict[str, Any]:
-    """For each share, both curves, and after how many samples ours is where the reference is at its end and at its best."""
+    """For each share, both curves; after how many samples ours is where the reference is at its end and at its best for the
+    first time; and by what fraction ours at its defaults is above the reference's end. `leak`: in how many pictures of a word
+    beside another the reference's words bring their owner's room along, at their worst, and ours.
+    """
     found = compared(records)
     if not all(found.values()):
         return {}
+    runs = {
+        recipe: {
+            "concepts": sorted({r["concept"] for r in mine}),
+            "seeds": sorted({r["seed"] for r in mine}),
+            "count": len({(r["concept"], r["seed"]) for r in mine}),
+        }
+        for recipe, mine in found.items()
+    }
     shares: dict[str, Any] = {}
     for share in SHARES:
         curves = {recipe: curve(mine, share) for recipe, mine in found.items()}
         ours, theirs = curves[OURS], curves[REFERENCE]
         best = max(theirs, key=lambda point: point[1].value)
-        ends = {
+        ends: dict[str, Any] = {
             when: {"samples": samples, "value": e, "ours": first_at(ours, e.value)}
             for when, (samples, e) in (("at its end", theirs[-1]), ("at its best", best))
         }
+        if comparable({"runs": runs}):
+            mine, end = at(found[OURS], DEFAULT, share), at(found[REFERENCE], theirs[-1][0], share)
+            ends |= {"at its defaults": estimate(mine), "against its end": change(mine, end)}
         shares[share] = {"curves": curves, **ends}
-    runs = {
-        recipe: {"concepts": sorted({r["concept"] for r in mine}), "seeds": sorted({r["seed"] for r in mine})}
-        for recipe, mine in found.items()
-    }
-    return {"runs": runs, "shares": shares}
+    leak = {recipe: max((e.value, samples) for samples, e in curve(mine, "room")) for recipe, mine in found.items()}
+    return {"runs": runs, "default": DEFAULT, "shares": shares, "leak": leak}
 
 
 def comparable(said: Mapping[str, Any]) -> bool:
@@ -85,8 +101,7 @@ def comparable(said: Mapping[str, Any]) -> bool:
 
 def told(runs: Mapping[str, Any]) -> str:
     """Of which concepts and how many seeds."""
-    seeds = len(runs["seeds"])
-    return f"{', '.join(runs['concepts'])}; {seeds} seed{'s'[: seeds > 1]}"
+    return f"{runs['count']} run{'s'[: runs['count'] > 1]}, of {', '.join(runs['concepts'])}"
 
 
 def draw(said: Mapping[str, Any], file: Path) -> None:
@@ -101,17 +116,32 @@ def draw(said: Mapping[str, Any], file: Path) -> None:
 
 
 def table(said: Mapping[str, Any]) -> str:
+    """A line for each share, and what becomes of the owner's room."""
     lines = [
-        "| | the reference at its end | ours is there after | the reference at its best | ours is there after |",
-        "|---|---|---|---|---|",
+        f"| | the reference at its end | ours at its defaults, {said['default']:,} pictures | ours is there first after "
+        "| the reference at its best | ours is there first after |",
+        "|---|---|---|---|---|---|",
     ]
+
+    def percent(e: Estimate) -> str:
+        return f"{e.value:.0%} ({e.low * 100:.0f} to {e.high * 100:.0f})"
+
     for share, title in SHARES.items():
-        cells: list[str] = []
-        last = said["shares"][share]["curves"][OURS][-1][0]
+        of_share = said["shares"][share]
+        last = of_share["curves"][OURS][-1][0]
+        ends: list[list[str]] = []
         for when in ("at its end", "at its best"):
-            end = said["shares"][share][when]
+            end = of_share[when]
             samples, ours = end["samples"], end["ours"]
-            cells.append(f"{end['value'].value:.0%} after {samples:,}")
-            cells.append(f"not within {last:,}" if ours is None else f"{ours:,}, {ours / samples:.2g} of them")
-        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+            when_ours = f"not within {last:,}" if ours is None else f"{ours:,}, {ours / samples:.2g} of them"
+            ends.append([f"{percent(end['value'])} after {samples:,}", when_ours])
+        (at_end, first), at_best = ends
+        cells = [title, at_end, percent(of_share["at its defaults"]), first, *at_best]
+        lines.append("| " + " | ".join(cells) + " |")
+    (theirs, after), (ours, _) = said["leak"][REFERENCE], said["leak"][OURS]
+    lines += [
+        "",
+        f"The owner's room comes along in {theirs:.0%} of the pictures of a word beside something else with the reference, at its "
+        f"worst (after {after:,} pictures), and with ours in at most {ours:.0%}.",
+    ]
     return "\n".join(lines)

@@ -36,9 +36,9 @@ def ways(found: Sequence[Record]) -> dict[str, Ways]:
 
 
 def best(said: Ways) -> str:
-    """The way with the best presence of both things at no more than LIMIT."""
+    """The way at no more than LIMIT that has both most often, the word in its own look."""
     cheap = {way: figures for way, figures in said.items() if figures["cost"].value <= LIMIT}
-    return max(cheap, key=lambda way: (cheap[way]["both"].value, cheap[way]["both look"].value))
+    return max(cheap, key=lambda way: (cheap[way]["both look"].value, cheap[way]["both"].value))
 
 
 def draw(said: Mapping[str, Ways], file: Path) -> None:

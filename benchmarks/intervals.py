@@ -74,11 +74,20 @@ def estimate(values: np.ndarray, members: Members | None = None) -> Estimate:
     return _between(float(np.nanmean(values)), drawn_means(values, members))
 
 
-def change(values: np.ndarray, base: np.ndarray, members: Members | None = None) -> Estimate:
-    """By what fraction the mean is above another's, of the same concepts, seeds and prompts: both are drawn alike."""
+def part_of(values: np.ndarray, base: np.ndarray, members: Members | None = None) -> Estimate:
+    """What part the mean is of another's, of the same concepts, seeds and prompts: both are drawn alike.
+
+    Its upper end is infinite where the other mean may be nothing.
+    """
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = drawn_means(values, members) / drawn_means(base, members)
-    return _between(float(np.nanmean(values) / np.nanmean(base)) - 1, ratios - 1)
+        parts = drawn_means(values, members) / drawn_means(base, members)
+        return _between(float(np.nanmean(values) / np.nanmean(base)), parts)
+
+
+def change(values: np.ndarray, base: np.ndarray, members: Members | None = None) -> Estimate:
+    """By what fraction the mean is above another's, drawn alike."""
+    part = part_of(values, base, members)
+    return Estimate(part.value - 1, part.low - 1, part.high - 1)
 
 
 def true_share(said: float, found: float, made_up: float) -> float:
@@ -88,5 +97,5 @@ def true_share(said: float, found: float, made_up: float) -> float:
 
 def _between(value: float, drawn: np.ndarray) -> Estimate:
     edge = (1 - COVERED) / 2
-    low, high = np.quantile(drawn[np.isfinite(drawn)], [edge, 1 - edge])
+    low, high = np.quantile(drawn[~np.isnan(drawn)], [edge, 1 - edge], method="nearest")  # no mean of two infinities
     return Estimate(value, float(low), float(high))

@@ -11,20 +11,30 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 import findings
 
 
-def repaired(row: str, both: float, alike: float) -> dict[str, Any]:
-    return {"split": "test", "row": row, "both by class": both, "both": both / 2, "alone": 0.5, "alike": alike}
+def repaired(row: str, concept: str, both: float, alike: float) -> dict[str, Any]:
+    shares = {"both by class": both, "both": both / 2, "alone": 0.5, "alike": alike}
+    return {"split": "test", "row": row, "concept": concept, **shares}
 
 
 def test_what_repair_gives_of_the_gain_that_anchors_give():
     found = [
-        repaired("one vector", 0.5, 0.8),
-        repaired("one vector, repaired", 0.8, 0.76),
-        repaired("with anchors", 0.9, 0.9),
-        repaired("one vector", 0.5, 0.8) | {"split": "validation", "both by class": 0.0},
+        repaired("one vector", "throne", 0.4, 0.8),
+        repaired("one vector", "dinghy", 0.6, 0.8),
+        repaired("one vector, repaired", "throne", 0.7, 0.76),
+        repaired("one vector, repaired", "dinghy", 0.9, 0.76),
+        repaired("with anchors", "throne", 0.8, 0.9),
+        repaired("with anchors", "dinghy", 1.0, 0.9),
+        repaired("one vector", "zippy", 0.5, 0.8) | {"split": "validation", "both by class": 0.0},
     ]
     table, parts = findings.repair(found, "with anchors", ("one vector", "three vectors"))
-    assert parts == {"one vector": pytest.approx((0.75, 0.05))}
-    assert "| one vector, repaired | 80% | 40% | 50% | 0.760 |" in table
+    assert list(parts) == ["one vector"]
+    gain, alike = parts["one vector"]["gain"]["both by class"], parts["one vector"]["alike"]
+    # Each concept gains 0.3 of 0.4.
+    assert (gain.value, gain.low, gain.high) == pytest.approx((0.75, 0.75, 0.75))
+    assert alike.value == pytest.approx(-0.05)
+    assert (
+        "| one vector, repaired | 80% (70 to 90) | 40% (35 to 45) | 50% (50 to 50) | 0.760 (0.760 to 0.760) |" in table
+    )
 
 
 def test_a_dial_is_told_once_all_concepts_have_it():
@@ -37,19 +47,35 @@ def test_a_dial_is_told_once_all_concepts_have_it():
         turned("mittens", "length", 1.0, 0.4),
         turned("zippy", "mix", 0.25, 0.9),
     ]
-    assert findings.dial(found).splitlines()[2:] == ["| one vector | as learnt | 30% | 50% | 50% |"]
+    table, figures = findings.dial(found)
+    assert table.splitlines()[2:] == ["| one vector | as learnt | 30% (20 to 40) | 50% (50 to 50) | 50% (50 to 50) |"]
+    assert list(figures["one vector"]) == ["as learnt"]
 
 
 def test_causes_are_of_learnt_words():
-    def word(recipe: str, rank: float) -> dict[str, Any]:
+    def word(recipe: str, rank: float, vectors: int = 1) -> dict[str, Any]:
+        causes = dict.fromkeys(findings.CAUSES, rank)
         return {
             "recipe": recipe,
-            **dict.fromkeys(findings.CAUSES, rank),
+            "concept": "throne",
+            "vectors": vectors,
+            **causes,
             "other": rank,
             "class": -rank,
             "both by class": 1,
         }
 
-    found = [word("one vector", 0.5), word("one vector", 1.5), word("two", 2.5), word(findings.CLASS, -9.0)]
-    assert "| dominance index | +1.00 | -1.00 | +0.00 |" in findings.causes(found)
+    found = [word("one vector", 0.5), word("one vector", 1.5), word("two", 2.5, 2), word(findings.CLASS, -9.0)]
+    table, figures = findings.causes(found)
+    assert "| dominance index | +1.00 | -1.00 | +0.00 |" in table
+    assert (
+        figures["recipes"]["one vector"]["dominance"] == 1.0 and figures["recipes"][findings.CLASS]["dominance"] == -9.0
+    )
+    assert list(figures["rank correlations"]) == ["all 3"]  # of equally many vectors there are too few
     assert findings.wider(found) == (2, 3)
+
+
+def test_correlations_among_words_of_equally_many_vectors():
+    few = [{**dict.fromkeys(findings.CAUSES, float(i)), "vectors": 1 + i // 12, "other": -i % 12} for i in range(24)]
+    found = [{"recipe": "a", "concept": "throne", "class": 0.5, "both by class": 0.5, **r} for r in few]
+    assert list(findings.causes(found)[1]["rank correlations"]) == ["all 24", "12 of 1 vector", "12 of 2 vectors"]

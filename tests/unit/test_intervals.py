@@ -89,6 +89,12 @@ def test_a_change_is_taken_between_the_same_concepts():
     assert change(2 * base, base).low == pytest.approx(1)
 
 
+def test_over_what_may_be_nothing_a_change_has_no_upper_end():
+    # The base is 0 in a quarter of the draws and 1 in a quarter, else one half.
+    said = change(grid([1, 1]).reshape(2, 1, 1, 1), grid([0, 1]).reshape(2, 1, 1, 1))
+    assert (said.value, said.low, said.high) == (1, 0, float("inf"))
+
+
 @pytest.mark.parametrize(("truth", "said"), [(0.0, 0.1), (0.5, 0.5), (1.0, 0.9)])
 def test_a_judges_error_is_undone(truth: float, said: float):
     # Of 10 things 9 are found, of 10 absent ones 1 is made up: said = 0.9 truth + 0.1 (1 - truth).
