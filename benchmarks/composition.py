@@ -37,7 +37,7 @@ from compinv_core.host.sampler import plain_layout, recover_layout, with_layout
 from compinv_core.host.text_encoder import vocabulary, with_concept
 from compinv_core.host.training import Request, Training
 from compinv_core.sampling import Balance, Guidance, Steering
-from compinv_core.training.loop import Recipe
+from compinv_core.training.loop import REFERENCE, Recipe
 from compinv_core.training.pictures import training_pictures
 from microworld.evaluate import load_checkpoint, sheet
 from microworld.judge import Judge, load_judge, verdicts
@@ -324,9 +324,18 @@ ANCHORED = replace(PLAIN, reconstruction_weight=0.9, anchor_weight=0.1)
 DEFAULTS = Recipe()
 PAPERS, OURS = Held(guidance=Guidance()), Held(Steering())
 THREE, SEMANTIC = Words(PLAIN, 3), Words(ANCHORED, 3, anchors=1)
+
+
+def reference(learning_rate: float, anchor: float = 0.0) -> Words:
+    """The reference's recipe with a learning rate and weight of the anchor of one's own choice."""
+    recipe = replace(REFERENCE, learning_rate=learning_rate, reconstruction_weight=1 - anchor, anchor_weight=anchor)
+    return Words(recipe, 3, anchors=1 if anchor else 0, noun=True)
+
+
 RECIPES = {
     "one vector": Words(PLAIN),
     "three vectors": THREE,
+    "reference": reference(0.012),
     "+ semantic": SEMANTIC,
     "+ spatial": replace(THREE, layout=PAPERS),
     "+ spatial, steered": replace(THREE, layout=OURS),
@@ -421,7 +430,7 @@ class Comparison:
             written = concept.word
             if words is not None:
                 clip, how = with_concept(clip, self.learnt(words, concept, seed)), words.layout
-                written = f"embedding:{concept.name}"
+                written = f"embedding:{concept.name}{f' {concept.word}' if words.noun else ''}"
             things.append(Thing(concept.word, written, concept))
         prompts = self.prompts(setting, things)
         each = 2 * self.each if setting == "alone" else self.each

@@ -44,7 +44,8 @@ def scaled(vectors: Tensor, word: Tensor, factor: float) -> Tensor:
 KINDS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {"length": scaled, "mix": mixed, "turn": turned}
 WEIGHT = "weight in the prompt"  # ComfyUI's own, (embedding:name:0.8)
 POINTS: tuple[tuple[str, float], ...] = (
-    ("length", 1.0), ("mix", 0.25), ("mix", 0.5), ("mix", -0.25), ("turn", 0.25), ("length", 0.75), (WEIGHT, 0.75),
+    ("length", 1.0), ("mix", -0.25), ("mix", 0.125), ("mix", 0.25), ("mix", 0.5), ("mix", 0.75), ("turn", 0.25),
+    ("length", 0.5), ("length", 0.75), ("length", 1.25), (WEIGHT, 0.75),
 )  # fmt: skip
 
 

@@ -29,12 +29,15 @@ def through(bench: Bench, images: Tensor) -> Tensor:
 
 
 def errors(bench: Bench, random: np.random.Generator) -> dict[str, dict[str, float]]:
-    """By name: the share found of the things that scenes show, and the share of scenes without it where it is made up."""
-    names = labels_of(bench.world).names
-    images, present, _, _ = examples(bench.world, labels_of(bench.world), random, SCENES)
+    """By name, of things and of owners' rooms: the share found of the scenes with it, and the share of those without where it
+    is made up."""
+    labels = labels_of(bench.world)
+    images, present, _, rooms = examples(bench.world, labels, random, SCENES)
     said = verdicts(bench.judge, bench.world, through(bench, rearrange(images, "b c h w -> b h w c")))
-    found = torch.tensor([[name in verdict.present for name in names] for verdict in said]).float()
-    truth = present > 0
+    own = [room for room in labels.rooms if room not in bench.world.rooms]
+    names = [*labels.names, *own]
+    truth = torch.cat([present > 0, torch.stack([rooms == labels.rooms.index(room) for room in own], dim=1)], dim=1)
+    found = torch.tensor([[name in {*verdict.present, verdict.room} for name in names] for verdict in said]).float()
     return {
         name: {"found": found[truth[:, i], i].mean().item(), "made up": found[~truth[:, i], i].mean().item()}
         for i, name in enumerate(names)

@@ -13,14 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from composition import ANCHORED, Bench, Words, load_bench
+from composition import ANCHORED, Bench, Words, load_bench, reference
 from curves import REFERENCE, draw, learning, table
 from recorded import FOLDER, records
 from torch import Tensor
 
 from compinv_core.concept import Concept
 from compinv_core.host.text_encoder import with_concept
-from compinv_core.training.loop import REFERENCE as PUBLISHED
 from compinv_core.training.loop import Progress
 from microworld.evaluate import sheet
 from microworld.spec import ConceptSpec
@@ -31,12 +30,6 @@ LENGTHS = (20, 50, 100, 200, 400, 1000)  # whole runs of ours, in steps
 CONCEPTS = ["sippy", "glazed", "throne", "dinghy", "canopy", "flyer"]  # all but those that the reference was tuned on
 EACH = 4  # pictures of each pair
 SEED = 70_000  # of sampling
-
-
-def reference(learning_rate: float, anchor: float = 0.0) -> Words:
-    """The reference's recipe with a learning rate and weight of the anchor of one's own choice."""
-    recipe = replace(PUBLISHED, learning_rate=learning_rate, reconstruction_weight=1 - anchor, anchor_weight=anchor)
-    return Words(recipe, 3, anchors=1 if anchor else 0, noun=True)
 
 
 def runs_of(name: str) -> list[tuple[Words, tuple[int, ...]]]:

@@ -74,10 +74,17 @@ ORDER = ("class", "look", "other", "other look", "both", "both look", "text", "a
 
 @dataclass(frozen=True)
 class Table:
-    """Of one setting: each row's values, and of which concepts their units are."""
+    """Of one setting: each row's values and seeds, and of which concepts their units are."""
 
     rows: dict[str, Columns]
+    seeds: dict[str, list[int]]
     members: Members
+
+    def above(self, row: str, base: str, key: str) -> Estimate:
+        """By what fraction a row's mean is above another's, over the seeds that both have."""
+        both = [seed for seed in self.seeds[row] if seed in self.seeds[base]]
+        mine, its = (self.rows[one][key][:, [self.seeds[one].index(seed) for seed in both]] for one in (row, base))
+        return change(mine, its, self.members)
 
 
 def tables(found: list[Record]) -> dict[str, Table]:
@@ -89,8 +96,9 @@ def tables(found: list[Record]) -> dict[str, Table]:
         whole = {row: set(seeds_of(mine, units)) for row, mine in by_row.items() if seeds_of(mine, units)}
         needed = [seeds for row, seeds in whole.items() if row in NEEDED]
         seeds = set[int].intersection(*needed) if needed else set[int]()
-        rows = {row: columns(by_row[row], sorted(its & seeds)) for row, its in whole.items() if its & seeds}
-        result[setting] = Table(rows, members_of(units))
+        of_row = {row: sorted(its & seeds) for row, its in whole.items() if its & seeds}
+        rows = {row: columns(by_row[row], its) for row, its in of_row.items()}
+        result[setting] = Table(rows, of_row, members_of(units))
     return result
 
 
@@ -136,12 +144,13 @@ def goals(tables: Mapping[str, Table], learning: Mapping[str, Any], judge: Mappi
         if not {CEILING, OURS, *BASELINES} <= set(table.rows):
             continue
         ours, ceiling = table.rows[OURS], table.rows[CEILING]
+        plain = [row for row in (*BASELINES, REFERENCE) if row in table.rows]
 
-        def gain(key: str, ours: Columns = ours, table: Table = table) -> dict[str, Estimate]:
-            return {f"against {row}": change(ours[key], table.rows[row][key], table.members) for row in BASELINES}
+        def gain(key: str, table: Table = table, plain: Sequence[str] = plain) -> dict[str, Estimate]:
+            return {f"against {row}": table.above(OURS, row, key) for row in plain}
 
-        def room(key: str, ceiling: Columns = ceiling, table: Table = table) -> str:
-            most = (f"{change(ceiling[key], table.rows[row][key]).value:+.0%} against {row}" for row in BASELINES)
+        def room(key: str, table: Table = table, plain: Sequence[str] = plain) -> str:
+            most = (f"{table.above(CEILING, row, key).value:+.0%} against {row}" for row in plain)
             return f"the class word itself has {', '.join(most)}"
 
         result.append(
@@ -292,7 +301,8 @@ def joined(strips: list[Image.Image]) -> Image.Image:
 def judge_section(judge: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     names = judge["names"]
     tests = [name for name, split in judge["split"].items() if split == "test"]
-    classes = [name for name in names if name not in judge["split"]]
+    rooms = [name for name in names if name.startswith("room of ")]
+    classes = [name for name in names if name not in judge["split"] and name not in rooms]
     lines = ["| | " + " | ".join(classes + tests) + " |", "|---" * (len(classes + tests) + 1) + "|"]
     for key in ("found", "made up"):
         lines.append(f"| {key} | " + " | ".join(f"{names[name][key]:.1%}" for name in classes + tests) + " |")
@@ -325,7 +335,8 @@ the scenes without one the share where it is made up.
 
 {chr(10).join(lines)}
 
-The tables give what the judge says. {corrected}
+Of owners' rooms {rate("found", rooms):.1%} are found, and in {rate("made up", rooms):.2%} of other scenes one of them is made up. The tables give what the
+judge says. {corrected}
 
 Image alignment by the same measure is {scale["itself"]:.3f} for the painter's own scenes of the test concepts, elsewhere and among
 other things, and {scale["another look"]:.3f} for scenes with their classes in any other look."""

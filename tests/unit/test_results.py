@@ -102,6 +102,7 @@ def test_one_figure_that_surely_misses_is_enough():
 def test_a_row_with_fewer_seeds_says_so():
     slow = [{**r, "row": "reference"} for r in made() if r["row"] == "one vector" and r["seed"] == 0]
     table = tables([*made(), *slow])["two concepts"]
+    assert table.above("class word", "reference", "both").value == 3  # of the one seed
     assert "| reference (1 seed) |" in markdown(summary(table)) and "| one vector |" in markdown(summary(table))
 
 
