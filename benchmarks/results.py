@@ -35,17 +35,18 @@ BASELINES = ("one vector", "three vectors")
 NEEDED = {CEILING, OURS, BARE, *BASELINES}  # for the README's table
 ROWS = {
     CEILING: "the class word itself: what the model can do",
-    "one vector": "plain textual inversion, one vector",
-    "three vectors": "plain textual inversion, three vectors",
-    REFERENCE: "plain textual inversion as the reference implementation trains it: 40,000 pictures, a constant learning rate (the best of "
-    "three on validation concepts), the class word behind the new one; three vectors",
-    "+ semantic": "three vectors and the class word as their anchor; the background is learnt as well",
-    "+ spatial": "three vectors, sampled with the paper's guidance towards a recovered layout",
+    "one vector": "plain textual inversion, one vector, 800 pictures: its best rate of three, falling to nothing",
+    "three vectors": "plain textual inversion, three vectors, 800 pictures: the same",
+    REFERENCE: "the reference's recipe, three vectors, 40,000 pictures: plain textual inversion as the reference implementation does it, its "
+    "learning rate constant (the best of three on validation concepts), the class word behind the new one",
+    "+ semantic": "three vectors and the class word as their anchor: the background is learnt as well",
+    "+ spatial": "three vectors, sampled with the paper's guidance: towards a recovered layout",
     "+ spatial, steered": "three vectors, sampled with attention steered to that layout instead",
     "+ both": "that anchor and the paper's guidance",
-    BARE: "this pack's training at its defaults: background left out, anchor 0.1, three vectors",
-    OURS: "and its sampling at its defaults: steered to a recovered layout",
+    BARE: "this pack's training at its defaults, 1,600 pictures: background left out, anchor 0.1, three vectors",
+    OURS: "this pack's training and sampling at their defaults: steered to a recovered layout",
 }
+"""What each row is; before the colon, in few words."""
 REPAIR = ("with anchors", BASELINES)  # the row that repair is held against, and what is repaired
 SETTINGS = {
     "pretrained word": "The word beside an ordinary one",
@@ -258,6 +259,8 @@ def markdown(said: Mapping[str, Any]) -> str:
 
 def told(goal: Goal) -> str:
     def figure(e: Estimate) -> str:
+        if e.value == math.inf:
+            return "from none"
         if e.high == math.inf:
             return f"{e.value:+.0%} ({e.low:+.0%} or more)"
         return f"{e.value:+.0%}" + (f" ({e.low:+.0%} to {e.high:+.0%})" if e.low != e.high else "")
@@ -376,6 +379,7 @@ def readme_table(said: Mapping[str, Any]) -> str:
     }
     lines = ["| | " + " | ".join(titles[column] for column in columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for row, title in rows.items():
+        title = title.split(":")[0]
         cells: list[str] = []
         for setting, key in columns:
             e = said[setting].get(row, {}).get("columns", {}).get(key)

@@ -183,7 +183,7 @@ def test_the_readmes_table_stands_between_its_comments():
     said = {setting: summary(table) for setting, table in tables(made()).items()}
     readme = with_table(f"before\n{begin}\nold\n{end}\nafter\n", readme_table(said))
     assert readme.startswith(f"before\n{begin}\n| |") and readme.endswith(f"{end}\nafter\n") and "old" not in readme
-    assert "| plain textual inversion, one vector | 25% | 25% |" in readme
+    assert "| plain textual inversion, one vector, 800 pictures | 25% | 25% |" in readme
 
 
 def test_a_readme_without_a_place_for_it_is_refused():
