@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -65,6 +65,11 @@ class Concept:
 def mixed(vectors: Tensor, word: Tensor, mix: float) -> Tensor:
     """Vectors (n, E) part of the way to an ordinary word's (E,): at 0 as they are, at 1 that word, below 0 away from it."""
     return vectors + mix * (word - vectors)
+
+
+def lengthened(concept: Concept, strength: float) -> Concept:
+    """The concept with all its vectors so many times as long: at 1 as they are, at 0 nothing."""
+    return replace(concept, vectors={key: strength * vectors for key, vectors in concept.vectors.items()})
 
 
 def check_name(name: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import io
 
-from ..compinv_core.concept import Concept, check_name, read_concept, write_concept
+from ..compinv_core.concept import Concept, check_name, lengthened, read_concept, write_concept
 from ..compinv_core.host.text_encoder import towards_class_word, with_concept
 from .types import CATEGORY, ConceptType
 
@@ -112,6 +112,16 @@ class CompInvApplyConcept(io.ComfyNode):
                     tooltip="How far the word goes back to its class word, without training: 0 as learnt, 1 the class word. A quarter may save a "
                     "word that gives up its class beside others; it costs some of what is yours.",
                 ),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=0.0,
+                    max=2.0,
+                    step=0.05,
+                    optional=True,
+                    tooltip="How long the word's vectors are, after anchor_mix: 1 as they are, 0 nothing of it. Text encoders even out most of "
+                    "it, so expect little before you go far.",
+                ),
             ],
             outputs=[
                 io.Clip.Output("APPLIED", display_name="clip", tooltip="A CLIP that also understands embedding:name."),
@@ -122,9 +132,11 @@ class CompInvApplyConcept(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, clip: Any, concept: Concept, anchor_mix: float = 0.0) -> io.NodeOutput:
+    def execute(cls, clip: Any, concept: Concept, anchor_mix: float = 0.0, strength: float = 1.0) -> io.NodeOutput:
         if anchor_mix:
             concept = towards_class_word(clip, concept, anchor_mix)
+        if strength != 1:
+            concept = lengthened(concept, strength)
         return io.NodeOutput(with_concept(clip, concept), f"embedding:{concept.name}")
 
 

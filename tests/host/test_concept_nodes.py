@@ -81,6 +81,47 @@ def test_the_anchor_mix_moves_the_vectors_of_every_text_encoder(pack, sdxl, conc
         assert torch.allclose(vectors, 0.75 * learnt.vectors[key] + 0.25 * vocabulary(sdxl, key).vector("cat"))
 
 
+def test_the_strength_makes_the_vectors_of_every_text_encoder_longer_or_shorter(pack, sdxl, concept_for):
+    from compinv_core.host.text_encoder import known_concepts, vocabulary
+
+    learnt = concept_for(sdxl, class_word="")
+    dials = [({}, 1.0), ({"strength": 1.0}, 1.0), ({"strength": 0.25}, 0.25), ({"strength": 2.0}, 2.0)]
+    for dial, factor in [*dials, ({"strength": 0.0}, 0.0)]:
+        (applied, _) = pack.run("CompInvApplyConcept", clip=sdxl, concept=learnt, **dial)
+        for key, vectors in known_concepts(applied)[learnt.name].vectors.items():
+            assert torch.equal(vectors, factor * learnt.vectors[key])
+    named = concept_for(sdxl)
+    (applied, _) = pack.run("CompInvApplyConcept", clip=sdxl, concept=named, anchor_mix=1.0, strength=0.5)
+    for key, vectors in known_concepts(applied)[named.name].vectors.items():  # of what the mix made
+        assert torch.allclose(vectors, 0.5 * vocabulary(sdxl, key).vector("cat").expand_as(vectors))
+
+
+def test_the_strength_is_heard_in_a_prompt_and_1_changes_no_bit(pack, microworld, concept):
+    import nodes
+
+    def encoded(**dial: float) -> torch.Tensor:
+        applied = pack.run("CompInvApplyConcept", clip=microworld[1], concept=concept, **dial)[0]
+        return nodes.CLIPTextEncode().encode(applied, "a photo of a embedding:test-mittens")[0][0][0]
+
+    assert torch.equal(encoded(strength=1.0), encoded())
+    half, double = ((encoded(strength=strength) - encoded()).norm() for strength in (0.5, 2.0))
+    assert half > 0 and double > 0
+
+
+def test_shipped_workflows_leave_the_dials_of_apply_concept_alone(pack):
+    import json
+
+    from workflow import to_prompt
+
+    info = {name: {"input": node.INPUT_TYPES()} for name, node in pack.nodes.items()}
+    for path in sorted((Path(__file__).resolve().parents[2] / "workflows").glob("*.json")):
+        graph = json.loads(path.read_text(encoding="utf-8"))
+        graph["nodes"] = [node for node in graph["nodes"] if node["type"] == "CompInvApplyConcept"]
+        assert graph["nodes"], path.name
+        for node in to_prompt(graph, info).values():
+            assert (node["inputs"]["anchor_mix"], node["inputs"]["strength"]) == (0.0, 1.0), path.name
+
+
 def test_saving_never_overwrites_silently(pack, concept, folder):
     pack.run("CompInvSaveConcept", concept=concept, name="test-twice", if_it_exists="refuse")
     with pytest.raises(FileExistsError, match="exists already"):
