@@ -1,7 +1,8 @@
 """What every node that learns a word has in common: its progress, its cancelling, and that nothing learnt is lost."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import comfy.model_management
@@ -41,14 +42,21 @@ def learn(learning: Learning, on_check: Callable[[Progress], Picture | None]) ->
         bar.update_absolute(progress.step, steps, None if progress.check is None else on_check(progress))
 
     folder = Path(folder_paths.get_user_directory()) / "compositional_inversion" / "runs"
-    try:
+    with kept(lambda: learning.concept(history[-1].checkpoint) if history else None):
         end = learning.run(folder, interrupted, on_report)
         management.throw_exception_if_processing_interrupted()
-    except (management.InterruptProcessingException, FloatingPointError) as error:
-        if history:
-            _keep(learning.concept(history[-1].checkpoint), error)
-        raise
     return end, history
+
+
+@contextmanager
+def kept(word: Callable[[], Concept | None]) -> Generator[None]:
+    """Saves the word learnt so far when what happens within is cancelled or goes astray."""
+    try:
+        yield
+    except (comfy.model_management.InterruptProcessingException, FloatingPointError) as error:
+        if (concept := word()) is not None:
+            _keep(concept, error)
+        raise
 
 
 def _keep(concept: Concept, error: Exception) -> None:

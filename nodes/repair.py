@@ -11,7 +11,7 @@ from ..compinv_core.host.repair import LIMITS, RECIPE, STEPS, Repair, Wanted
 from ..compinv_core.host.text_encoder import check_new_placeholder
 from ..compinv_core.host.training import LIMITS as TRAINING_LIMITS
 from ..compinv_core.training.loop import Progress, Recipe
-from .learning import learn
+from .learning import kept, learn
 from .live_text import say
 from .types import CATEGORY, ConceptType
 
@@ -95,7 +95,9 @@ class CompInvRepairConcept(io.ComfyNode):
                     "CONCEPT", display_name="concept", tooltip="The repaired word, for Apply or Save Concept."
                 ),
                 io.String.Output(
-                    "REPORT", display_name="report", tooltip="The class word, and both words among ordinary ones."
+                    "REPORT",
+                    display_name="report",
+                    tooltip="The class word, and both words among ordinary ones and beside them.",
                 ),
             ],
         )
@@ -136,9 +138,11 @@ class CompInvRepairConcept(io.ComfyNode):
             )
 
         end, history = learn(repair, on_check)
-        report = repair.report(end, history[-1].check or 0.0)
+        repaired = repair.concept(end)
+        with kept(lambda: repaired):
+            report = repair.report(end, history[-1].check or 0.0)
         say(cls, report)
-        return io.NodeOutput(repair.concept(end), report)
+        return io.NodeOutput(repaired, report)
 
 
 NODES = [CompInvRepairConcept]

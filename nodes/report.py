@@ -113,6 +113,8 @@ class CompInvConceptReport(io.ComfyNode):
         if class_word in words:
             raise ValueError(f'The input "beside" has the class word "{class_word}" itself; write other words.')
         words = words or other_words(clip, class_word, seed)
+        if not words:
+            raise ValueError('The text encoder knows no COCO category; write ordinary words in the input "beside".')
         latent = torch.zeros(1, 4, resolution // 8, resolution // 8)
         bar = comfy.utils.ProgressBar(2 * (len(ALONE) + len(words)))
         report, own, ordinary = report_concept(

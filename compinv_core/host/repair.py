@@ -11,15 +11,18 @@ from torch import Tensor
 from ..anchors import COCO_CATEGORIES, AnchorSet, similarity
 from ..concept import Concept
 from ..prompts import OBJECT_TEMPLATES
+from ..report import Attention, dominance, kept
 from ..training.loop import Checkpoint, Recipe, Vectors
 from ..training.objective import Encoded
 from . import text_encoder
 from .foreground import find_foreground
+from .report import ALONE, attend, check_concept, one_by_one, other_words
 from .sampler import unheld
 from .training import LIMITS as TRAINING_LIMITS
 from .training import Learning, Lessons
 
 STEPS = 20  # of sampling what the old word renders
+LOOK_STEPS, BESIDE = 10, 3  # of what the report looks at, and how many words beside
 RECIPE = Recipe(steps=200)
 LIMITS = {
     **{name: TRAINING_LIMITS[name] for name in ("vectors", "resolution")},
@@ -80,21 +83,14 @@ class Repair(Learning):
     ):
         with torch.inference_mode(False):
             text_encoder.check_width(clip, old)
-            if not any(vectors.any() for vectors in old.vectors.values()):
-                raise ValueError(f'The concept "{old.name}" has nothing but zeros; connect one that was learnt.')
+            check_concept(old)
             word = wanted.class_word or old.class_word or likely_class(clip, old)
             anchors = AnchorSet(word, (word,), (1.0,)) if recipe.anchor_weight else None
             super().__init__(model, clip, wanted.name, word, wanted.vectors, anchors, recipe)
             self.old, self.wanted, self.on_sampling = old, wanted, on_sampling
             self.before: Vectors = {key: old.vectors[key].detach().float().cpu().clone() for key in self.encoders}
             counts = {key: len(vectors) for key, vectors in self.before.items()}
-            try:
-                self.taught = text_encoder.prepare(clip, _prompts(wanted.name, word), wanted.name, counts)
-            except ValueError as error:
-                raise ValueError(
-                    f'The concept "{old.name}" has {max(counts.values())} vectors, too many to stand in one prompt with '
-                    "other words; only shorter ones can be repaired."
-                ) from error
+            self.taught = text_encoder.prepare(clip, _prompts(wanted.name, word), wanted.name, counts)
             self.prepared = text_encoder.prepare(clip, _prompts(wanted.name), wanted.name, self.counts)
 
     def lessons(self) -> Lessons:
@@ -135,14 +131,37 @@ class Repair(Learning):
     def provenance(self) -> dict[str, str]:
         return {"repaired from": self.old.name}
 
+    @torch.inference_mode()
+    def company(self, end: Checkpoint) -> str:
+        """What both words do to ordinary ones in a prompt, by the attention that they get; from a few short samplings."""
+        name, seed = self.wanted.name, self.recipe.seed  # the old name may be one that cannot be typed
+        others = other_words(self.clip, self.class_word, seed, BESIDE)
+        empty = torch.zeros(1, 4, self.wanted.resolution // 8, self.wanted.resolution // 8)
+
+        def seen(clip: Any, word: str) -> Attention:
+            watch = one_by_one(self.model, clip, empty, LOOK_STEPS, self.wanted.cfg)
+            return attend(watch, word, self.class_word, others, seed, ALONE[:1])[0]
+
+        def told(vectors: Vectors) -> str:
+            clones = {key: value.detach().cpu().clone() for key, value in vectors.items()}
+            own = seen(text_encoder.with_concept(self.clip, Concept(name, clones)), f"embedding:{name}")
+            return f"{dominance(own, ordinary):.2f} times as much, and they keep {kept(own, ordinary):.0%}"
+
+        ordinary = seen(self.clip, self.class_word)
+        return (
+            f'of what "{self.class_word}" takes of the attention beside {", ".join(others)}: {self.old.name} '
+            f"{told(self.before)}; {self.placeholder} {told(end.vectors)}"
+        )
+
     def report(self, end: Checkpoint, loss: float) -> str:
-        """The class word, both words among the ordinary ones, and what the last check says."""
+        """The class word, both words among the ordinary ones and beside them, and what the last check says."""
         found = not (self.wanted.class_word or self.old.class_word)
         return (
             f'{self.old.name} is repaired as {self.placeholder}; its class word is "{self.class_word}"'
             f"{', found as the ordinary thing nearest to its vectors' if found else ''}.\n"
             f"{self.old.name}: {self.describe(self.before)}\n"
             f"{self.placeholder}: {self.describe(end.vectors)}\n"
+            f"{self.company(end)}\n"
             f"of what the class word misses of the old one's predictions, {loss / max(end.before, 1e-12):.0%} is missed still"
         )
 

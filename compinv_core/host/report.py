@@ -106,27 +106,49 @@ Watch = Callable[[Sequence[tuple[str, Sequence[str]]], int], Seen]
 """`observe` with a model and a size: (prompts, seed) -> what was seen."""
 
 
+def one_by_one(
+    model: Any, clip: Any, latent: Tensor, steps: int, cfg: float, each: Callable[[], None] = lambda: None
+) -> Watch:
+    """Of pictures one after the other, for a batch might not fit where a picture does; `each` is called after each."""
+
+    def watch_prompts(prompts: Sequence[tuple[str, Sequence[str]]], first: int) -> Seen:
+        seen: list[Seen] = []
+        for i, prompt in enumerate(prompts):
+            seen.append(observe(model, clip, [prompt], latent, first + i, steps, cfg))
+            each()
+        shares, entropies = (torch.cat([getattr(one, name) for one in seen], dim=1) for name in ("shares", "entropies"))
+        return Seen(shares, entropies, torch.cat([one.latents for one in seen]))
+
+    return watch_prompts
+
+
 def attend(
-    watch_prompts: Watch, word: str, class_word: str, others: Sequence[str], seed: int
+    watch_prompts: Watch,
+    word: str,
+    class_word: str,
+    others: Sequence[str],
+    seed: int,
+    alone: Sequence[str] = ALONE,
 ) -> tuple[Attention, Tensor, Tensor]:
     """What a word, as prompts write it, gets of the attention alone and beside ordinary words of one token.
 
     Args:
         class_word: whose article the word takes.
+        alone: prompts about the word, {} where it goes.
 
     Returns:
         It, and the pictures of both kinds as latents (B, C, h, w).
     """
     named = f"{article(class_word)} {word}"
-    alone = watch_prompts([(template.format(named), [word]) for template in ALONE], seed)
+    single = watch_prompts([(template.format(named), [word]) for template in alone], seed)
     pairs = [(f"a photo of {named} and {article(other)} {other}", [word, other]) for other in others]
     beside = watch_prompts(pairs, seed + len(ALONE))
     attention = Attention(
-        share=alone.shares.mean().item(),
-        entropy=alone.entropies.mean().item(),
+        share=single.shares.mean().item(),
+        entropy=single.entropies.mean().item(),
         beside={other: tuple(of_two) for other, of_two in zip(others, beside.shares.mean(0).tolist(), strict=True)},
     )
-    return attention, alone.latents, beside.latents
+    return attention, single.latents, beside.latents
 
 
 @dataclass(frozen=True)
@@ -159,7 +181,7 @@ def report_concept(
     Raises:
         ValueError: a concept for other models, too long for a prompt or of zeros alone, or a word that is not one word.
     """
-    _check(concept)
+    check_concept(concept)
     knowing = with_concept(clip, replace(concept, name=NAME, class_word=class_word))
     vocabularies = {key: vocabulary(clip, key) for key in text_encoders(clip)}
     for word in others:
@@ -170,21 +192,15 @@ def report_concept(
         for key, known in vocabularies.items()
     }
 
-    def watch_prompts(prompts: Sequence[tuple[str, Sequence[str]]], first: int) -> Seen:
-        seen: list[Seen] = []
-        for i, prompt in enumerate(prompts):  # a batch might not fit where a picture does
-            seen.append(observe(model, knowing, [prompt], latent, first + i, steps, cfg))
-            each()
-        shares, entropies = (torch.cat([getattr(one, name) for one in seen], dim=1) for name in ("shares", "entropies"))
-        return Seen(shares, entropies, torch.cat([one.latents for one in seen]))
-
+    watch_prompts = one_by_one(model, knowing, latent, steps, cfg, each)
     attention, *own = attend(watch_prompts, f"embedding:{NAME}", class_word, others, seed)
     ordinary, *theirs = attend(watch_prompts, class_word, class_word, others, seed)
     report = Report(concept.name, class_word, standings, attention, ordinary)
     return report, Painted(*own), Painted(*theirs)
 
 
-def _check(concept: Concept) -> None:
+def check_concept(concept: Concept) -> None:
+    """Raises ValueError when there is nothing in a concept, or too much for a prompt about two things."""
     count = len(next(iter(concept.vectors.values())))
     if count > MOST:
         raise ValueError(
@@ -197,17 +213,11 @@ def _check(concept: Concept) -> None:
         )
 
 
-def other_words(clip: Any, class_word: str, seed: int) -> list[str]:
-    """COCO categories of one word that every text encoder knows, drawn by a seed.
-
-    Raises:
-        ValueError: the text encoder knows none.
-    """
+def other_words(clip: Any, class_word: str, seed: int, count: int = OTHERS) -> list[str]:
+    """COCO categories of one word that every text encoder knows, drawn by a seed; none where it knows none."""
     vocabularies = [vocabulary(clip, key) for key in text_encoders(clip)]
     known = [word for word in COCO_CATEGORIES if word != class_word and all(word in one for one in vocabularies)]
-    if not known:
-        raise ValueError('No COCO category is a word of this text encoder; write ordinary words in the input "beside".')
-    return Random(seed).sample(known, min(OTHERS, len(known)))
+    return Random(seed).sample(known, min(count, len(known)))
 
 
 def likeness(vision: Any, pictures: Tensor, others: Tensor) -> float:

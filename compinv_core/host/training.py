@@ -17,6 +17,7 @@ from .. import __version__
 from ..anchors import AnchorSet, sparsemax
 from ..concept import Concept
 from ..prompts import CLOSE_UP, FAR_AWAY, OBJECT_TEMPLATES, STYLE_TEMPLATES
+from ..report import standing
 from ..training.loop import Checkpoint, Progress, Pull, Recipe, Task, Vectors, Workers, train
 from ..training.objective import Encoded, NoiseSchedule, sample
 from ..training.pictures import rescaled, training_pictures
@@ -342,14 +343,11 @@ class Learning(ABC):
         return ", ".join(f"{word} {weight:.2f}" for weight, word in pairs if weight > 0)
 
     def describe(self, vectors: Vectors) -> str:
-        """Where a word lies among the ordinary ones: the nearest of them, its length, and how far out it is."""
+        """Where a word lies among the ordinary ones: the nearest of them, its vectors' length, and how far out they are."""
         key, vocabulary = next(iter(self.vocabularies.items()))
-        mean = vectors[key].detach().float().cpu().mean(dim=0)
-        near = ", ".join(f"{word} {similarity:.2f}" for word, similarity in vocabulary.nearest(mean, 3))
-        length = mean.norm().item() / vocabulary.vectors.norm(dim=1).median().item()
-        return (
-            f"nearest {near}; length {length:.1f} words; further out than {vocabulary.percentile(mean):.0f} % of words"
-        )
+        where = standing(vectors[key], vocabulary, 3)
+        near = ", ".join(f"{word} {similarity:.2f}" for word, similarity in where.nearest)
+        return f"nearest {near}; length {where.length:.1f} words; further out than {where.percentile:.0f} % of words"
 
 
 class Training(Learning):

@@ -70,6 +70,48 @@ def test_the_new_word_renders_what_the_old_one_does(pack: Any, microworld: Any, 
     assert int(missed) < 70
 
 
+def test_both_words_are_measured_as_concept_report_measures_them(pack: Any, microworld: Any, cat: torch.Tensor):
+    """Vector by vector: the mean of two that lean apart is shorter than either."""
+    from compositional_inversion.compinv_core.host.text_encoder import vocabulary
+    from compositional_inversion.compinv_core.report import standing
+
+    words = vocabulary(microworld[1], "clip_l")
+    apart = torch.stack([cat + 2 * words.vector("cyan"), cat - 2 * words.vector("cyan")])
+    new, report = repair(pack, microworld, concept(pack, {"clip_l": apart}, "cat"))
+    told = re.findall(r"length ([\d.]+) words; further out than (\d+) %", report)
+    where = [standing(vectors, words) for vectors in (apart, new.vectors["clip_l"])]
+    assert told == [(f"{one.length:.1f}", f"{one.percentile:.0f}") for one in where]
+    assert where[0].length > 1.5 * standing(apart.mean(0)[None], words).length
+
+
+def test_the_report_says_what_both_words_do_beside_others(pack: Any, microworld: Any, cat: torch.Tensor):
+    same = concept(pack, {"clip_l": cat[None]}, "cat")
+    _, report = repair(pack, microworld, same, vectors=3, steps=1)
+    line = next(line for line in report.splitlines() if line.startswith('of what "cat" takes'))
+    (old, left), (new, kept) = (
+        map(float, both) for both in re.findall(r"([\d.]+) times as much, and they keep (\d+)%", line)
+    )
+    assert (old, left) == (1, 100) and new > 1.1 and kept < 100  # three vectors take more than the word once
+
+
+def test_a_cancel_while_the_report_is_made_keeps_the_new_word(
+    pack: Any, microworld: Any, old: Any, own_folders: Path, monkeypatch: Any
+):
+    import comfy.model_management as management
+
+    def pressed(*_: Any) -> Any:
+        raise management.InterruptProcessingException
+
+    learnt = repair(pack, microworld, old)[0].vectors["clip_l"]
+    monkeypatch.setattr(sys.modules["compositional_inversion.compinv_core.host.repair"], "attend", pressed)
+    with pytest.raises(management.InterruptProcessingException):
+        repair(pack, microworld, old)
+    (file,) = (own_folders / "output" / "embeddings").glob("old-repaired-unfinished-*.safetensors")
+    from compinv_core.concept import read_concept
+
+    assert torch.equal(read_concept(file).vectors["clip_l"], learnt)
+
+
 def test_the_class_word_is_the_users_or_the_concepts_own_or_found(pack: Any, microworld: Any, old: Any):
     own = concept(pack, dict(old.vectors), "kitten")
     for given, class_word, found in ((old, "", "cat"), (own, "", "kitten"), (own, "boat", "boat")):
@@ -166,8 +208,8 @@ def test_a_loss_that_is_no_number_loses_nothing(
     [
         ({"clip_l": torch.ones(1, 768)}, {}, "another family of models"),
         ({"clip_g": torch.ones(1, 96)}, {}, "another family of models"),
-        ({"clip_l": torch.ones(75, 96)}, {}, "75 vectors"),
-        ({"clip_l": torch.zeros(2, 96)}, {}, "nothing but zeros"),
+        ({"clip_l": torch.ones(75, 96)}, {}, "has 75 vectors; at most 64"),
+        ({"clip_l": torch.zeros(2, 96)}, {}, "is all zeros"),
         (None, {"class_word": "xylophone"}, '"xylophone" is not one word'),
         (None, {"class_word": "a cat"}, '"a cat" is not one word'),
         (None, {"placeholder": "cat"}, "ordinary word"),
