@@ -52,14 +52,18 @@ class Concept:
                 "the same number is allowed, for their tokens stand side by side."
             )
 
+    @property
+    def count(self) -> int:
+        """How many vectors it has in each text encoder."""
+        return len(next(iter(self.vectors.values())))
+
     def describe(self) -> str:
         """What it is, in one line."""
         family = FAMILIES.get(", ".join(sorted(self.vectors)), "part of SDXL")
         sizes = " and ".join(f"{key} {vectors.shape[1]} wide" for key, vectors in self.vectors.items())
-        count = len(next(iter(self.vectors.values())))
         known = {"class word": self.class_word, **self.provenance}
         told = "".join(f"; {name} {value}" for name, value in known.items() if value)
-        return f'"{self.name}" is an embedding for {family}: {count} vector{"s"[: count > 1]}, {sizes}{told}.'
+        return f'"{self.name}" is an embedding for {family}: {self.count} vector{"s"[: self.count > 1]}, {sizes}{told}.'
 
 
 def mixed(vectors: Tensor, word: Tensor, mix: float) -> Tensor:

@@ -89,8 +89,8 @@ def kept(word: Attention, ordinary: Attention) -> float:
     return sum(parts) / len(parts)
 
 
-CORE = 95.0  # percentile up to which a word counts as an ordinary one
-LIGHT, HEAVY = 0.8, 1.25  # dominance within which a word leaves room and gets its own
+HEAVY = 1.5  # dominance above which ordinary words, too, that are written several times drive others out
+ALIKE = 0.15  # words whose dominance differs by no more are alike
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,9 @@ class Report:
     Attributes:
         name: the concept's.
         standings: text encoder -> where the concept stands, and its class word.
+        vectors: how many the concept has.
         attention, ordinary: what the concept gets of the attention, and what its class word gets.
+        repeated: what the class word gets when it is written as many times as the concept has vectors.
         likeness: of pictures of the concept to the user's, and of pictures of the class word; cosines of a vision
             model's features, or None without pictures to compare with.
     """
@@ -108,13 +110,20 @@ class Report:
     name: str
     class_word: str
     standings: Mapping[str, tuple[Standing, Standing]]
+    vectors: int
     attention: Attention
     ordinary: Attention
+    repeated: Attention
     likeness: tuple[float, float] | None = None
 
     @property
     def dominance(self) -> float:
         return dominance(self.attention, self.ordinary)
+
+    @property
+    def usual(self) -> float:
+        """The dominance of a word of so many vectors."""
+        return dominance(self.repeated, self.ordinary)
 
     @property
     def kept(self) -> float:
@@ -137,30 +146,35 @@ class Report:
         for name in one.beside:
             parts = [mine / (mine + its) for mine, its in (one.beside[name], other.beside[name])]
             rows.append((f"of the attention of two, beside {name}", _percent(parts[0]), _percent(parts[1])))
-        rows.append(("dominance index", f"{self.dominance:.2f}", "1.00"))
-        rows.append(("attention that the other words keep", _percent(self.kept), _percent(1)))
+        repeated = f"; {self.vectors} times: " if self.vectors > 1 else ""
+        usual = repeated and f"{repeated}{self.usual:.2f}"
+        left = repeated and repeated + _percent(kept(self.repeated, other))
+        rows.append(("dominance index", f"{self.dominance:.2f}", f"1.00{usual}"))
+        rows.append(("attention that the other words keep", _percent(self.kept), f"{_percent(1)}{left}"))
         if self.likeness:
             rows.append(("likeness to your pictures", f"{self.likeness[0]:.3f}", f"{self.likeness[1]:.3f}"))
         return rows
 
     def to_json(self) -> str:
-        figures = {**asdict(self), "dominance": self.dominance, "kept": self.kept, "verdict": self.verdict()}
-        return json.dumps(figures, indent=1)
+        derived = {name: getattr(self, name) for name in ("dominance", "usual", "kept")}
+        return json.dumps({**asdict(self), **derived, "verdict": self.verdict()}, indent=1)
 
     def verdict(self) -> str:
-        """One sentence on the figures of the first text encoder and the attention."""
-        where, _ = next(iter(self.standings.values()))
-        outside = where.percentile > CORE
-        place = "lies outside of the ordinary words" if outside else "sits among ordinary words"
+        """One sentence on the attention, which warns only of what ordinary words do, too, when they are written several times."""
+        part = self.dominance / self.usual
+        compared = "about as much as" if abs(part - 1) <= ALIKE else "more than" if part > 1 else "less than"
+        its = (
+            f'"{self.class_word}" written {self.vectors} times takes'
+            if self.vectors > 1
+            else "a word of one vector does"
+        )
         if self.dominance > HEAVY:
-            outlook = "things beside it may be lost"
-        elif self.dominance < LIGHT or outside:
-            outlook = "beside other things it may give up what it is"
+            outlook = "so much that things beside it may be lost"
         else:
-            outlook = "it should compose"
+            outlook = "what comes of it only pictures show"
         return (
-            f'"{self.name}" {place} (further out than {where.percentile:.0f} % of them) and takes {self.dominance:.1f} times '
-            f"the attention that its class word takes: {outlook}."
+            f'"{self.name}" takes {self.dominance:.2f} times the part of two things\' attention that "{self.class_word}" takes, {compared} '
+            f"{its}, and the other word keeps {self.kept:.0%} of its own: {outlook}."
         )
 
 

@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from PIL import Image, ImageDraw, ImageFont
 
 from ..compinv_core.concept import Concept
-from ..compinv_core.host.report import ALONE, Painted, likeness, other_words, report_concept
+from ..compinv_core.host.report import Painted, likeness, other_words, pictures_of, report_concept
 from ..compinv_core.host.training import LIMITS
 from ..compinv_core.report import Report
 from .pictures import from_image, to_image
@@ -80,7 +80,7 @@ class CompInvConceptReport(io.ComfyNode):
                     tooltip="The same noise with the concept and with its class word, alone and beside the other words.",
                 ),
                 io.String.Output("JSON", display_name="json", tooltip="The figures as text, for other nodes."),
-                io.String.Output("VERDICT", display_name="verdict", tooltip="What they say, in one sentence."),
+                io.String.Output("VERDICT", display_name="verdict", tooltip="What the attention says, in one sentence."),
             ],
         )
 
@@ -116,7 +116,7 @@ class CompInvConceptReport(io.ComfyNode):
         if not words:
             raise ValueError('The text encoder knows no COCO category; write ordinary words in the input "beside".')
         latent = torch.zeros(1, 4, resolution // 8, resolution // 8)
-        bar = comfy.utils.ProgressBar(2 * (len(ALONE) + len(words)))
+        bar = comfy.utils.ProgressBar(pictures_of(concept, words))
         report, own, ordinary = report_concept(
             model, clip, concept, class_word, words, latent, seed, steps, cfg, lambda: bar.update(1)
         )

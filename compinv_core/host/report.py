@@ -159,6 +159,12 @@ class Painted:
     beside: Tensor
 
 
+def pictures_of(concept: Concept, others: Sequence[str]) -> int:
+    """How many pictures a report takes."""
+    again = 1 + len(others) if concept.count > 1 else 0
+    return 2 * (len(ALONE) + len(others)) + again
+
+
 def report_concept(
     model: Any,
     clip: Any,
@@ -176,7 +182,7 @@ def report_concept(
     Args:
         others: ordinary words that both are asked for with.
         latent: (1, C, h, w), an empty latent of the size wanted.
-        each: called after each picture.
+        each: called after each picture; there are `pictures_of` them.
 
     Raises:
         ValueError: a concept for other models, too long for a prompt or of zeros alone, or a word that is not one word.
@@ -195,13 +201,18 @@ def report_concept(
     watch_prompts = one_by_one(model, knowing, latent, steps, cfg, each)
     attention, *own = attend(watch_prompts, f"embedding:{NAME}", class_word, others, seed)
     ordinary, *theirs = attend(watch_prompts, class_word, class_word, others, seed)
-    report = Report(concept.name, class_word, standings, attention, ordinary)
+    count, repeated = concept.count, ordinary
+    if count > 1:
+        again = {key: known.vector(class_word).repeat(count, 1) for key, known in vocabularies.items()}
+        watch_again = one_by_one(model, with_concept(clip, Concept(NAME, again)), latent, steps, cfg, each)
+        repeated, *_ = attend(watch_again, f"embedding:{NAME}", class_word, others, seed, ALONE[:1])
+    report = Report(concept.name, class_word, standings, count, attention, ordinary, repeated)
     return report, Painted(*own), Painted(*theirs)
 
 
 def check_concept(concept: Concept) -> None:
     """Raises ValueError when there is nothing in a concept, or too much for a prompt about two things."""
-    count = len(next(iter(concept.vectors.values())))
+    count = concept.count
     if count > MOST:
         raise ValueError(
             f'The concept "{concept.name}" has {count} vectors; at most {MOST} are allowed, for a prompt of one chunk '

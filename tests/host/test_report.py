@@ -54,6 +54,8 @@ def test_more_vectors_take_more_of_the_attention(pack: Any, microworld: Any):
         json.loads(report(pack, microworld, of_word(microworld, "cat").repeat(count, 1))[2]) for count in (1, 3)
     )
     assert three["dominance"] > one["dominance"] + 0.1 and three["kept"] < one["kept"]
+    assert three["usual"] == pytest.approx(three["dominance"]) and one["usual"] == pytest.approx(1)
+    assert (one["vectors"], three["vectors"]) == (1, 3)
 
 
 def test_what_is_watched_is_what_a_sampler_paints(pack: Any, microworld: Any):

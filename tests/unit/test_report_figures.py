@@ -47,33 +47,53 @@ def test_standing_of_several_vectors_is_their_mean():
     assert where.percentile == pytest.approx(sum(alone) / 2)
 
 
-def test_a_report_says_the_same_as_text_and_as_a_table():
+def report(share: float, vectors: int = 1, repeated: float = 0.1) -> Report:
+    """Of a word that takes this share beside a cup, which gets .1 there; an ordinary word gets as much as the cup."""
     where = standing(LINE.vectors[:1], LINE)
-    report = Report("mine", "cat", {"clip_l": (where, where)}, Attention(0.2, 0.8, {"cup": (0.3, 0.1)}), ORDINARY)
-    figures = json.loads(report.to_json())
-    assert figures["dominance"] == pytest.approx(1.5) and figures["kept"] == pytest.approx(1)
-    assert ("dominance index", "1.50", "1.00") in report.rows()
-    assert ("of the attention of two, beside cup", "75.0 %", "50.0 %") in report.rows()
-    assert not any("pictures" in row[0] for row in report.rows())
+    own, again = (Attention(0.2, 0.8, {"cup": (part, 0.1)}) for part in (share, repeated))
+    return Report("mine", "cat", {"clip_l": (where, where)}, vectors, own, ORDINARY, again)
+
+
+def test_a_report_says_the_same_as_text_and_as_a_table():
+    figures = json.loads(report(0.3).to_json())
+    assert figures["dominance"] == pytest.approx(1.5) and figures["kept"] == figures["usual"] == pytest.approx(1)
+    assert ("dominance index", "1.50", "1.00") in report(0.3).rows()
+    assert ("of the attention of two, beside cup", "75.0 %", "50.0 %") in report(0.3).rows()
+    assert not any("pictures" in row[0] for row in report(0.3).rows())
+
+
+def test_a_word_of_several_vectors_stands_beside_its_class_word_written_as_often():
+    three = report(0.2, vectors=3, repeated=0.15)  # .15 of .25 where it was half
+    assert three.usual == pytest.approx(1.2) and json.loads(three.to_json())["usual"] == pytest.approx(1.2)
+    assert ("dominance index", "1.33", "1.00; 3 times: 1.20") in three.rows()
+    assert ("attention that the other words keep", "100.0 %", "100.0 %; 3 times: 100.0 %") in three.rows()
 
 
 @pytest.mark.parametrize(
-    ("percentile", "share", "place", "outlook"),
+    ("share", "vectors", "repeated", "compared", "outlook"),
     [
-        (
-            40.0,
-            0.11,
-            "sits among ordinary words (further out than 40 % of them) and takes 1.0 times",
-            "it should compose",
-        ),
-        (40.0, 0.3, "sits among ordinary words (further out than 40 % of them) and takes 1.5 times", "may be lost"),
-        (40.0, 0.05, "and takes 0.7 times", "it may give up what it is"),
-        (99.0, 0.11, "lies outside of the ordinary words (further out than 99 % of them)", "it may give up what it is"),
+        (0.11, 1, 0.1, "1.05 times", "about as much as a word of one vector does"),
+        (0.06, 1, 0.1, "0.75 times", "less than a word of one vector does"),
+        (0.2, 3, 0.2, "1.33 times", 'about as much as "cat" written 3 times takes'),
+        (0.25, 3, 0.15, "1.43 times", 'more than "cat" written 3 times takes'),
     ],
 )
-def test_the_verdict_names_what_is_out_of_the_ordinary(percentile: float, share: float, place: str, outlook: str):
-    where = Standing((("cat", 0.9),), percentile, 1.0, 1.0)
-    said = Report(
-        "mine", "cat", {"clip_l": (where, where)}, Attention(0.2, 0.8, {"cup": (share, 0.1)}), ORDINARY
-    ).verdict()
-    assert said.startswith('"mine" ') and place in said and said.endswith(f"{outlook}.")
+def test_the_verdict_compares_with_ordinary_words_of_so_many_vectors(
+    share: float, vectors: int, repeated: float, compared: str, outlook: str
+):
+    said = report(share, vectors, repeated).verdict()
+    assert compared in said and outlook in said and "keeps 100% of its own" in said
+    assert said.endswith("only pictures show.")
+
+
+@pytest.mark.parametrize(("share", "warned"), [(0.29, False), (0.32, True)])
+def test_the_verdict_warns_only_above_what_learnt_words_take_that_leave_room(share: float, warned: bool):
+    """.29 of .39 is 1.49 times the half that the class word takes, .32 of .42 is 1.52 times."""
+    for vectors, repeated in ((1, 0.1), (8, 0.32)):
+        assert ("may be lost" in report(share, vectors, repeated).verdict()) == warned
+
+
+def test_the_place_among_ordinary_words_is_no_reason_for_a_warning():
+    far = Standing((("cat", 0.9),), 100.0, 3.0, 3.0)
+    said = Report("mine", "cat", {"clip_l": (far, far)}, 1, ORDINARY, ORDINARY, ORDINARY).verdict()
+    assert "may" not in said
