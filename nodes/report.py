@@ -80,7 +80,9 @@ class CompInvConceptReport(io.ComfyNode):
                     tooltip="The same noise with the concept and with its class word, alone and beside the other words.",
                 ),
                 io.String.Output("JSON", display_name="json", tooltip="The figures as text, for other nodes."),
-                io.String.Output("VERDICT", display_name="verdict", tooltip="What the attention says, in one sentence."),
+                io.String.Output(
+                    "VERDICT", display_name="verdict", tooltip="What the attention says, in one sentence."
+                ),
             ],
         )
 

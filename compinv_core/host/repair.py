@@ -1,6 +1,6 @@
 """Repair: a word that dominates, learnt anew among ordinary words from what the frozen model makes of it; no pictures needed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,12 +8,13 @@ import comfy.sample
 import torch
 from torch import Tensor
 
-from ..anchors import COCO_CATEGORIES, AnchorSet, similarity
+from ..anchors import COCO_CATEGORIES, AnchorSet
 from ..concept import Concept
 from ..prompts import OBJECT_TEMPLATES
 from ..report import Attention, dominance, kept
 from ..training.loop import Checkpoint, Recipe, Vectors
 from ..training.objective import Encoded
+from ..vocabulary import Vocabulary
 from . import text_encoder
 from .foreground import find_foreground
 from .report import ALONE, attend, check_concept, one_by_one, other_words
@@ -167,12 +168,38 @@ class Repair(Learning):
 
 
 def likely_class(clip: Any, concept: Concept) -> str:
-    """The everyday thing that is nearest to a concept's vectors. Its nearest word of all is often that of its colour."""
+    """The everyday thing that is nearest to a concept's vectors. Its nearest word of all is often that of its colour.
+
+    Raises:
+        ValueError: it is no nearer than one of as many random vectors with the spread of words would be.
+    """
     known = [text_encoder.vocabulary(clip, key) for key in text_encoder.text_encoders(clip)]
     words, *_ = known
-    mean = concept.vectors[next(iter(text_encoder.text_encoders(clip)))].float().cpu().mean(dim=0)
     things = [thing for thing in COCO_CATEGORIES if all(thing in vocabulary for vocabulary in known)]
-    return max(things or words.words, key=lambda word: similarity(words.vector(word), mean))
+    vectors = concept.vectors[next(iter(text_encoder.text_encoders(clip)))].float().cpu()
+    near = _to_things(vectors.mean(dim=0, keepdim=True), words, things)[0].tolist() if things else []
+    if not near or max(near) <= _chance(len(vectors), words, things):
+        raise ValueError(
+            f'No everyday thing is near to "{concept.name}", so what it shows is not known; write one ordinary word for it in '
+            'the input "class_word".'
+        )
+    return things[near.index(max(near))]
+
+
+def _to_things(vectors: Tensor, words: Vocabulary, things: Sequence[str]) -> Tensor:
+    """Cosines (N, T) of vectors (N, E) with things."""
+    of_things = torch.stack([words.vector(thing) for thing in things])
+    return torch.cosine_similarity(vectors[:, None], of_things[None], dim=-1)
+
+
+def _chance(count: int, words: Vocabulary, things: Sequence[str]) -> float:
+    """The likeness to its nearest thing that a mean of so many random vectors exceeds once in a hundred times.
+
+    They have the mean and the spread of the words, which in CLIP all lean one way.
+    """
+    noise = torch.randn(1000, words.vectors.shape[1], generator=torch.Generator().manual_seed(0))
+    spread, mean = torch.std_mean(words.vectors, dim=0)
+    return _to_things(mean + spread * noise / count**0.5, words, things).amax(dim=1).quantile(0.99).item()
 
 
 def _prompts(name: str, class_word: str = "") -> list[str]:

@@ -120,6 +120,34 @@ def test_the_class_word_is_the_users_or_the_concepts_own_or_found(pack: Any, mic
         assert ("nearest to its vectors" in report) == (given is old)
 
 
+def test_a_class_word_is_found_only_for_what_is_near_to_an_everyday_thing(pack: Any, microworld: Any, old: Any):
+    """Half of a thing's direction is enough; random vectors have a thing nearby once in a hundred times."""
+    from compositional_inversion.compinv_core.host.repair import likely_class
+    from compositional_inversion.compinv_core.host.text_encoder import vocabulary
+
+    def found(vectors: torch.Tensor) -> str | None:
+        try:
+            return likely_class(microworld[1], concept(pack, {"clip_l": vectors}))
+        except ValueError:
+            return None
+
+    words, generator = vocabulary(microworld[1], "clip_l"), torch.Generator().manual_seed(1)
+    for count in (1, 3):
+        noise = torch.randn(200, count, 96, generator=generator)
+        astray = [found(vectors) for vectors in noise]
+        assert astray.count(None) >= 190
+        for thing in ("cat", "kite", "chair"):
+            towards = words.vector(thing) / words.vector(thing).norm() * 0.6 * noise.mean(1).norm(dim=1)[:, None]
+            near = [found(vectors + one) for vectors, one in zip(noise[:20], towards, strict=False)]
+            assert near.count(thing) >= 18
+
+
+def test_what_no_everyday_thing_is_near_to_needs_its_class_word(pack: Any, microworld: Any, old: Any):
+    random = concept(pack, {"clip_l": torch.randn(3, 96, generator=torch.Generator().manual_seed(2))})
+    with pytest.raises(ValueError, match=r'No everyday thing is near to "old".*"class_word"'):
+        repair(pack, microworld, random)
+
+
 def test_a_file_whose_name_cannot_be_typed_is_repaired_under_one_that_can(pack: Any, microworld: Any, old: Any):
     odd = concept(pack, dict(old.vectors), name="My Cat (v1.2)")
     new, _ = repair(pack, microworld, odd)
