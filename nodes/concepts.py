@@ -120,7 +120,7 @@ class CompInvApplyConcept(io.ComfyNode):
                     step=0.05,
                     optional=True,
                     tooltip="How long the word's vectors are, after anchor_mix: 1 as they are, 0 nothing of it. Text encoders even out most of "
-                    "it, so expect little before you go far.",
+                    "it: expect little between a half and 2.",
                 ),
             ],
             outputs=[
