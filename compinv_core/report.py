@@ -129,6 +129,11 @@ class Report:
     def kept(self) -> float:
         return kept(self.attention, self.ordinary)
 
+    @property
+    def unlike(self) -> bool:
+        """Whether the user's pictures are no more like the concept than like any thing of its class."""
+        return self.likeness is not None and self.likeness[0] <= self.likeness[1]
+
     def rows(self) -> list[tuple[str, str, str]]:
         """A table's lines: a figure's name, the concept's and the class word's."""
         rows = [("", self.name, self.class_word)]
@@ -152,7 +157,8 @@ class Report:
         rows.append(("dominance index", f"{self.dominance:.2f}", f"1.00{usual}"))
         rows.append(("attention that the other words keep", _percent(self.kept), f"{_percent(1)}{left}"))
         if self.likeness:
-            rows.append(("likeness to your pictures", f"{self.likeness[0]:.3f}", f"{self.likeness[1]:.3f}"))
+            own, its = (f"{likeness:.3f}" for likeness in self.likeness)
+            rows.append(("likeness to your pictures", own + ", no more than its class word" * self.unlike, its))
         return rows
 
     def to_json(self) -> str:
@@ -160,7 +166,8 @@ class Report:
         return json.dumps({**asdict(self), **derived, "verdict": self.verdict()}, indent=1)
 
     def verdict(self) -> str:
-        """One sentence on the attention, which warns only of what ordinary words do, too, when they are written several times."""
+        """One sentence on the attention, which warns only of what ordinary words do, too, when they are written several times;
+        and one on pictures that are unlike the concept."""
         part = self.dominance / self.usual
         compared = "about as much as" if abs(part - 1) <= ALIKE else "more than" if part > 1 else "less than"
         its = (
@@ -172,9 +179,10 @@ class Report:
             outlook = "so much that things beside it may be lost"
         else:
             outlook = "what comes of it only pictures show"
+        doubt = f" Your pictures are no more like it than like an ordinary {self.class_word}: do they show it, and does the word?"
         return (
             f'"{self.name}" takes {self.dominance:.2f} times the part of two things\' attention that "{self.class_word}" takes, {compared} '
-            f"{its}, and the other word keeps {self.kept:.0%} of its own: {outlook}."
+            f"{its}, and the other word keeps {self.kept:.0%} of its own: {outlook}.{doubt * self.unlike}"
         )
 
 

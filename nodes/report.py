@@ -81,7 +81,9 @@ class CompInvConceptReport(io.ComfyNode):
                 ),
                 io.String.Output("JSON", display_name="json", tooltip="The figures as text, for other nodes."),
                 io.String.Output(
-                    "VERDICT", display_name="verdict", tooltip="What the attention says, in one sentence."
+                    "VERDICT",
+                    display_name="verdict",
+                    tooltip="What the attention says, in one sentence, and whether your pictures are of something else.",
                 ),
             ],
         )

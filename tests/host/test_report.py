@@ -96,6 +96,25 @@ class Mean:
         return {"image_embeds": pictures.mean((1, 2))}
 
 
+def test_likeness_is_the_mean_cosine_of_all_pairs(comfyui: Any):
+    """Of red and green with red and with (.6, .8, 0): 1, .6, 0 and .8, however bright they are."""
+    from compinv_core.host.report import likeness
+
+    def pictures(*colours: tuple[float, float, float]) -> torch.Tensor:
+        return torch.tensor(colours)[:, None, None].expand(-1, 4, 6, -1)
+
+    one = pictures((1, 0, 0), (0, 0.5, 0))
+    assert likeness(Mean(), one, pictures((0.3, 0, 0), (0.6, 0.8, 0))) == pytest.approx((1 + 0.6 + 0 + 0.8) / 4)
+    assert likeness(Mean(), one[:1], one[:1]) == pytest.approx(1)
+
+
+def test_pictures_without_the_concept_are_asked_about(pack: Any, microworld: Any):
+    """The class word as a concept: no picture is more like it than like the class word."""
+    given = {"vae": microworld[2], "clip_vision": Mean(), "pictures": torch.rand(2, 32, 48, 3), "beside": "car"}
+    *_, verdict = report(pack, microworld, of_word(microworld, "cat"), **given)
+    assert "no more like it than like an ordinary cat: do they show it" in verdict
+
+
 def test_likeness_to_the_users_pictures(pack: Any, microworld: Any):
     given = {"vae": microworld[2], "clip_vision": Mean(), "pictures": torch.ones(2, 32, 48, 3)}
     own, ordinary = json.loads(report(pack, microworld, torch.randn(1, 96), **given)[2])["likeness"]

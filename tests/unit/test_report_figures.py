@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -91,6 +92,15 @@ def test_the_verdict_warns_only_above_what_learnt_words_take_that_leave_room(sha
     """.29 of .39 is 1.49 times the half that the class word takes, .32 of .42 is 1.52 times."""
     for vectors, repeated in ((1, 0.1), (8, 0.32)):
         assert ("may be lost" in report(share, vectors, repeated).verdict()) == warned
+
+
+@pytest.mark.parametrize(("own", "asked"), [(0.7, False), (0.65, True), (0.6, True)])
+def test_pictures_that_are_no_more_like_the_concept_than_like_its_class_word_are_asked_about(own: float, asked: bool):
+    compared = replace(report(0.1), likeness=(own, 0.65))
+    said = "no more like it than like an ordinary cat: do they show it"
+    assert (said in compared.verdict()) == asked
+    mark = ", no more than its class word" if asked else ""
+    assert ("likeness to your pictures", f"{own:.3f}{mark}", "0.650") in compared.rows()
 
 
 def test_the_place_among_ordinary_words_is_no_reason_for_a_warning():
