@@ -40,10 +40,15 @@ class Concept:
         if not self.vectors:
             raise ValueError(f'The concept "{self.name}" has no vectors; it needs those of one text encoder or more.')
         for key, vectors in self.vectors.items():
-            if vectors.ndim != 2 or not vectors.isfinite().all():
+            if vectors.ndim != 2 or not vectors.numel():
                 raise ValueError(
-                    f'The concept "{self.name}" has vectors of shape {tuple(vectors.shape)} for {key}; '
-                    "finite numbers of shape (vectors, width) are allowed."
+                    f'The concept "{self.name}" has numbers of shape {tuple(vectors.shape)} for {key}; the shape (vectors, width) '
+                    "with one vector or more is allowed."
+                )
+            if not vectors.isfinite().all():
+                raise ValueError(
+                    f'The concept "{self.name}" holds NaN or infinity for {key}, as a training that went astray leaves behind; '
+                    "take another embedding, only finite numbers are allowed."
                 )
         if len({len(vectors) for vectors in self.vectors.values()}) > 1:
             counts = ", ".join(f"{key}: {len(vectors)}" for key, vectors in self.vectors.items())
@@ -151,7 +156,7 @@ def _tensors(raw: Any) -> dict[str, Tensor]:
     tensors = {
         key: value.detach().float().reshape(-1, value.shape[-1])
         for key, value in entries.items()
-        if isinstance(value, Tensor) and value.ndim in (1, 2)
+        if isinstance(value, Tensor) and value.ndim in (1, 2) and value.shape[-1]
     }
     named = {key: vectors for key, vectors in tensors.items() if key in WIDTHS.values()}
     if named:  # OneTrainer keeps vectors of another kind beside them, "clip_l_out"

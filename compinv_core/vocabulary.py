@@ -34,8 +34,11 @@ class Vocabulary:
     def __contains__(self, word: str) -> bool:
         return word.lower() in self._index
 
-    def vector(self, word: str) -> Tensor:
+    def vector(self, word: str, wanted: str = "") -> Tensor:
         """(E,), the input embedding of a word.
+
+        Args:
+            wanted: where the word was written, such as '"class_word"', for the error's sentence.
 
         Raises:
             ValueError: the word is not a single token of this text encoder.
@@ -44,16 +47,20 @@ class Vocabulary:
         if index is None:
             near = difflib.get_close_matches(word.lower(), self.words, n=3)
             hint = f"; similar words are {', '.join(near)}" if near else ""
-            raise ValueError(f'"{word}" is not one word of this text encoder{hint}. Choose one ordinary word.')
+            place = f" for {wanted}" if wanted else ""
+            raise ValueError(f'"{word}" is not one word of this text encoder{hint}. Choose one ordinary word{place}.')
         return self.vectors[index]
 
-    def phrase(self, text: str) -> Tensor:
+    def phrase(self, text: str, wanted: str = "") -> Tensor:
         """(E,), a word's input embedding, or the mean of those of a phrase's words ("teddy bear").
+
+        Args:
+            wanted: as for `vector`.
 
         Raises:
             ValueError: one of its words is not a single token of this text encoder.
         """
-        return torch.stack([self.vector(word) for word in text.split()]).mean(dim=0)
+        return torch.stack([self.vector(word, wanted) for word in text.split()]).mean(dim=0)
 
     def nearest(self, vector: Tensor, count: int, exclude: Collection[str] = ()) -> list[tuple[str, float]]:
         """The `count` words most similar to a vector (E,), with their cosine similarities."""

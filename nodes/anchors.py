@@ -67,8 +67,10 @@ class CompInvAnchorSelect(io.ComfyNode):
     ) -> io.NodeOutput:
         known = vocabulary(clip, next(iter(text_encoders(clip))))
         class_word = class_word.strip().lower()
-        centre = known.vector(class_word)
+        centre = known.vector(class_word, '"class_word"')
         given = list(dict.fromkeys(" ".join(word.lower().split()) for word in words.split(",") if word.strip()))
+        for word in given if how in (NEAREST, MINE) else ():
+            known.phrase(word, '"words"')
         if how == CLASS_WORD:
             chosen = [class_word]
         elif how == NEAREST:

@@ -86,6 +86,7 @@ class Repair(Learning):
             text_encoder.check_width(clip, old)
             check_concept(old)
             word = wanted.class_word or old.class_word or likely_class(clip, old)
+            text_encoder.check_class_word(clip, word, old)
             anchors = AnchorSet(word, (word,), (1.0,)) if recipe.anchor_weight else None
             super().__init__(model, clip, wanted.name, word, wanted.vectors, anchors, recipe)
             self.old, self.wanted, self.on_sampling = old, wanted, on_sampling

@@ -16,7 +16,7 @@ from ..report import Attention, Report, entropy, standing
 from .attention import Capture, guided_blocks, watch
 from .composition import composition_prompt, subjects_of
 from .sampler import KEY, check_fit, unheld
-from .text_encoder import encode, text_encoders, vocabulary, with_concept
+from .text_encoder import check_class_word, check_width, check_word, encode, text_encoders, vocabulary, with_concept
 
 ALONE = ("a photo of {}", "a picture of {}", "a rendering of {}")
 OTHERS = 4  # words that a concept is tried beside
@@ -188,11 +188,12 @@ def report_concept(
         ValueError: a concept for other models, too long for a prompt or of zeros alone, or a word that is not one word.
     """
     check_concept(concept)
+    check_width(clip, concept)
+    check_class_word(clip, class_word, concept)
+    for word in others:
+        check_word(clip, word, '"beside"')
     knowing = with_concept(clip, replace(concept, name=NAME, class_word=class_word))
     vocabularies = {key: vocabulary(clip, key) for key in text_encoders(clip)}
-    for word in others:
-        for known in vocabularies.values():
-            known.vector(word)
     standings = {
         key: (standing(concept.vectors[key], known), standing(known.vector(class_word)[None], known))
         for key, known in vocabularies.items()

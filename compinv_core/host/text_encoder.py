@@ -56,6 +56,19 @@ def vocabulary(clip: Any, key: str) -> Vocabulary:
     return _vocabularies[encoder]
 
 
+def check_word(clip: Any, word: str, wanted: str) -> None:
+    """Raises ValueError unless every text encoder knows a word; see `Vocabulary.vector`."""
+    for key in text_encoders(clip):
+        vocabulary(clip, key).vector(word, wanted)
+
+
+def check_class_word(clip: Any, word: str, concept: Concept) -> None:
+    """The same of a class word that is a node's input, or else the concept's own."""
+    own = word.lower() == concept.class_word.lower()
+    brought = f', for this one comes with the concept "{concept.name}"' if own else ""
+    check_word(clip, word, f'"class_word"{brought}')
+
+
 def known_concepts(clip: Any) -> Mapping[str, Concept]:
     """The concepts that were applied to this CLIP, by name."""
     return getattr(clip.tokenizer, "compinv_concepts", {})  # stock nodes clone the CLIP; its tokenizer stays
@@ -104,8 +117,9 @@ def towards_class_word(clip: Any, concept: Concept, mix: float) -> Concept:
             f'The concept "{concept.name}" has no class word for "anchor_mix" to go to; give it one at Load Concept, '
             "or leave anchor_mix at 0."
         )
+    own = f'the class word of "{concept.name}", at Load Concept'
     vectors = {
-        key: mixed(concept.vectors[key].float(), vocabulary(clip, key).vector(concept.class_word), mix)
+        key: mixed(concept.vectors[key].float(), vocabulary(clip, key).vector(concept.class_word, own), mix)
         for key in text_encoders(clip)
     }
     return replace(concept, vectors=vectors)

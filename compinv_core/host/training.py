@@ -176,7 +176,7 @@ class Learning(ABC):
                 f"MODEL and CLIP do not belong together: the model reads text {context_width(model)} numbers wide, "
                 f"the text encoder writes {text_width}; take both from the same checkpoint."
             )
-        words = {key: vocabulary.vector(class_word) for key, vocabulary in self.vocabularies.items()}
+        words = {key: vocabulary.vector(class_word, '"class_word"') for key, vocabulary in self.vocabularies.items()}
         if isinstance(start, int):
             self.start = {key: word.repeat(start, 1) for key, word in words.items()}
         else:

@@ -234,11 +234,8 @@ def test_a_loss_that_is_no_number_loses_nothing(
 @pytest.mark.parametrize(
     ("vectors", "changes", "sentence"),
     [
-        ({"clip_l": torch.ones(1, 768)}, {}, "another family of models"),
         ({"clip_g": torch.ones(1, 96)}, {}, "another family of models"),
-        ({"clip_l": torch.ones(75, 96)}, {}, "has 75 vectors; at most 64"),
-        ({"clip_l": torch.zeros(2, 96)}, {}, "is all zeros"),
-        (None, {"class_word": "xylophone"}, '"xylophone" is not one word'),
+        (None, {"class_word": "xylophone"}, '"xylophone" is not one word.*for "class_word".$'),
         (None, {"class_word": "a cat"}, '"a cat" is not one word'),
         (None, {"placeholder": "cat"}, "ordinary word"),
         (None, {"placeholder": "my cat"}, "without spaces"),

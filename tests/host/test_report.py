@@ -1,6 +1,8 @@
 """Concept Report on the real host: figures, pictures, and what is refused."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -136,9 +138,6 @@ def test_a_layout_that_the_model_is_held_to_is_left_out(pack: Any, microworld: A
 @pytest.mark.parametrize(
     ("vectors", "changes", "message"),
     [
-        (torch.zeros(2, 96), {}, "is all zeros"),
-        (torch.ones(80, 96), {}, "has 80 vectors; at most 64"),
-        (torch.ones(1, 768), {}, "is for another family"),
         (torch.ones(1, 96), {"class_word": "qwxzy"}, '"qwxzy" is not one word'),
         (torch.ones(1, 96), {"beside": "car, teddy bear"}, '"teddy bear" is not one word'),
         (torch.ones(1, 96), {"beside": "Cat"}, '"beside" has the class word'),
@@ -148,6 +147,54 @@ def test_a_layout_that_the_model_is_held_to_is_left_out(pack: Any, microworld: A
 def test_what_cannot_be_reported_is_refused(pack: Any, microworld: Any, vectors: Any, changes: Any, message: str):
     with pytest.raises(ValueError, match=message):
         report(pack, microworld, vectors, **changes)
+
+
+@pytest.mark.parametrize("node", ["CompInvConceptReport", "CompInvRepairConcept"])
+@pytest.mark.parametrize(
+    ("vectors", "message"),
+    [
+        (torch.full((2, 96), torch.nan), "holds NaN or infinity"),
+        (torch.zeros(0, 96), "one vector or more is allowed"),
+        (torch.ones(75, 96), "has 75 vectors; at most 64"),
+        (torch.ones(80, 96), "has 80 vectors; at most 64"),
+        (torch.zeros(2, 96), "is all zeros"),
+        (torch.ones(2, 768), "is for another family"),
+    ],
+)
+def test_a_bad_file_is_refused_before_a_report_or_a_repair(
+    pack: Any, microworld: Any, monkeypatch: Any, node: str, vectors: torch.Tensor, message: str
+):
+    import comfy.sample
+    import folder_paths
+    from safetensors.torch import save_file
+
+    monkeypatch.setattr(comfy.sample, "sample", lambda *_, **__: pytest.fail("something was sampled"))
+    path = Path(folder_paths.get_folder_paths("embeddings")[0]) / "test-bad.safetensors"
+    save_file({"clip_l": vectors.clone()}, path)
+    model, clip, _ = microworld
+    try:
+        with pytest.raises(ValueError, match=message):
+            loaded, _ = pack.run("CompInvLoadConcept", file=path.name, class_word="cat")
+            if node == "CompInvConceptReport":
+                report(pack, microworld, vectors, concept=loaded)
+            else:
+                repair = {"placeholder": "", "vectors": 2, "resolution": 64, "pictures": 1, "cfg": 4.0, "seed": 0}
+                learning = {"class_word": "", "steps": 1, "batch": 1, "anchor_weight": 0.1}
+                pack.run(node, model=model, clip=clip, concept=loaded, **repair, **learning)
+    finally:
+        path.unlink()
+
+
+def test_a_word_that_is_not_known_is_said_with_where_it_was_written(pack: Any, microworld: Any):
+    named = concept(torch.ones(1, 96), class_word="cute cat")
+    with pytest.raises(
+        ValueError, match=r'"cute cat" is not one word.*"class_word", for this one comes with the concept'
+    ):
+        report(pack, microworld, torch.ones(1, 96), concept=named)
+    with pytest.raises(ValueError, match=r'"qwxzy" is not one word.*for "class_word".$'):
+        report(pack, microworld, torch.ones(1, 96), concept=named, class_word="qwxzy")
+    with pytest.raises(ValueError, match=r'"qwxzy" is not one word.*for "beside".$'):
+        report(pack, microworld, torch.ones(1, 96), beside="car, qwxzy")
 
 
 def test_a_concept_without_a_class_word_needs_one(pack: Any, microworld: Any):

@@ -90,14 +90,32 @@ def test_a_file_without_an_embedding_is_refused(tmp_path):
     ("vectors", "message"),
     [
         ({}, "has no vectors"),
-        ({"clip_l": torch.full((1, 4), torch.nan)}, "finite numbers"),
-        ({"clip_l": torch.zeros(4)}, "finite numbers"),
+        ({"clip_l": torch.full((1, 4), torch.nan)}, "NaN or infinity for clip_l"),
+        ({"clip_g": torch.tensor([[0.0, -torch.inf]])}, "NaN or infinity for clip_g"),
+        ({"clip_l": torch.zeros(4)}, r"shape \(4,\) for clip_l"),
+        ({"clip_l": torch.zeros(0, 768)}, r"shape \(0, 768\).*one vector or more"),
         ({"clip_l": torch.zeros(1, 4), "clip_g": torch.zeros(2, 5)}, "another number of vectors"),
     ],
 )
 def test_vectors_that_no_prompt_can_hold_are_refused(vectors, message):
     with pytest.raises(ValueError, match=message):
         Concept("my-cat", vectors)
+
+
+@pytest.mark.parametrize(
+    ("vectors", "message"),
+    [
+        (torch.full((2, 768), torch.nan), '"bad" holds NaN or infinity'),
+        (torch.zeros(0, 768), '"bad" has numbers of shape'),
+        (torch.zeros(0, 0), "holds no embedding"),
+    ],
+)
+def test_files_of_such_vectors_are_refused_when_they_are_read(tmp_path, vectors, message):
+    save_file({"emb_params": vectors}, tmp_path / "bad.safetensors")
+    torch.save({"string_to_param": {"*": vectors}}, tmp_path / "bad.pt")
+    for path in sorted(tmp_path.iterdir()):
+        with pytest.raises(ValueError, match=message):
+            read_concept(path)
 
 
 @pytest.mark.parametrize("name", ["", "my cat", "../cat", "a/b", "a\\b", ".hidden", "cat.safetensors", "cat,", "(cat)"])
