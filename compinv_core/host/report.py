@@ -1,5 +1,6 @@
 """A concept's report from a MODEL and a CLIP: words are watched while they are sampled, the concept as its class word."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from random import Random
@@ -14,9 +15,17 @@ from ..anchors import COCO_CATEGORIES
 from ..concept import Concept
 from ..report import Attention, Report, entropy, standing
 from .attention import Capture, guided_blocks, watch
-from .composition import composition_prompt, subjects_of
 from .sampler import KEY, check_fit, unheld
-from .text_encoder import check_class_word, check_width, check_word, encode, text_encoders, vocabulary, with_concept
+from .text_encoder import (
+    check_class_word,
+    check_width,
+    check_word,
+    columns_between,
+    encode,
+    text_encoders,
+    vocabulary,
+    with_concept,
+)
 
 ALONE = ("a photo of {}", "a picture of {}", "a rendering of {}")
 OTHERS = 4  # words that a concept is tried beside
@@ -55,11 +64,11 @@ def observe(
     """Sample prompts, one picture of each, and watch their subjects. A layout that the MODEL is held to is left out.
 
     Args:
-        prompts: B texts, each with its subjects; of all, the subjects' tokens stand in the same places.
+        prompts: B texts, each with its subjects in their order; of all, the subjects' tokens stand in the same places.
         latent: (1, C, h, w), an empty latent of the size wanted.
     """
-    written = [composition_prompt(clip, text, subjects) for text, subjects in prompts]
-    places = {tuple(subject.columns for subject in subjects_of(one)) for one in written}
+    written = [encode(clip, text) for text, _ in prompts]
+    places = {tuple(columns_between(clip, text, *span) for span in _spans(text, of)) for text, of in prompts}
     assert len(places) == 1
     (columns,) = places
     check_fit(model, written[0])
@@ -87,6 +96,16 @@ def observe(
         watching, noise, steps, cfg, "euler", "normal", positive, negative, latent, disable_pbar=True, seed=seed
     )
     return Seen(torch.stack(shares).cpu(), torch.stack(entropies).cpu(), latents)
+
+
+def _spans(text: str, subjects: Sequence[str]) -> list[tuple[int, int]]:
+    """Where each subject's last occurrence before the next subject begins and ends: in "a photo of a photo" the thing is the second."""
+    spans: list[tuple[int, int]] = []
+    for phrase in reversed(subjects):
+        before = text[: spans[0][0]] if spans else text
+        *_, last = re.finditer(rf"(?<![\w-]){re.escape(phrase)}(?![\w-])", before)
+        spans.insert(0, last.span())
+    return spans
 
 
 def _by_subject(maps: Tensor, columns: Sequence[Sequence[int]]) -> Tensor:

@@ -197,6 +197,23 @@ def test_a_word_that_is_not_known_is_said_with_where_it_was_written(pack: Any, m
         report(pack, microworld, torch.ones(1, 96), beside="car, qwxzy")
 
 
+def test_words_of_the_reports_own_prompts_are_read_where_the_subject_stands(pack: Any, microworld: Any):
+    from compositional_inversion.compinv_core.host.report import observe
+    from compositional_inversion.compinv_core.host.text_encoder import with_concept
+
+    for word in ("photo", "picture", "rendering"):
+        vectors = of_word(microworld, word)
+        figures = json.loads(report(pack, microworld, vectors, concept=concept(vectors, word), steps=2)[2])
+        assert figures["attention"] == figures["ordinary"] and figures["dominance"] == pytest.approx(1)
+    model, clip, _ = microworld
+    knowing = with_concept(clip, replace(concept(of_word(microworld, "photo")), name="mine"))
+    spelt, by_wire = (
+        observe(model, knowing, [(f"a photo of a cat and a {word}", ["cat", word])], torch.zeros(1, 4, 8, 8), 0, 2, 3.0)
+        for word in ("photo", "embedding:mine")
+    )
+    assert torch.equal(spelt.shares, by_wire.shares)
+
+
 def test_a_concept_without_a_class_word_needs_one(pack: Any, microworld: Any):
     nameless = concept(torch.ones(1, 96), class_word="")
     with pytest.raises(ValueError, match='"class_word"'):
