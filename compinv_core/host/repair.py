@@ -17,7 +17,7 @@ from ..training.objective import Encoded
 from ..vocabulary import Vocabulary
 from . import text_encoder
 from .foreground import find_foreground
-from .report import ALONE, attend, check_concept, one_by_one, other_words
+from .report import ALONE, NAME, attend, check_concept, one_by_one, other_words, repeating
 from .sampler import unheld
 from .training import LIMITS as TRAINING_LIMITS
 from .training import Learning, Lessons
@@ -144,10 +144,16 @@ class Repair(Learning):
             watch = one_by_one(self.model, clip, empty, LOOK_STEPS, self.wanted.cfg)
             return attend(watch, word, self.class_word, others, seed, ALONE[:1])[0]
 
-        def told(vectors: Vectors) -> str:
-            clones = {key: value.detach().cpu().clone() for key, value in vectors.items()}
-            own = seen(text_encoder.with_concept(self.clip, Concept(name, clones)), f"embedding:{name}")
+        def parts(own: Attention) -> str:
             return f"{dominance(own, ordinary):.2f} times as much, and they keep {kept(own, ordinary):.0%}"
+
+        def told(vectors: Vectors) -> str:
+            word = Concept(name, {key: value.detach().cpu().clone() for key, value in vectors.items()})
+            own = parts(seen(text_encoder.with_concept(self.clip, word), f"embedding:{name}"))
+            if word.count == 1:
+                return own
+            again = seen(repeating(self.clip, self.class_word, word.count), f"embedding:{NAME}")
+            return f'{own} ("{self.class_word}" written {word.count} times: {parts(again)})'
 
         ordinary = seen(self.clip, self.class_word)
         return (

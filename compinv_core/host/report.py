@@ -178,6 +178,12 @@ class Painted:
     beside: Tensor
 
 
+def repeating(clip: Any, word: str, count: int) -> Any:
+    """A CLIP in which NAME is an ordinary word, so many times: what a word of so many vectors takes with nothing learnt."""
+    again = {key: vocabulary(clip, key).vector(word).repeat(count, 1) for key in text_encoders(clip)}
+    return with_concept(clip, Concept(NAME, again))
+
+
 def pictures_of(concept: Concept, others: Sequence[str]) -> int:
     """How many pictures a report takes."""
     again = 1 + len(others) if concept.count > 1 else 0
@@ -223,8 +229,7 @@ def report_concept(
     ordinary, *theirs = attend(watch_prompts, class_word, class_word, others, seed)
     count, repeated = concept.count, ordinary
     if count > 1:
-        again = {key: known.vector(class_word).repeat(count, 1) for key, known in vocabularies.items()}
-        watch_again = one_by_one(model, with_concept(clip, Concept(NAME, again)), latent, steps, cfg, each)
+        watch_again = one_by_one(model, repeating(clip, class_word, count), latent, steps, cfg, each)
         repeated, *_ = attend(watch_again, f"embedding:{NAME}", class_word, others, seed, ALONE[:1])
     report = Report(concept.name, class_word, standings, count, attention, ordinary, repeated)
     return report, Painted(*own), Painted(*theirs)

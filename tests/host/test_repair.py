@@ -88,10 +88,11 @@ def test_the_report_says_what_both_words_do_beside_others(pack: Any, microworld:
     same = concept(pack, {"clip_l": cat[None]}, "cat")
     _, report = repair(pack, microworld, same, vectors=3, steps=1)
     line = next(line for line in report.splitlines() if line.startswith('of what "cat" takes'))
-    (old, left), (new, kept) = (
-        map(float, both) for both in re.findall(r"([\d.]+) times as much, and they keep (\d+)%", line)
-    )
+    pairs = re.findall(r"([\d.]+) times as much, and they keep (\d+)%", line)
+    (old, left), (new, kept), (again, kept_again) = (map(float, pair) for pair in pairs)
     assert (old, left) == (1, 100) and new > 1.1 and kept < 100  # three vectors take more than the word once
+    assert '("cat" written 3 times: ' in line
+    assert again == pytest.approx(new, abs=0.1) and kept_again == pytest.approx(kept, abs=5)  # of one step
 
 
 def test_a_cancel_while_the_report_is_made_keeps_the_new_word(
