@@ -138,6 +138,8 @@ class Repair(Learning):
         """What both words do to ordinary ones in a prompt, by the attention that they get; from a few short samplings."""
         name, seed = self.wanted.name, self.recipe.seed  # the old name may be one that cannot be typed
         others = other_words(self.clip, self.class_word, seed, BESIDE)
+        if not others:
+            return "of attention nothing is said, for the text encoder knows no COCO category to try them beside"
         empty = torch.zeros(1, 4, self.wanted.resolution // 8, self.wanted.resolution // 8)
 
         def seen(clip: Any, word: str) -> Attention:

@@ -95,6 +95,13 @@ def test_the_report_says_what_both_words_do_beside_others(pack: Any, microworld:
     assert again == pytest.approx(new, abs=0.1) and kept_again == pytest.approx(kept, abs=5)  # of one step
 
 
+def test_a_text_encoder_without_everyday_things_costs_no_word(pack: Any, microworld: Any, old: Any, monkeypatch: Any):
+    module = sys.modules["compositional_inversion.compinv_core.host.repair"]
+    monkeypatch.setattr(module, "other_words", lambda *_: [])
+    new, report = repair(pack, microworld, old, steps=1, pictures=1)
+    assert new.vectors["clip_l"].shape == (2, 96) and "of attention nothing is said" in report
+
+
 def test_a_cancel_while_the_report_is_made_keeps_the_new_word(
     pack: Any, microworld: Any, old: Any, own_folders: Path, monkeypatch: Any
 ):
