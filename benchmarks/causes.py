@@ -54,6 +54,10 @@ WORDS = {
 }
 
 
+REPEATED = {f"{CLASS} {n} times": n for n in (2, 3, 5, 8)}
+"""What attention does when nothing but the number of vectors grows."""
+
+
 def learnt(bench: Bench, name: str, concept: ConceptSpec, folder: Path) -> Tensor:
     """A recipe's word (n, E), from the folder or learnt now."""
     file = folder / f"{name}-{concept.name}.pt"
@@ -109,7 +113,7 @@ def figures(
 def table(found: list[dict[str, Any]]) -> str:
     """Rank correlations of causes with outcomes, a line each, for all words and for those of equally many vectors."""
     lines: list[str] = []
-    learnt_ones = [r for r in found if r["recipe"] != CLASS]
+    learnt_ones = [r for r in found if not r["recipe"].startswith(CLASS)]
     groups = {"all words": found, "learnt words": learnt_ones}
     for count in sorted({r["vectors"] for r in learnt_ones}):
         groups[f"of {count} vector{'s'[: count > 1]}"] = [r for r in learnt_ones if r["vectors"] == count]
@@ -131,7 +135,7 @@ def main() -> None:
         bench = Bench(world, load_judge(world), *load_checkpoint(WORLD / "microworld.safetensors"))
         for concept in world.concepts.values():
             done = {r["recipe"] for r in records(RECORDS) if r["concept"] == concept.name}
-            missing = [name for name in (CLASS, *WORDS) if name not in done]
+            missing = [name for name in (CLASS, *REPEATED, *WORDS) if name not in done]
             if not missing:
                 continue
             ordinary = seen(bench, bench.clip, concept.word, concept)
@@ -140,10 +144,14 @@ def main() -> None:
                     vectors = vocabulary(bench.clip, "clip_l").vector(concept.word)[None]
                     found = figures(bench, concept, concept.word, vectors, ordinary, ordinary)
                 else:
-                    vectors = learnt(bench, name, concept, args.words)
+                    if name in REPEATED:
+                        word = vocabulary(bench.clip, "clip_l").vector(concept.word)
+                        vectors, wanted = word.repeat(REPEATED[name], 1), concept.word
+                    else:
+                        vectors, wanted = learnt(bench, name, concept, args.words), concept.name
                     clip = with_concept(bench.clip, Concept("mine", {"clip_l": vectors}, concept.word))
                     own = seen(bench, clip, "embedding:mine", concept)
-                    found = figures(bench, concept, concept.name, vectors, own, ordinary)
+                    found = figures(bench, concept, wanted, vectors, own, ordinary)
                 record = {"recipe": name, "concept": concept.name} | {key: round(v, 4) for key, v in found.items()}
                 with RECORDS.open("a") as file:
                     file.write(json.dumps(record) + "\n")

@@ -45,7 +45,7 @@ KINDS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {"length": scaled,
 WEIGHT = "weight in the prompt"  # ComfyUI's own, (embedding:name:0.8)
 POINTS: tuple[tuple[str, float], ...] = (
     ("length", 1.0), ("mix", -0.25), ("mix", 0.125), ("mix", 0.25), ("mix", 0.5), ("mix", 0.75), ("turn", 0.25),
-    ("length", 0.5), ("length", 0.75), ("length", 1.25), (WEIGHT, 0.75),
+    ("length", 0.25), ("length", 0.5), ("length", 0.75), ("length", 1.5), ("length", 2.0), (WEIGHT, 0.75),
 )  # fmt: skip
 
 

@@ -27,9 +27,11 @@ DIALS = {
     ("mix", 0.5): "anchor_mix 0.5",
     ("mix", 0.75): "anchor_mix 0.75",
     ("turn", 0.25): "anchor_mix 0.25, each vector as long as it was",
+    ("length", 0.25): "strength 0.25",
     ("length", 0.5): "strength 0.5",
     ("length", 0.75): "strength 0.75",
-    ("length", 1.25): "strength 1.25",
+    ("length", 1.5): "strength 1.5",
+    ("length", 2.0): "strength 2",
     ("weight in the prompt", 0.75): "ComfyUI's weight, (word:0.75)",
 }
 SHARES = {
@@ -60,12 +62,16 @@ def percent(e: Estimate) -> str:
     return f"{e.value:.0%} ({e.low * 100:.0f} to {e.high * 100:.0f})"
 
 
+def learnt_of(found: Sequence[Record]) -> list[Record]:
+    return [r for r in found if not r["recipe"].startswith(CLASS)]
+
+
 def causes(found: Sequence[Record]) -> tuple[str, Figures]:
     """What is named as causes, by recipe; and how it goes along with what becomes of two things, over learnt words."""
-    learnt = [r for r in found if r["recipe"] != CLASS]
+    learnt = learnt_of(found)
     recipes = {
         recipe: {key: mean([r for r in found if r["recipe"] == recipe], key).value for key in (*CAUSES, *OUTCOMES)}
-        for recipe in dict.fromkeys(r["recipe"] for r in found)
+        for recipe in sorted({r["recipe"] for r in found}, key=lambda name: (not name.startswith(CLASS), name))
     }
     names = {**CAUSES, **OUTCOMES}
     lines = ["| mean over concepts | words | " + " | ".join(names.values()) + " |", "|---" * (len(names) + 2) + "|"]
@@ -92,7 +98,7 @@ def causes(found: Sequence[Record]) -> tuple[str, Figures]:
 
 def wider(found: Sequence[Record]) -> tuple[int, int]:
     """Of how many learnt words attention is spread more widely than their class words', and how many there are."""
-    learnt = [r for r in found if r["recipe"] != CLASS]
+    learnt = learnt_of(found)
     return sum(r["entropy"] > 1 for r in learnt), len(learnt)
 
 

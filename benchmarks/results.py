@@ -546,9 +546,9 @@ is about {1 / (count - 1) ** 0.5:.2f} over all words, and more, as words of one 
 
 Nearly every learnt word lies further out than all ordinary ones, with anchors too, so distance has little room to tell which of them
 compose; pulled in to where ordinary words are, one vector composes better by class. A higher entropy does not hold here: only {wider} of {count}
-words spread their attention more widely than their class word. What takes much of the attention does make the other thing vanish
-more often and keeps its own class, but mostly as more vectors take more of both: among words of equally many the correlation
-is another."""
+words spread their attention more widely than their class word. Attention taken does make the other thing vanish: an ordinary word,
+written several times with nothing else changed, takes more of it each time, and the other thing is lost. Words of more vectors
+take as much, merely by their number. But among words of equally many it does not tell which of them loses the other thing."""
     return text, figures
 
 
@@ -559,7 +559,7 @@ def dial_section(found: list[Record]) -> Section:
 
 Apply Concept's *anchor_mix* and *strength*, and what was tried beside them, on {each} validation concepts, 56 pictures of pairs a line;
 in brackets intervals over concepts. *anchor_mix* saves words of one vector that give up their class; a word that composes gains
-nothing from it. *strength*, the length of the vectors, changes little here, and a weight in the prompt is worse.
+nothing from it. *strength*, the length of the vectors, changes little here from 0.75 to 2, and a weight in the prompt is worse.
 
 {table}"""
     return text, figures
