@@ -256,11 +256,12 @@ def prepare(clip: Any, prompts: Sequence[str], name: str, counts: Mapping[str, i
     """Tokenise prompts that hold `embedding:<name>` once, with `counts` vectors for each text encoder.
 
     Raises:
-        ValueError: a prompt is longer than one chunk of the text encoder.
+        ValueError: a prompt is longer than one chunk of the text encoder, or does not hold the placeholder once.
     """
     encoders = text_encoders(clip)
     widths = {key: encoder.transformer.get_input_embeddings().weight.shape[1] for key, encoder in encoders.items()}
-    marked = with_concept(clip, Concept(name, {key: torch.zeros(counts[key], widths[key]) for key in encoders}))
+    places = {key: torch.zeros(counts[key], widths[key]) for key in encoders}
+    marked = with_concept(clip, Concept(name, places))
     embeds, positions, lengths = {}, {}, {}
     with torch.no_grad(), frozen_weights(*encoders.values()):
         for key, encoder in encoders.items():
@@ -272,11 +273,21 @@ def prepare(clip: Any, prompts: Sequence[str], name: str, counts: Mapping[str, i
                         f"{len(chunk[0])} tokens; use fewer vectors."
                     )
             rows = [[token for token, _ in chunk[0]] for chunk in chunks]
-            spots = [[i for i, token in enumerate(row) if isinstance(token, Tensor)] for row in rows]
+            spots = [[i for i, token in enumerate(row) if _is_part(token, places[key])] for row in rows]
+            for prompt, found in zip(prompts, spots, strict=True):
+                if len(found) != counts[key]:
+                    raise ValueError(
+                        f'The prompt "{prompt}" must hold "embedding:{name}" once, with a space before and after it.'
+                    )
             device = encoder.transformer.get_input_embeddings().weight.device
             values, _, lengths[key], _ = encoder.process_tokens(rows, device)
             embeds[key], positions[key] = values.clone(), torch.tensor(spots, device=device)
     return Prepared(embeds, positions, lengths)
+
+
+def _is_part(token: Any, vectors: Tensor) -> bool:
+    """Whether it is one of these vectors, and not of another embedding in the prompt."""
+    return isinstance(token, Tensor) and token.untyped_storage().data_ptr() == vectors.untyped_storage().data_ptr()
 
 
 def encode_batch(clip: Any, prepared: Prepared, indices: Sequence[int], vectors: Mapping[str, Tensor]) -> Encoded:

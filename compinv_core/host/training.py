@@ -1,6 +1,7 @@
 """Training on ComfyUI's MODEL, CLIP and VAE: schedule, latents, the frozen UNet's prediction, and the whole run."""
 
 import logging
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -352,6 +353,20 @@ class Learning(ABC):
         )
 
 
+def filled(template: str, word: str) -> str:
+    """A prompt with the placeholder as `word` in place of {}, apart from what touches it, as ComfyUI reads embeddings.
+
+    Raises:
+        ValueError: not one {}, or letters that touch it.
+    """
+    if (count := template.count("{}")) != 1:
+        found = "has no place for the new word" if count == 0 else f"has {count} places for the new word"
+        raise ValueError(f'The prompt "{template}" {found}; write {{}} where it goes, once.')
+    if re.search(r"\w\{\}|\{\}\w", template):
+        raise ValueError(f'The prompt "{template}" joins letters to the new word; put a space between them and {{}}.')
+    return re.sub(r"\s*(embedding:)?\{\}\s*", lambda _: f" {word} ", template).strip()
+
+
 class Training(Learning):
     """A concept being learnt from pictures. Everything that can be refused is refused when it is made, before the first step.
 
@@ -406,14 +421,11 @@ class Training(Learning):
         (M, P) that fit each, and these prompts."""
         request = self.request
         templates = list(request.prompts or TEMPLATES[request.kind])
-        lacking = next((template for template in templates if "{}" not in template), None)
-        if lacking is not None:
-            raise ValueError(f'The prompt "{lacking}" has no place for the new word; write {{}} where it goes.')
         if request.captions and len(templates) != self.count:
             raise ValueError(
                 f'The input "captions" holds {len(templates)} captions for {self.count} pictures; give one each.'
             )
-        plain = [template.replace("{}", self._word()) for template in templates]
+        plain = [filled(template, self._word()) for template in templates]
         numbers = torch.arange(len(templates))
         own = numbers[:, None] if request.captions else numbers.expand(self.count, -1)
         groups, fitting, prompts = [pictures], [own], list(plain)

@@ -111,6 +111,23 @@ def test_the_differentiable_encoding_is_the_stock_encoding(clip, concept_for, la
         torch.testing.assert_close(cond, together, rtol=1e-5, atol=1e-5)  # a batch may round its products otherwise
 
 
+def test_another_embedding_in_a_prompt_stays_what_it_is(clip, concept_for):
+    from compinv_core.host.model import frozen_weights
+
+    encoder = text_encoder()
+    known = encoder.with_concept(clip, concept_for(clip, "their-dog", 3))
+    concept, encoders = concept_for(clip), encoder.text_encoders(clip)
+    prompt = "a embedding:their-dog beside a embedding:my-cat"
+    stock = encoder.encode(encoder.with_concept(known, concept), prompt)[0][0]
+    counts = {key: 2 for key in encoders}
+    prepared = encoder.prepare(known, [prompt, "a embedding:my-cat"], "my-cat", counts)
+    with torch.inference_mode(False), frozen_weights(*encoders.values()), encoder.differentiable(known):
+        assert torch.equal(encoder.encode_batch(known, prepared, [0], concept.vectors).context, stock)
+    for wrong in ("a embedding:my-cat.", "a cat", "embedding:my-cat and embedding:my-cat"):
+        with pytest.raises(ValueError, match=f'The prompt "{wrong}" must hold "embedding:my-cat" once'):
+            encoder.prepare(known, ["a embedding:my-cat", wrong], "my-cat", counts)
+
+
 def test_the_gradient_reaches_the_vectors_and_only_them(clip, concept_for):
     from compinv_core.host.model import frozen_weights
 

@@ -341,6 +341,8 @@ def test_out_of_memory_says_what_to_lower_and_the_run_goes_on(
     ("changes", "sentence"),
     [
         ({"prompts": "a photo of a cat"}, 'The prompt "a photo of a cat" has no place for the new word'),
+        ({"prompts": "a {} next to a {}"}, 'The prompt "a {} next to a {}" has 2 places for the new word'),
+        ({"prompts": "two {}s"}, 'The prompt "two {}s" joins letters to the new word'),
         ({"captions": ["a {}", "the {}"]}, 'The input "captions" holds 2 captions for 5 pictures'),
     ],
 )
@@ -349,6 +351,18 @@ def test_prompts_that_cannot_be_used_are_refused(
 ):
     with pytest.raises(ValueError, match=sentence):
         train(pack, microworld, images, options=options(pack, **changes))
+
+
+def test_what_touches_the_new_word_is_set_apart(pack: Any, microworld: Any, images: list[torch.Tensor]):
+    prompts = ("a photo of {}.", 'a "{}" thing', "(a {}:1.2)", "({})", "{}, a photo", "{}'s tail", "see embedding:{}!")
+    settings = options(pack, prompts="\n".join(prompts))
+    concept = train(pack, microworld, images, steps=1, options=settings)[0]
+    assert concept.vectors["clip_l"].shape == (2, 96)
+    module = sys.modules["compositional_inversion.compinv_core.host.training"]
+    texts = [module.filled(prompt, "embedding:mine") for prompt in prompts]
+    assert texts[0] == "a photo of embedding:mine ." and texts[-1] == "see embedding:mine !"
+    encoder = sys.modules["compositional_inversion.compinv_core.host.text_encoder"]
+    assert encoder.prepare(microworld[1], texts, "mine", {"clip_l": 2}).positions["clip_l"].shape == (7, 2)
 
 
 def test_a_finished_concept_is_gone_on_with(pack: Any, microworld: Any, images: list[torch.Tensor]):
