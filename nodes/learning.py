@@ -7,17 +7,21 @@ from pathlib import Path
 import comfy.model_management
 import comfy.utils
 import folder_paths
+from comfy_api.latest import io
 from PIL import Image
 
-from ..compinv_core.concept import Concept, write_concept
+from ..compinv_core.concept import write_concept
 from ..compinv_core.host.training import Learning
 from ..compinv_core.training.loop import Checkpoint, Progress
+from .live_text import say
 
 log = logging.getLogger(__name__)
 Picture = tuple[str, Image.Image, int]
 
 
-def learn(learning: Learning, on_check: Callable[[Progress], Picture | None]) -> tuple[Checkpoint, list[Progress]]:
+def learn(
+    cls: type[io.ComfyNode], learning: Learning, on_check: Callable[[Progress], Picture | None]
+) -> tuple[Checkpoint, list[Progress]]:
     """Run it with a progress bar. What a run had learnt that was cancelled or went astray is kept in output/embeddings.
 
     Args:
@@ -43,21 +47,33 @@ def learn(learning: Learning, on_check: Callable[[Progress], Picture | None]) ->
     folder = Path(folder_paths.get_user_directory()) / "compositional_inversion" / "runs"
     try:
         end = learning.run(folder, interrupted, on_report)
-        management.throw_exception_if_processing_interrupted()
+        if end.step < steps:
+            management.interrupt_current_processing(False)  # as raising it does
+            raise management.InterruptProcessingException
     except (management.InterruptProcessingException, FloatingPointError) as error:
-        if history:
-            _keep(learning.concept(history[-1].checkpoint), error)
+        what = "went astray" if isinstance(error, FloatingPointError) else "was cancelled"
+        notice = f"Training {what} {_keep(learning)}"
+        log.info(notice)
+        say(cls, notice)
         raise
     return end, history
 
 
-def _keep(concept: Concept, error: Exception) -> None:
-    """What a run had learnt that did not end well, where Load Concept will not list it until the user moves it there."""
+def _keep(learning: Learning) -> str:
+    """Write what a run had learnt that did not end well, where Load Concept will not list it until the user moves it there.
+
+    Returns:
+        When it ended, and where the word is.
+    """
+    if learning.reached is None or not learning.reached.step:
+        return "before anything was learnt."
+    concept = learning.concept(learning.reached)
     folder = Path(folder_paths.get_output_directory()) / "embeddings"
-    folder.mkdir(parents=True, exist_ok=True)
     number = 1
     while (path := folder / f"{concept.name}-unfinished-{number}.safetensors").exists():
         number += 1
-    write_concept(concept, path)
-    what = "was cancelled" if isinstance(error, comfy.model_management.InterruptProcessingException) else "went astray"
-    log.info("Training %s; the word of step %s is in %s.", what, concept.provenance["steps"], path)
+    try:
+        write_concept(concept, path)
+    except OSError as error:
+        return f"after step {learning.reached.step}; the word as it was then could not be kept: {error}"
+    return f"after step {learning.reached.step}; the word as it was then is in {path}."

@@ -135,7 +135,7 @@ class CompInvRepairConcept(io.ComfyNode):
                 f"{progress.checkpoint.before:.3g}\n{repair.describe(progress.checkpoint.vectors)}",
             )
 
-        end, history = learn(repair, on_check)
+        end, history = learn(cls, repair, on_check)
         report = repair.report(end, history[-1].check or 0.0)
         say(cls, report)
         return io.NodeOutput(repair.concept(end), report)

@@ -196,7 +196,7 @@ class CompInvTrain(io.ComfyNode):
             )
             return ("JPEG", to_image(torch.cat(list(preview[0]), dim=1)), 512)
 
-        end, history = learn(training, on_check)
+        end, history = learn(cls, training, on_check)
         losses = {"loss": [end.before, *(p.check for p in history if p.check is not None)]}
         last, best = training.concept(end), training.concept(end, best=True)
         return io.NodeOutput(last, _plot(history), preview[0], best, losses, training.learnt)

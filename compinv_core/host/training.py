@@ -153,6 +153,7 @@ class Learning(ABC):
     """
 
     prepared: text_encoder.Prepared
+    reached: Checkpoint | None = None  # the last sound state of its run
 
     def __init__(
         self,
@@ -226,7 +227,7 @@ class Learning(ABC):
         Args:
             runs: a folder where the run is kept until it is done. What was interrupted or killed goes on from there,
                 bit for bit as if it had not been.
-            interrupted: asked after every step; True ends the run there.
+            interrupted: asked after every step; True ends the run there, as the host's own interruption does at any time.
             on_report: see `train`.
             workers: processes that learn this word together.
 
@@ -245,11 +246,13 @@ class Learning(ABC):
                 at_once, twice = self._fitting(once, kept)
                 if twice:
                     saving.enter_context(recomputed(self.model.model.diffusion_model))
+                self.reached = resume
                 if resume is not None:
                     at_once = min(at_once, resume.at_once)
                     log.info('The training of "%s" goes on after step %s.', self.placeholder, resume.step)
 
                 def report(progress: Progress) -> None:
+                    self.reached = progress.checkpoint
                     more = (
                         progress.step < self.recipe.steps
                     )  # what goes on must have a step to take and a report to make
@@ -278,7 +281,8 @@ class Learning(ABC):
                     workers,
                 )
                 try:
-                    end = train(self.start, scale, task, resume, interrupted, report)
+                    cancelled = (model_management.InterruptProcessingException,)
+                    end = train(self.start, scale, task, resume, interrupted, report, cancelled)
                 except model_management.OOM_EXCEPTION as error:
                     raise MemoryError(
                         f'Training "{self.placeholder}" ran out of memory with {at_once} pictures of '

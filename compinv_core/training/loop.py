@@ -258,6 +258,7 @@ def train(
     resume: Checkpoint | None = None,
     interrupted: Callable[[], bool] = lambda: False,
     on_report: Callable[[Progress], None] = lambda _: None,
+    cancelled: tuple[type[Exception], ...] = (),
 ) -> Checkpoint:
     """Learn the vectors of one concept.
 
@@ -267,6 +268,7 @@ def train(
         resume: of an earlier run with the same other arguments; the result is bit-identical to an undisturbed run's.
         interrupted: asked after every step; True ends the run there.
         on_report: called every REPORT steps and after the last one. What it is shown is sound.
+        cancelled: what the model raises in the middle of a step to end the run; it ends as if that step had not begun.
 
     Returns:
         The state at the end, of fewer steps than the recipe's if the run was interrupted.
@@ -328,14 +330,21 @@ def train(
     done = end.step == recipe.steps
     step = end.step
     while not done:
-        step += 1
+        random = generator.get_state()
         optimizer.zero_grad(set_to_none=False)
-        losses.append(task.backward(vectors, scores, task.draw(recipe.batch, generator, recipe.noise_levels), step))
-        for group, (_, rate) in zip(optimizer.param_groups, rates, strict=False):
-            group["lr"] = rate * recipe.falling(step)
-        optimizer.step()
-        done = step == recipe.steps or interrupted()
-        if done or step % REPORT == 0:
+        try:
+            batch = task.draw(recipe.batch, generator, recipe.noise_levels)
+            losses.append(task.backward(vectors, scores, batch, step + 1))
+        except cancelled:
+            generator.set_state(random)
+            done = True
+        else:
+            step += 1
+            for group, (_, rate) in zip(optimizer.param_groups, rates, strict=False):
+                group["lr"] = rate * recipe.falling(step)
+            optimizer.step()
+            done = step == recipe.steps or interrupted()
+        if losses and (done or step % REPORT == 0):
             progress = report(step)
             end = progress.checkpoint
             on_report(progress)

@@ -1,6 +1,7 @@
 """Training on the real host: gradients against diffusers, nothing left changed, cancel, refusals."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -109,34 +110,83 @@ def test_anchors_whose_weights_are_learnt_end_few_and_are_told(pack: Any, microw
 def test_cancel_keeps_what_was_learnt(
     pack: Any, microworld: Any, images: list[torch.Tensor], own_folders: Path, monkeypatch: Any
 ):
-    import comfy.model_management as management
+    before, said = latent_of(microworld), notices(monkeypatch)
+    settings = {"steps": 1000, "placeholder": "cancelled-one"}
 
-    before = latent_of(microworld)
-    interrupt_after(3, monkeypatch)
-    with pytest.raises(management.InterruptProcessingException):
-        train(pack, microworld, images, steps=1000, placeholder="cancelled-one")
-    (kept,) = (own_folders / "output" / "embeddings").glob("cancelled-one-unfinished-*.safetensors")
+    def begin() -> Any:
+        return train(pack, microworld, images, **settings)
+
+    assert steps_of_a_cancelled_run(3, monkeypatch, begin) == 2
     assert torch.equal(latent_of(microworld), before)
     from compinv_core.concept import read_concept
 
-    assert read_concept(kept).provenance["steps"] == "3"
+    def kept() -> list[str]:
+        files = sorted((own_folders / "output" / "embeddings").glob("cancelled-one-unfinished-*.safetensors"))
+        return [read_concept(file).provenance["steps"] for file in files]
+
+    assert kept() == ["2"] and "was cancelled after step 2" in said[-1] and "cancelled-one-unfinished-1" in said[-1]
+    steps_of_a_cancelled_run(1, monkeypatch, begin)
+    assert kept() == ["2", "2"] and "cancelled-one-unfinished-2" in said[-1]
 
 
-def interrupt_after(steps: int, monkeypatch: Any) -> None:
-    """As if the user pressed Cancel while a training takes its step of that number."""
+def test_cancel_before_the_first_step_says_that_there_is_nothing(
+    pack: Any, microworld: Any, images: list[torch.Tensor], own_folders: Path, monkeypatch: Any
+):
+    said = notices(monkeypatch)
+    assert steps_of_a_cancelled_run(1, monkeypatch, lambda: train(pack, microworld, images)) == 0
+    assert not (own_folders / "output").exists() and said[-1] == "Training was cancelled before anything was learnt."
+
+
+def test_a_cancel_that_no_step_meets_ends_the_run_as_well(
+    pack: Any, microworld: Any, images: list[torch.Tensor], own_folders: Path, monkeypatch: Any
+):
+    """It comes after a step's last operation of the model."""
     import comfy.model_management as management
 
-    asked: list[bool] = []
+    optimizer_step = torch.optim.AdamW.step
 
-    def interrupted() -> bool:
-        asked.append(sys._getframe(1).f_code.co_name == "interrupted")  # the host asks too, elsewhere
-        if sum(asked) == steps:
+    def cancelling(self: Any) -> None:
+        optimizer_step(self)
+        management.interrupt_current_processing()
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", cancelling)
+    with pytest.raises(management.InterruptProcessingException):
+        train(pack, microworld, images, placeholder="after-one")
+    assert not management.processing_interrupted()
+    assert len(list((own_folders / "output" / "embeddings").iterdir())) == 1
+
+
+def notices(monkeypatch: Any) -> list[str]:
+    """What nodes that learn a word say when it ends badly, as it comes."""
+    said: list[str] = []
+    monkeypatch.setattr(
+        sys.modules["compositional_inversion.nodes.learning"], "say", lambda _, notice: said.append(notice)
+    )
+    return said
+
+
+def steps_of_a_cancelled_run(number: int, monkeypatch: Any, begin: Callable[[], Any]) -> int:
+    """How many steps a run takes where the user presses Cancel in its step of that number."""
+    import comfy.model_management as management
+
+    task, begun, taken = sys.modules["compositional_inversion.compinv_core.training.loop"].Task, list[None](), 0
+    backward = task.backward
+
+    def cancelling(*inputs: Any) -> torch.Tensor:
+        nonlocal taken
+        begun.append(None)
+        if len(begun) == number:
             management.interrupt_current_processing()
-            monkeypatch.setattr(management, "processing_interrupted", lambda: False)
-            return True
-        return False
+        losses = backward(*inputs)
+        taken += 1
+        return losses
 
-    monkeypatch.setattr(management, "processing_interrupted", interrupted)
+    with monkeypatch.context() as patched:
+        patched.setattr(task, "backward", cancelling)
+        with pytest.raises(management.InterruptProcessingException):
+            begin()
+    assert len(begun) == number
+    return taken
 
 
 def test_what_was_interrupted_goes_on_to_the_same_word(
@@ -146,17 +196,18 @@ def test_what_was_interrupted_goes_on_to_the_same_word(
 
     runs = own_folders / "user" / "compositional_inversion" / "runs"
     settings = {"steps": 25, "placeholder": "twice-stopped"}
-    undisturbed = train(pack, microworld, images, **settings)[0].vectors["clip_l"]
-    for steps in (7, 11):
-        interrupt_after(steps, monkeypatch)
-        with pytest.raises(management.InterruptProcessingException):
-            train(pack, microworld, images, **settings)
+
+    def begin() -> Any:
+        return train(pack, microworld, images, **settings)[0].vectors["clip_l"]
+
+    undisturbed = begin()
+    for number in (7, 11):
+        assert steps_of_a_cancelled_run(number, monkeypatch, begin) == number - 1
         assert len(list(runs.iterdir())) == 1
     asked: list[None] = []  # after every step
     monkeypatch.setattr(management, "processing_interrupted", lambda: bool(asked.append(None)))
-    again = train(pack, microworld, images, **settings)[0].vectors["clip_l"]
-    assert torch.equal(again, undisturbed)
-    assert len(asked) <= 25 - 7 - 11
+    assert torch.equal(begin(), undisturbed)
+    assert len(asked) <= 25 - 6 - 10
     assert not list(runs.iterdir())
 
 
