@@ -19,20 +19,17 @@ log = logging.getLogger(__name__)
 Picture = tuple[str, Image.Image, int]
 
 
-def learn(
-    cls: type[io.ComfyNode], learning: Learning, on_check: Callable[[Progress], Picture | None]
-) -> tuple[Checkpoint, list[Progress]]:
+def learn(cls: type[io.ComfyNode], learning: Learning, on_check: Callable[[Progress], Picture | None]) -> Checkpoint:
     """Run it with a progress bar. What a run had learnt that was cancelled or went astray is kept in output/embeddings.
 
     Args:
         on_check: called at every check; what it returns is shown on the node.
 
     Returns:
-        The state at the end, and every report.
+        The state at the end.
     """
     management, steps = comfy.model_management, learning.recipe.steps
     bar = comfy.utils.ProgressBar(steps)
-    history: list[Progress] = []
 
     def interrupted() -> bool:
         if management.processing_interrupted():
@@ -41,7 +38,6 @@ def learn(
         return False
 
     def on_report(progress: Progress) -> None:
-        history.append(progress)
         bar.update_absolute(progress.step, steps, None if progress.check is None else on_check(progress))
 
     folder = Path(folder_paths.get_user_directory()) / "compositional_inversion" / "runs"
@@ -56,7 +52,7 @@ def learn(
         log.info(notice)
         say(cls, notice)
         raise
-    return end, history
+    return end
 
 
 def _keep(learning: Learning) -> str:

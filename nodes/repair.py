@@ -135,8 +135,8 @@ class CompInvRepairConcept(io.ComfyNode):
                 f"{progress.checkpoint.before:.3g}\n{repair.describe(progress.checkpoint.vectors)}",
             )
 
-        end, history = learn(cls, repair, on_check)
-        report = repair.report(end, history[-1].check or 0.0)
+        end = learn(cls, repair, on_check)
+        report = repair.report(end, end.history[-1].check or 0.0)
         say(cls, report)
         return io.NodeOutput(repair.concept(end), report)
 

@@ -1,5 +1,6 @@
 """Compositional Inversion Train: pictures in, a concept out."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,7 @@ from PIL import Image, ImageDraw
 from ..compinv_core.anchors import AnchorSet
 from ..compinv_core.host.text_encoder import check_new_placeholder
 from ..compinv_core.host.training import LIMITS, Request, Training
-from ..compinv_core.training.loop import REFERENCE, Progress, Recipe
+from ..compinv_core.training.loop import REFERENCE, Losses, Progress, Recipe
 from .learning import Picture, learn
 from .live_text import say
 from .pictures import from_image, to_image
@@ -196,13 +197,13 @@ class CompInvTrain(io.ComfyNode):
             )
             return ("JPEG", to_image(torch.cat(list(preview[0]), dim=1)), 512)
 
-        end, history = learn(cls, training, on_check)
-        losses = {"loss": [end.before, *(p.check for p in history if p.check is not None)]}
+        end = learn(cls, training, on_check)
+        losses = {"loss": [end.before, *(p.check for p in end.history if p.check is not None)]}
         last, best = training.concept(end), training.concept(end, best=True)
-        return io.NodeOutput(last, _plot(history), preview[0], best, losses, training.learnt)
+        return io.NodeOutput(last, _plot(end.history), preview[0], best, losses, training.learnt)
 
 
-def _plot(history: list[Progress]) -> torch.Tensor:
+def _plot(history: Sequence[Losses]) -> torch.Tensor:
     """Both losses over the steps, each on its own scale from zero, averaged over a fiftieth of the run."""
     width, height, margin = 512, 320, 24
     image = Image.new("RGB", (width, height), "white")

@@ -209,6 +209,22 @@ class Task:
 
 
 @dataclass(frozen=True)
+class Losses:
+    """Of a report.
+
+    Attributes:
+        reconstruction, anchor: means over the steps since the last report.
+        check: at some reports, the reconstruction loss on pictures, noise and timesteps that are the same each time,
+            so that a small difference between two checks means something; else None.
+    """
+
+    step: int
+    reconstruction: float
+    anchor: float
+    check: float | None
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """All that a run needs to go on after `step` steps as if it had never stopped.
 
@@ -221,6 +237,7 @@ class Checkpoint:
         optimizer: AdamW's state dict.
         random: state of the generator that pictures, prompts, timesteps and noise are drawn from.
         at_once: the task's; sums in other parts would round otherwise.
+        history: of every report so far.
     """
 
     step: int
@@ -232,22 +249,13 @@ class Checkpoint:
     optimizer: dict[str, Any]
     random: Tensor
     at_once: int
+    history: tuple[Losses, ...]
 
 
 @dataclass(frozen=True)
-class Progress:
-    """A report. The optimizer's state is a live one.
+class Progress(Losses):
+    """A report. The optimizer's state is a live one."""
 
-    Attributes:
-        reconstruction, anchor: means over the steps since the last report.
-        check: at some reports, the reconstruction loss on pictures, noise and timesteps that are the same each time,
-            so that a small difference between two checks means something; else None.
-    """
-
-    step: int
-    reconstruction: float
-    anchor: float
-    check: float | None
     checkpoint: Checkpoint
 
 
@@ -295,7 +303,16 @@ def train(
     else:
         before, lowest = task.check(vectors, scores)
         end = Checkpoint(
-            0, start, task.weights, start, lowest, before, optimizer.state_dict(), generator.get_state(), task.at_once
+            0,
+            start,
+            task.weights,
+            start,
+            lowest,
+            before,
+            optimizer.state_dict(),
+            generator.get_state(),
+            task.at_once,
+            (),
         )
     losses: list[Tensor] = []
 
@@ -314,6 +331,7 @@ def train(
             checked, loss = task.check(vectors, scores)
             if loss < lowest:
                 best, lowest = now, loss
+        reported = Losses(step, met[:, 0].mean().item(), met[:, 1].mean().item(), checked)
         checkpoint = Checkpoint(
             step,
             now,
@@ -324,8 +342,9 @@ def train(
             optimizer.state_dict(),
             generator.get_state(),
             task.at_once,
+            (*end.history, reported),
         )
-        return Progress(step, met[:, 0].mean().item(), met[:, 1].mean().item(), checked, checkpoint)
+        return Progress(**vars(reported), checkpoint=checkpoint)
 
     done = end.step == recipe.steps
     step = end.step
