@@ -52,6 +52,7 @@ def learn(cls: type[io.ComfyNode], learning: Learning, on_check: Callable[[Progr
         log.info(notice)
         say(cls, notice)
         raise
+    learning.forget(folder)
     return end
 
 

@@ -185,6 +185,7 @@ def train_all(path: Path) -> None:
         if together.rank == 0:
             folder.mkdir(parents=True, exist_ok=True)
             write_concept(training.concept(end), folder / f"{job.placeholder}.safetensors", job.replace)
+            training.forget(runs)
             log.info("%s: %s", job.placeholder, folder / f"{job.placeholder}.safetensors")
 
 

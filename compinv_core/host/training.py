@@ -225,8 +225,8 @@ class Learning(ABC):
         """Train. MODEL and CLIP are left as they were, also after an error.
 
         Args:
-            runs: a folder where the run is kept until it is done. What was interrupted or killed goes on from there,
-                bit for bit as if it had not been.
+            runs: a folder where the run is kept until its word is safe, see `forget`. What was interrupted or killed goes
+                on from there, bit for bit as if it had not been.
             interrupted: asked after every step; True ends the run there, as the host's own interruption does at any time.
             on_report: see `train`.
             workers: processes that learn this word together.
@@ -289,9 +289,11 @@ class Learning(ABC):
                         f"{8 * lessons.latents.shape[-1]} pixels at once; lower the batch or the resolution, or make room for it: with "
                         "the same settings it goes on where it was."
                     ) from error
-        if end.step == self.recipe.steps:
-            file.unlink(missing_ok=True)
         return end
+
+    def forget(self, runs: Path) -> None:
+        """Give up the run in this folder, whose word is safe now."""
+        (runs / f"{self.name}.pt").unlink(missing_ok=True)
 
     def _probe(self, latents: Tensor) -> tuple[Tensor, int, int]:
         """What the frozen model says to the first picture and prompt, and the bytes kept for a backward: once, and a picture.

@@ -82,6 +82,30 @@ def test_two_processes_learn_what_one_does(place: Path):
             assert torch.allclose(vectors, alone[name], rtol=0, atol=tolerance), (together, name)
 
 
+def test_a_disk_that_is_full_at_the_end_costs_two_steps(
+    place: Path, pack: Any, own_folders: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    from test_training import room_on_disk
+
+    from compinv_core.host import command_line
+
+    runs, write_concept = own_folders / "user" / "compositional_inversion" / "runs", command_line.write_concept
+
+    def full(*inputs: Any) -> None:
+        with room_on_disk(100):
+            write_concept(*inputs)
+
+    config = place / "config.toml"
+    config.write_text(config.read_text().rpartition("[[concepts]]")[0])
+    with monkeypatch.context() as patched, pytest.raises(OSError, match=r"my-mittens\.safetensors.* cannot be written"):
+        patched.setattr(command_line, "write_concept", full)
+        command_line.train_all(config)
+    assert not words(place) and len(list(runs.iterdir())) == 1
+    command_line.train_all(config)
+    assert "goes on after step 10" in capfd.readouterr().err
+    assert set(words(place)) == {"my-mittens"} and not list(runs.iterdir())
+
+
 @pytest.mark.parametrize(
     ("old", "new", "sentence"),
     [

@@ -1,7 +1,9 @@
 """Training on the real host: gradients against diffusers, nothing left changed, cancel, refusals."""
 
+import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -456,14 +458,37 @@ def test_a_run_that_fails_at_its_end_is_gone_on_with(
     assert torch.equal(again[0].vectors["clip_l"], undisturbed) and len(again[4]["loss"]) == 4
 
 
-def test_a_full_disk_does_not_cost_what_is_learnt(
-    pack: Any, microworld: Any, images: list[torch.Tensor], monkeypatch: Any
-):
-    def full(*_: Any) -> None:
-        raise OSError("no space left")
+@contextmanager
+def room_on_disk(size: int) -> Generator[None]:
+    """For its time, no file can have more bytes than this: the writes of others fail as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
-    monkeypatch.setattr(sys.modules["compositional_inversion.compinv_core.host.training"], "save_run", full)
-    assert train(pack, microworld, images)[0].provenance["steps"] == "3"
+
+def test_a_full_disk_does_not_cost_what_is_learnt(
+    pack: Any, microworld: Any, images: list[torch.Tensor], own_folders: Path, caplog: Any
+):
+    settings = {"steps": 12, "placeholder": "without-room"}
+    undisturbed = train(pack, microworld, images, **settings)[0].vectors["clip_l"]
+    with room_on_disk(4096):
+        learnt = train(pack, microworld, images, **settings)[0]
+    assert torch.equal(learnt.vectors["clip_l"], undisturbed)
+    assert "The run cannot be kept in" in caplog.text
+    assert not list((own_folders / "user" / "compositional_inversion" / "runs").iterdir())
+
+
+def test_what_was_cancelled_on_a_full_disk_says_so(
+    pack: Any, microworld: Any, images: list[torch.Tensor], own_folders: Path, monkeypatch: Any
+):
+    said = notices(monkeypatch)
+    with room_on_disk(100):
+        steps_of_a_cancelled_run(3, monkeypatch, lambda: train(pack, microworld, images))
+    assert "after step 2; the word as it was then could not be kept: " in said[-1]
+    assert not list((own_folders / "output" / "embeddings").iterdir())
 
 
 def test_an_error_in_the_middle_changes_nothing(
