@@ -10,7 +10,6 @@ import folder_paths
 from comfy_api.latest import io
 from PIL import Image
 
-from ..compinv_core.concept import write_concept
 from ..compinv_core.host.training import Learning
 from ..compinv_core.training.loop import Checkpoint, Progress
 from .live_text import say
@@ -20,7 +19,8 @@ Picture = tuple[str, Image.Image, int]
 
 
 def learn(cls: type[io.ComfyNode], learning: Learning, on_check: Callable[[Progress], Picture | None]) -> Checkpoint:
-    """Run it with a progress bar. What a run had learnt that was cancelled or went astray is kept in output/embeddings.
+    """Run it with a progress bar. What a run had learnt that was cancelled or went astray is kept in output/embeddings,
+    where Load Concept will not list it until the user moves it there.
 
     Args:
         on_check: called at every check; what it returns is shown on the node.
@@ -48,29 +48,10 @@ def learn(cls: type[io.ComfyNode], learning: Learning, on_check: Callable[[Progr
             raise management.InterruptProcessingException
     except (management.InterruptProcessingException, FloatingPointError) as error:
         what = "went astray" if isinstance(error, FloatingPointError) else "was cancelled"
-        notice = f"Training {what} {_keep(learning)}"
+        kept = learning.keep(Path(folder_paths.get_output_directory()) / "embeddings")
+        notice = f"Training {what} {kept}"
         log.info(notice)
         say(cls, notice)
         raise
     learning.forget(folder)
     return end
-
-
-def _keep(learning: Learning) -> str:
-    """Write what a run had learnt that did not end well, where Load Concept will not list it until the user moves it there.
-
-    Returns:
-        When it ended, and where the word is.
-    """
-    if learning.reached is None or not learning.reached.step:
-        return "before anything was learnt."
-    concept = learning.concept(learning.reached)
-    folder = Path(folder_paths.get_output_directory()) / "embeddings"
-    number = 1
-    while (path := folder / f"{concept.name}-unfinished-{number}.safetensors").exists():
-        number += 1
-    try:
-        write_concept(concept, path)
-    except OSError as error:
-        return f"after step {learning.reached.step}; the word as it was then could not be kept: {error}"
-    return f"after step {learning.reached.step}; the word as it was then is in {path}."

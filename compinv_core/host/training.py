@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .. import __version__
 from ..anchors import AnchorSet, sparsemax
-from ..concept import Concept
+from ..concept import Concept, write_unfinished
 from ..prompts import CLOSE_UP, FAR_AWAY, OBJECT_TEMPLATES, STYLE_TEMPLATES
 from ..training.loop import Checkpoint, Progress, Pull, Recipe, Task, Vectors, Workers, train
 from ..training.objective import Encoded, NoiseSchedule, sample
@@ -295,6 +295,20 @@ class Learning(ABC):
         """Give up the run in this folder, whose word is safe now."""
         (runs / f"{self.name}.pt").unlink(missing_ok=True)
 
+    def keep(self, folder: Path) -> str:
+        """Write the word of a run that did not end well into a folder, beside those of earlier ones.
+
+        Returns:
+            When it ended, and where the word is.
+        """
+        if self.reached is None or not self.reached.step:
+            return "before anything was learnt."
+        when = f"after step {self.reached.step}; the word as it was then"
+        try:
+            return f"{when} is in {write_unfinished(self.concept(self.reached), folder)}."
+        except OSError as error:
+            return f"{when} could not be kept: {error}"
+
     def _probe(self, latents: Tensor) -> tuple[Tensor, int, int]:
         """What the frozen model says to the first picture and prompt, and the bytes kept for a backward: once, and a picture.
 
@@ -333,6 +347,7 @@ class Learning(ABC):
             "steps": str(end.step),
             "seed": str(self.recipe.seed),
             **self.provenance(),
+            "run": self.name,
             "model": fingerprint_of(self.model),
             "version": __version__,
         }

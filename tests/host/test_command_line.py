@@ -55,7 +55,7 @@ def test_two_processes_learn_what_one_does(place: Path):
     alone = words(place)
     assert set(alone) == {"my-mittens", "my-zippy"}
     again = run(place)
-    assert again.returncode == 1 and 'The embedding "my-mittens.safetensors" exists already' in again.stderr
+    assert again.returncode == 0 and "my-mittens: learnt already" in again.stderr
     config = (place / "config.toml").read_text()
     launcher = (
         sys.executable,
@@ -82,6 +82,61 @@ def test_two_processes_learn_what_one_does(place: Path):
             assert torch.allclose(vectors, alone[name], rtol=0, atol=tolerance), (together, name)
 
 
+def test_the_same_command_goes_on_where_it_was(
+    place: Path, pack: Any, own_folders: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    from compinv_core.host.command_line import ConfigError, train_all
+    from compinv_core.training.loop import Task
+
+    config, folder = place / "config.toml", place / "words"
+    text = config.read_text()
+    assert train_all(config) == []
+    undisturbed = words(place)
+    for file in folder.iterdir():
+        file.unlink()
+    backward, begun = Task.backward, list[None]()
+
+    def stopped(*inputs: Any) -> torch.Tensor:
+        begun.append(None)
+        if len(begun) == 12 + 11:
+            raise KeyboardInterrupt
+        return backward(*inputs)
+
+    monkeypatch.setattr(Task, "backward", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        train_all(config)
+    assert set(words(place)) == {"my-mittens"}
+    config.write_text(text.replace("seed = 5", "seed = 5\nreplace = true"))
+    capfd.readouterr()
+    assert train_all(config) == []
+    said = capfd.readouterr().err
+    assert "my-mittens: learnt already" in said and "goes on after step 10" in said and len(begun) == 12 + 11 + 2
+    for name, vectors in words(place).items():
+        assert torch.equal(vectors, undisturbed[name])
+    config.write_text(text.replace("seed = 5", "seed = 6"))
+    with pytest.raises(ConfigError, match=r'The embedding "my-mittens\.safetensors" exists already'):
+        train_all(config)
+
+
+def test_a_concept_that_goes_astray_does_not_stop_the_others(
+    place: Path, pack: Any, own_folders: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from compinv_core.host.command_line import train_all
+    from compinv_core.training.loop import Task
+
+    backward, begun = Task.backward, list[None]()
+
+    def astray(*inputs: Any) -> torch.Tensor:
+        begun.append(None)
+        return backward(*inputs) * (float("nan") if len(begun) == 12 else 1)
+
+    monkeypatch.setattr(Task, "backward", astray)
+    (failure,) = train_all(place / "config.toml")
+    assert failure.startswith("my-mittens: Training went astray before step 12")
+    assert "after step 10" in failure and str(place / "words" / "my-mittens-unfinished-1.safetensors") in failure
+    assert set(words(place)) == {"my-mittens-unfinished-1", "my-zippy"}
+
+
 def test_a_disk_that_is_full_at_the_end_costs_two_steps(
     place: Path, pack: Any, own_folders: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):
@@ -97,9 +152,10 @@ def test_a_disk_that_is_full_at_the_end_costs_two_steps(
 
     config = place / "config.toml"
     config.write_text(config.read_text().rpartition("[[concepts]]")[0])
-    with monkeypatch.context() as patched, pytest.raises(OSError, match=r"my-mittens\.safetensors.* cannot be written"):
+    with monkeypatch.context() as patched:
         patched.setattr(command_line, "write_concept", full)
-        command_line.train_all(config)
+        (failure,) = command_line.train_all(config)
+    assert "my-mittens.safetensors" in failure and "cannot be written" in failure
     assert not words(place) and len(list(runs.iterdir())) == 1
     command_line.train_all(config)
     assert "goes on after step 10" in capfd.readouterr().err
