@@ -75,7 +75,7 @@ class CompInvTrain(io.ComfyNode):
                     default=512,
                     **LIMITS["resolution"],
                     step=8,
-                    tooltip="Pictures are cropped to their centred square and scaled to this many pixels. Take what the "
+                    tooltip="Pictures are cropped to a square, centred or around what is masked, and scaled to this many pixels. Take what the "
                     "model was made for: 512 for SD 1.x, 1024 for SDXL.",
                 ),
                 io.Int.Input("steps", default=DEFAULTS.steps, **LIMITS["steps"], tooltip="Optimiser steps."),
@@ -185,6 +185,8 @@ class CompInvTrain(io.ComfyNode):
     @classmethod
     def _run(cls, training: Training) -> io.NodeOutput:
         steps, preview = training.recipe.steps, list[torch.Tensor]()
+        if training.cropped:
+            say(cls, training.cropped)
 
         def on_check(progress: Progress) -> Picture:
             vectors = progress.checkpoint.vectors

@@ -20,7 +20,7 @@ from ..concept import Concept, write_unfinished
 from ..prompts import CLOSE_UP, FAR_AWAY, OBJECT_TEMPLATES, STYLE_TEMPLATES
 from ..training.loop import Checkpoint, Progress, Pull, Recipe, Task, Vectors, Workers, train
 from ..training.objective import Encoded, NoiseSchedule, sample
-from ..training.pictures import rescaled, training_pictures
+from ..training.pictures import DARK, off_centre, rescaled, training_pictures
 from ..training.runs import fingerprint, load_run, save_run
 from . import text_encoder
 from .foreground import find_foreground
@@ -388,6 +388,12 @@ def filled(template: str, word: str) -> str:
     return re.sub(r"\s*(embedding:)?\{\}\s*", lambda _: f" {word} ", template).strip()
 
 
+def _cropped(sizes: Sequence[Sequence[int]], where: str) -> str:
+    """A sentence on pictures (H, W) that are not learnt whole; empty when all of them are square."""
+    count = sum(height != width for height, width in sizes)
+    return f"{count} of {len(sizes)} pictures cropped to the largest square {where}." if count else ""
+
+
 class Training(Learning):
     """A concept being learnt from pictures. Everything that can be refused is refused when it is made, before the first step.
 
@@ -400,9 +406,17 @@ class Training(Learning):
             start = request.vectors if request.start_from is None else request.start_from
             super().__init__(model, clip, request.name, request.class_word, start, anchors, recipe)
             self.vae, self.request = vae, request
-            pictures = training_pictures(request.images, request.resolution)
-            self.count = len(pictures)
-            self.pictures, self.prompts, prompts = self._examples(torch.cat([pictures, self._masks()], dim=-1))
+            sizes = [picture.shape[:2] for batch in request.images for picture in batch]
+            self.count = len(sizes)
+            self.cropped = _cropped(sizes, "around what its mask shows" if request.masks else "in its middle")
+            if self.cropped:
+                log.info(self.cropped)
+            masks = self._masks(sizes)
+            shifts = [off_centre(mask) for mask in masks]
+            pictures = training_pictures(request.images, request.resolution, shifts)
+            self.pictures, self.prompts, prompts = self._examples(
+                torch.cat([pictures, self._squares(masks, shifts)], dim=-1)
+            )
             look = TEMPLATES[request.kind][0].format(self._word())
             self.looks = [look, f"{look} and a {self._companion()}"]  # of previews, never learnt from
             self.prepared = text_encoder.prepare(clip, [*prompts, *self.looks], request.name, self.counts)
@@ -418,24 +432,38 @@ class Training(Learning):
         after = f" {self.request.class_word}" if self.request.class_word_too else ""
         return f"embedding:{self.request.name}{after}"
 
-    def _masks(self) -> Tensor:
-        """(N, H, W, 1), ones where none is given."""
-        request = self.request
-        masks = [mask.detach().float().cpu().clone() for batch in request.masks for mask in batch]
-        if not masks:
-            return torch.ones(self.count, request.resolution, request.resolution, 1)
-        if len(masks) != self.count:
+    def _masks(self, sizes: Sequence[torch.Size]) -> list[Tensor]:
+        """(H, W) each, as large as the pictures, or none."""
+        masks = [mask.detach().float().cpu().clamp(0, 1) for batch in self.request.masks for mask in batch]
+        if masks and len(masks) != self.count:
             raise ValueError(f'The input "masks" holds {len(masks)} masks for {self.count} pictures; give one each.')
-        sizes = [picture.shape[:2] for batch in request.images for picture in batch]
-        for number, (mask, size) in enumerate(zip(masks, sizes, strict=True), start=1):
-            if mask.max() <= 0:
+        for number, (mask, size) in enumerate(zip(masks, sizes, strict=False), start=1):
+            if not mask.isfinite().all():
+                raise ValueError(
+                    f'Mask {number} of "masks" holds NaN or infinite values; numbers from 0 to 1 are allowed.'
+                )
+            if mask.max() <= DARK:
                 raise ValueError(f'Mask {number} of "masks" is black all over; what is to be learnt must be white.')
             if mask.shape != size:
                 raise ValueError(
                     f'Mask {number} of "masks" has {mask.shape[1]} x {mask.shape[0]} pixels and its picture has '
                     f"{size[1]} x {size[0]}; the same size is needed."
                 )
-        return training_pictures([mask[None, ..., None] for mask in masks], request.resolution)[..., :1]
+        return masks
+
+    def _squares(self, masks: Sequence[Tensor], shifts: Sequence[tuple[int, int]]) -> Tensor:
+        """What of the masks lies on the squares that are learnt, (N, H, W, 1); ones where there are none."""
+        side = self.request.resolution
+        if not masks:
+            return torch.ones(self.count, side, side, 1)
+        squares = training_pictures([mask[None, ..., None] for mask in masks], side, shifts)[..., :1]
+        for number, square in enumerate(squares, start=1):
+            if square.max() <= DARK:
+                raise ValueError(
+                    f'Mask {number} of "masks" is black on the square that is learnt of its picture; what is to be learnt '
+                    "must fit into a square and not be too small, so crop the picture to it."
+                )
+        return squares
 
     def _examples(self, pictures: Tensor) -> tuple[Tensor, Tensor, list[str]]:
         """What is learnt from, of pictures with their masks (N, H, W, 4): all variants of them (M, H, W, 4), the prompts
@@ -453,8 +481,10 @@ class Training(Learning):
         if request.rescale:
             generator = torch.Generator().manual_seed(self.recipe.seed)
             for small, sizes in ((True, FAR_AWAY), (False, CLOSE_UP)):
-                groups.append(rescaled(pictures, small, generator))
-                fitting.append(own + len(prompts))
+                variants = rescaled(pictures, small, generator)
+                shown = variants[..., 3].amax(dim=(1, 2)) > DARK  # a close-up may leave out what a mask shows
+                groups.append(variants[shown])
+                fitting.append((own + len(prompts))[shown])
                 prompts += [f"{prompt}, {sizes[i % len(sizes)]}" for i, prompt in enumerate(plain)]
         if request.mirror:
             groups += [group.flip(2) for group in groups]

@@ -349,6 +349,7 @@ def test_the_papers_preset_takes_the_place_of_the_nodes_settings(
     ("mask", "sentence"),
     [
         (torch.zeros(64, 64), 'Mask 2 of "masks" is black all over'),
+        (torch.full((64, 64), float("nan")), 'Mask 2 of "masks" holds NaN or infinite values'),
         (torch.ones(32, 48), 'Mask 2 of "masks" has 48 x 32 pixels and its picture has 64 x 64'),
     ],
 )
@@ -358,11 +359,40 @@ def test_masks_that_cannot_be_used_are_refused(pack: Any, microworld: Any, mask:
         run_with_masks(pack, microworld, pictures, [whole, mask[None], whole])
 
 
-def run_with_masks(pack: Any, microworld: Any, pictures: list[torch.Tensor], masks: list[torch.Tensor]) -> Any:
+def test_what_a_mask_shows_is_learnt_wherever_it_is(pack: Any, microworld: Any, caplog: Any):
+    pictures, mask = [torch.rand(1, 64, 128, 3), torch.rand(1, 64, 64, 3)], torch.zeros(1, 64, 128)
+    mask[:, :, :20] = 1
+    with caplog.at_level("INFO"):
+        training = run_with_masks(pack, microworld, pictures, [mask, torch.ones(1, 64, 64)])
+    assert training.pictures[0, ..., 3].mean() == pytest.approx(20 / 64)
+    assert torch.allclose(training.pictures[0, ..., :3], pictures[0][0, :, :64], atol=1e-5)
+    assert "1 of 2 pictures cropped to the largest square around what its mask shows." in caplog.messages
+    assert training.cropped in caplog.messages
+
+
+def test_a_mask_that_no_square_shows_is_refused(pack: Any, microworld: Any):
+    mask = torch.zeros(1, 64, 320)
+    mask[..., :20], mask[..., -20:] = 1, 1
+    with pytest.raises(ValueError, match='Mask 1 of "masks" is black on the square that is learnt of its picture'):
+        run_with_masks(pack, microworld, [torch.rand(1, 64, 320, 3)], [mask])
+
+
+def test_close_ups_that_leave_out_what_the_mask_shows_are_not_learnt(pack: Any, microworld: Any):
+    mask = torch.zeros(1, 64, 64)
+    mask[:, :3, :3] = 1
+    pictures = [torch.rand(1, 64, 64, 3)] * 8
+    training = run_with_masks(pack, microworld, pictures, [mask] * 8, rescale=True)
+    assert 16 < len(training.pictures) < 24 and len(training.prompts) == len(training.pictures)
+    assert (training.pictures[..., 3].amax(dim=(1, 2)) > 0.1).all()
+
+
+def run_with_masks(
+    pack: Any, microworld: Any, pictures: list[torch.Tensor], masks: list[torch.Tensor], **changes: Any
+) -> Any:
     model, clip, vae = microworld
     training = sys.modules["compositional_inversion.compinv_core.host.training"]
     recipe = sys.modules["compositional_inversion.compinv_core.training.loop"].Recipe(1)
-    request = training.Request("masked", "cat", 1, pictures, masks, 64, "object", False)
+    request = training.Request("masked", "cat", 1, pictures, masks, 64, "object", False, **changes)
     return training.Training(model, clip, vae, request, None, recipe)
 
 

@@ -7,7 +7,7 @@ import torch
 from compinv_core.anchors import sparsemax
 from compinv_core.training.loop import REFERENCE, Progress, Pull, Recipe, Task, train
 from compinv_core.training.objective import Encoded, NoiseSchedule, Predictor, diffusion_loss, timesteps_at
-from compinv_core.training.pictures import rescaled, training_pictures
+from compinv_core.training.pictures import off_centre, rescaled, training_pictures
 
 EPSILON = NoiseSchedule(torch.linspace(0.99, 0.01, 10), "epsilon")
 ONE_PROMPT = torch.zeros(1, 1, dtype=torch.long)
@@ -205,6 +205,18 @@ def test_rescaled_pictures_hold_the_picture_and_mask_the_rest():
 def test_pictures_of_any_kind_become_square_rgb():
     grey, rgb, rgba = torch.rand(1, 40, 30, 1), torch.rand(2, 32, 32, 3), torch.rand(1, 64, 100, 4)
     assert training_pictures([grey, rgb, rgba], 64).shape == (4, 64, 64, 3)
+
+
+def test_the_square_is_centred_or_goes_where_the_mask_is():
+    wide, tall = torch.zeros(1, 64, 160, 3), torch.zeros(1, 101, 64, 3)
+    wide[:, :, 48:112], tall[:, 18:82] = 0.5, 0.5
+    assert training_pictures([wide, tall], 64).unique().tolist() == [0.5]
+    masks = [torch.zeros(64, 160), torch.zeros(101, 64), torch.ones(101, 64)]
+    masks[0][10:20, :30], masks[1][70:, 30:] = 1, 1
+    shifts = [off_centre(mask) for mask in masks]
+    assert shifts == [(-17, -65), (35, 15), (0, 0)]
+    wide[:, :, :64], tall[:, 37:] = 0.9, 0.9
+    assert torch.allclose(training_pictures([wide, tall], 64, shifts[:2]), torch.tensor(0.9))
 
 
 def test_alpha_is_laid_on_white():
