@@ -62,15 +62,19 @@ def known_concepts(clip: Any) -> Mapping[str, Concept]:
 
 
 def check_width(clip: Any, concept: Concept) -> None:
-    """Raises ValueError when a concept's vectors do not fit the text encoders."""
-    for key, encoder in text_encoders(clip).items():
-        width = encoder.transformer.get_input_embeddings().weight.shape[1]
-        if key not in concept.vectors or concept.vectors[key].shape[1] != width:
-            has = ", ".join(f"{k}: {v.shape[1]}" for k, v in concept.vectors.items())
-            raise ValueError(
-                f'The concept "{concept.name}" is for another family of models: it has vectors of width ({has}), '
-                f"but this CLIP needs {key}: {width}."
-            )
+    """Raises ValueError when a concept's vectors are not of these text encoders, no more and no less.
+
+    The refiner of SDXL, which has one of the two, takes SDXL's concepts.
+    """
+    encoders = text_encoders(clip).items()
+    needed = {key: encoder.transformer.get_input_embeddings().weight.shape[1] for key, encoder in encoders}
+    given = {key: vectors.shape[1] for key, vectors in concept.vectors.items()}
+    if given != needed and not (needed.keys() == {"clip_g"} and needed.items() <= given.items()):
+        has, needs = (", ".join(f"{key}: {width}" for key, width in w.items()) for w in (given, needed))
+        raise ValueError(
+            f'The concept "{concept.name}" is for another family of models: it has vectors of width ({has}), '
+            f"but this CLIP needs {needs}."
+        )
 
 
 def with_concept(clip: Any, concept: Concept) -> Any:

@@ -206,13 +206,13 @@ class Learning(ABC):
 
     @property
     def name(self) -> str:
-        """Of the run: the same for the same material, settings and anchors."""
+        """Of the run: the same for the same model, material, settings and anchors."""
         settings, given = self.identity()
         given += [*self.start.values(), self.schedule.alphas_cumprod]
         given += [pull.anchors for pull in (self.pulls or {}).values()]
         pulling = self.anchors and (self.anchors.weights, self.anchors.learnt)
         version = __version__  # another may learn otherwise
-        every = (self.placeholder, self.schedule.prediction, self.recipe, pulling, version)
+        every = (self.placeholder, fingerprint_of(self.model), self.schedule.prediction, self.recipe, pulling, version)
         return f"{self.placeholder}-{fingerprint((settings, every), given)}"
 
     def run(

@@ -111,6 +111,21 @@ def test_the_differentiable_encoding_is_the_stock_encoding(clip, concept_for, la
         torch.testing.assert_close(cond, together, rtol=1e-5, atol=1e-5)  # a batch may round its products otherwise
 
 
+def test_a_concept_of_two_text_encoders_is_not_for_a_model_of_one(sd1, sdxl, concept_for):
+    both = concept_for(sdxl)
+    with pytest.raises(ValueError, match=r"is for another family of models.*clip_l: 48, clip_g: 64.*needs clip_l: 48"):
+        text_encoder().with_concept(sd1, both)
+
+
+def test_the_refiner_takes_the_concepts_of_sdxl(sdxl, concept_for, embeddings):
+    import comfy.sdxl_clip as host
+    from conftest import _clip
+
+    refiner = _clip(host.SDXLTokenizer, host.SDXLRefinerClipModel, embeddings, ("clip_g",))
+    applied = text_encoder().with_concept(refiner, concept_for(sdxl))
+    assert text_encoder().encode(applied, "a embedding:my-cat")
+
+
 def test_another_embedding_in_a_prompt_stays_what_it_is(clip, concept_for):
     from compinv_core.host.model import frozen_weights
 
