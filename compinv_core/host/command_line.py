@@ -170,14 +170,16 @@ def train_all(path: Path) -> list[str]:
     model, clip, vae = _load(config.checkpoint, path.parent)
     runs = Path(folder_paths.get_user_directory()) / "compositional_inversion" / "runs"
     together = workers if config.together else Workers()
+    if workers.count > 1:
+        how = "every concept together" if config.together else "each its own concepts"
+        log.info("%d processes, %s", workers.count, how)
     trainings = [_training(model, clip, vae, job, path.parent) for job in jobs]
-    learnt = [
-        _learnt(folder / f"{training.placeholder}.safetensors", training, job)
-        for training, job in zip(trainings, jobs, strict=True)
-    ]
+    files = [folder / f"{job.placeholder}.safetensors" for job in jobs]
+    learnt = together.told(
+        [_learnt(*each) for each in zip(files, trainings, jobs, strict=True)] if together.rank == 0 else None
+    )
     failures: list[str] = []
-    for training, job, done in zip(trainings, jobs, learnt, strict=True):
-        file = folder / f"{job.placeholder}.safetensors"
+    for file, training, job, done in zip(files, trainings, jobs, learnt, strict=True):
         if done:
             log.info("%s: learnt already, %s", job.placeholder, file)
             continue
@@ -257,7 +259,13 @@ def _workers() -> Workers:
             "Several processes need the package accelerate, which is not installed; install it, or start one process."
         ) from error
     state = PartialState(cpu=not torch.cuda.is_available())
-    return Workers(state.process_index, state.num_processes, torch.distributed.all_reduce)
+
+    def told(own: Any) -> Any:
+        box = [own]
+        torch.distributed.broadcast_object_list(box, src=0)
+        return box[0]
+
+    return Workers(state.process_index, state.num_processes, torch.distributed.all_reduce, told)
 
 
 def _load(checkpoint: str, base: Path) -> tuple[Any, Any, Any]:

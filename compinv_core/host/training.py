@@ -242,7 +242,7 @@ class Learning(ABC):
             weights = frozen_weights(self.model.model.diffusion_model, *self.encoders.values())
             with weights, text_encoder.differentiable(self.clip), ExitStack() as saving:
                 probe, once, kept = self._probe(lessons.latents)
-                resume = load_run(file, probe)
+                resume: Checkpoint | None = workers.told(load_run(file, probe) if workers.rank == 0 else None)
                 at_once, twice = self._fitting(once, kept)
                 if twice:
                     saving.enter_context(recomputed(self.model.model.diffusion_model))
@@ -408,7 +408,7 @@ class Training(Learning):
             self.vae, self.request = vae, request
             sizes = [picture.shape[:2] for batch in request.images for picture in batch]
             self.count = len(sizes)
-            self.cropped = _cropped(sizes, "around what its mask shows" if request.masks else "in its middle")
+            self.cropped = _cropped(sizes, "around what the mask shows" if request.masks else "in the middle")
             if self.cropped:
                 log.info(self.cropped)
             masks = self._masks(sizes)

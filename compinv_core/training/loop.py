@@ -106,11 +106,13 @@ class Workers:
     Attributes:
         rank, count: which one this is, of how many.
         add_up: replaces a tensor by the sum of all workers' own.
+        told: of anything, what the first worker has; they may be on several machines with folders of their own.
     """
 
     rank: int = 0
     count: int = 1
     add_up: Callable[[Tensor], None] = lambda tensor: None
+    told: Callable[[Any], Any] = lambda own: own
 
     def share(self, batch: Batch) -> Batch:
         """Every count-th picture of a batch; none where there are more workers than pictures."""

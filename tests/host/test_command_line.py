@@ -22,6 +22,9 @@ torch.set_num_threads(1)
 sys.exit(main())
 """
 
+TWO = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+"""Starts two processes, as `accelerate launch` does on two GPUs; on a CPU it starts one, whatever it is told."""
+
 
 @pytest.fixture
 def place(base: Path, comfyui: Path, tmp_path: Path) -> Path:
@@ -57,24 +60,17 @@ def test_two_processes_learn_what_one_does(place: Path):
     again = run(place)
     assert again.returncode == 0 and "my-mittens: learnt already" in again.stderr
     config = (place / "config.toml").read_text()
-    launcher = (
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-    )
     for together, tolerance in (("true", 1e-5), ("false", 0)):
         (place / "config.toml").write_text(
             f"together = {together}\n{config}".replace("seed = 5", "seed = 5\nreplace = true")
         )
         for file in (place / "words").iterdir():
             file.unlink()
-        done = run(place, *launcher)
+        done = run(place, *TWO)
         assert done.returncode == 0, done.stderr
+        assert (
+            f"2 processes, {'every concept together' if together == 'true' else 'each its own concepts'}" in done.stderr
+        )
         both = words(place)
         assert set(both) == set(alone)
         for name, vectors in both.items():
@@ -116,6 +112,46 @@ def test_the_same_command_goes_on_where_it_was(
     config.write_text(text.replace("seed = 5", "seed = 6"))
     with pytest.raises(ConfigError, match=r'The embedding "my-mittens\.safetensors" exists already'):
         train_all(config)
+
+
+def test_a_machine_that_has_nothing_of_a_run_goes_on_with_the_first_ones(
+    place: Path, pack: Any, own_folders: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Two processes with folders of their own, as on two machines: the first has one word, and most of a run."""
+    from compinv_core.host.command_line import train_all
+    from compinv_core.training.loop import Task
+
+    config, backward, begun = place / "config.toml", Task.backward, list[None]()
+    assert train_all(config) == []
+    undisturbed = words(place)
+    (place / "words" / "my-zippy.safetensors").unlink()
+
+    def stopped(*inputs: Any) -> torch.Tensor:
+        begun.append(None)
+        if len(begun) == 11:
+            raise KeyboardInterrupt
+        return backward(*inputs)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Task, "backward", stopped)
+        train_all(config)
+    other = place / "other"
+    other.mkdir()
+    (other / "config.toml").write_text(config.read_text())
+    program = place / "train.py"
+    own = f"""
+import os, folder_paths
+here = {str(place)!r} + ("/other" if os.environ["RANK"] == "1" else "")
+folder_paths.set_user_directory(here + "/user")
+sys.argv[-1] = here + "/config.toml"
+from comp"""
+    program.write_text(program.read_text().replace("\nfrom compinv_core", f"{own}inv_core", 1))
+    done = run(place, *TWO)
+    assert done.returncode == 0, done.stderr
+    assert "my-mittens: learnt already" in done.stderr and "goes on after step 10" in done.stderr
+    assert not (other / "words").exists()
+    # Sums in another order, through two steps of AdamW.
+    assert torch.allclose(words(place)["my-zippy"], undisturbed["my-zippy"], rtol=0, atol=1e-5)
 
 
 def test_a_concept_that_goes_astray_does_not_stop_the_others(

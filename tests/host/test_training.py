@@ -366,7 +366,7 @@ def test_what_a_mask_shows_is_learnt_wherever_it_is(pack: Any, microworld: Any, 
         training = run_with_masks(pack, microworld, pictures, [mask, torch.ones(1, 64, 64)])
     assert training.pictures[0, ..., 3].mean() == pytest.approx(20 / 64)
     assert torch.allclose(training.pictures[0, ..., :3], pictures[0][0, :, :64], atol=1e-5)
-    assert "1 of 2 pictures cropped to the largest square around what its mask shows." in caplog.messages
+    assert "1 of 2 pictures cropped to the largest square around what the mask shows." in caplog.messages
     assert training.cropped in caplog.messages
 
 
