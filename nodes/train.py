@@ -184,25 +184,38 @@ class CompInvTrain(io.ComfyNode):
 
     @classmethod
     def _run(cls, training: Training) -> io.NodeOutput:
-        steps, preview = training.recipe.steps, list[torch.Tensor]()
+        preview = list[torch.Tensor]()
         if training.cropped:
             say(cls, training.cropped)
 
-        def on_check(progress: Progress) -> Picture:
+        def on_check(progress: Progress) -> Picture | None:
             vectors = progress.checkpoint.vectors
-            preview[:] = [training.preview(vectors)]  # the last one is made while the run is still on disk
-            say(
-                cls,
-                f"step {progress.step}/{steps}: loss {progress.check:.4f}, with the class word "
-                f"{progress.checkpoint.before:.4f}; anchors {training.pulling(progress.checkpoint)}\n"
-                f"{training.describe(vectors)}",
-            )
-            return ("JPEG", to_image(torch.cat(list(preview[0]), dim=1)), 512)
+            if looked := training.recipe.previews(progress.step):
+                preview[:] = [training.preview(vectors)]  # the last one is made while the run is still on disk
+            say(cls, _line(training, progress))
+            return ("JPEG", to_image(torch.cat(list(preview[0]), dim=1)), 512) if looked else None
 
         end = learn(cls, training, on_check)
         losses = {"loss": [end.before, *(p.check for p in end.history if p.check is not None)]}
         last, best = training.concept(end), training.concept(end, best=True)
         return io.NodeOutput(last, _plot(end.history), preview[0], best, losses, training.learnt)
+
+
+def _line(training: Training, progress: Progress) -> str:
+    """How far a training is: its step, both losses, and where the word lies."""
+    anchors = (
+        f"; anchor loss {progress.anchor:.3g}, {training.pulling(progress.checkpoint)}" if training.anchors else ""
+    )
+    return "\n".join(
+        line
+        for line in (
+            f"step {progress.step}/{training.recipe.steps}: loss {progress.check:.4f}, with the class word "
+            f"{progress.checkpoint.before:.4f}{anchors}",
+            training.describe(progress.checkpoint.vectors),
+            training.cropped,
+        )
+        if line
+    )
 
 
 def _plot(history: Sequence[Losses]) -> torch.Tensor:

@@ -13,7 +13,10 @@ from .objective import Encoded, NoiseLevels, NoiseSchedule, Predictor, diffusion
 
 REPORT = 10  # steps; a report has to wait for the device
 CHECKS = 10  # in a run
-EXAM = 16  # pictures of a check
+EXAM = 16  # pictures of a check, in a run that learns from EXAM_SHARE times as many or more
+EXAM_SHARE = 100
+LEAST_EXAM = 4
+PREVIEW_SHARE = 320  # pictures that are learnt from for each look at what the word gives
 WEIGHT_RATE = 0.02  # a step of an anchor's weight
 SPARSITY = 0.1  # spreads; what all anchors instead of one cost at most, where the weights are learnt
 RUNAWAY = 100.0  # times the length of an ordinary word; learnt words of one to eight times work
@@ -71,6 +74,20 @@ class Recipe:
         """Whether a report at this step comes with a check: at CHECKS of them, the last among them."""
         passed = step * CHECKS // self.steps > (step - REPORT) * CHECKS // self.steps
         return step == self.steps or (step % REPORT == 0 and passed)
+
+    def previews(self, step: int) -> bool:
+        """Whether a check at this step comes with a look at what the word gives, which costs as much as several checks.
+
+        As many checks do as the run's length allows, evenly, the last among them.
+        """
+        count = min(CHECKS, max(1, self.steps * self.batch // PREVIEW_SHARE))
+        now, before = (at * CHECKS // self.steps * count // CHECKS for at in (step, step - REPORT))
+        return step == self.steps or (self.checks(step) and now > before)
+
+    @property
+    def exam(self) -> int:
+        """How many pictures a check is made of: fewer in a short run, for checks are not to cost more than training does."""
+        return min(EXAM, max(LEAST_EXAM, self.steps * self.batch // EXAM_SHARE))
 
 
 REFERENCE = Recipe(5000, 8, 5e-3 * 8, 0.05, 0.95, reference=True)
@@ -202,7 +219,7 @@ class Task:
     @torch.no_grad()
     def check(self, vectors: Vectors, scores: Tensor) -> tuple[float, float]:
         """(reconstruction, whole loss) on pictures, prompts and noise that are the same each time, noise levels spread evenly."""
-        questions = self.draw(EXAM, torch.Generator().manual_seed(self.recipe.seed), "even")
+        questions = self.draw(self.recipe.exam, torch.Generator().manual_seed(self.recipe.seed), "even")
         size = min(self.recipe.batch, self.at_once)
         loss = torch.cat([self.reconstruction(vectors, part) for part in questions.parts(size)]).mean()
         reconstruction_weight, anchor_weight = self.recipe.weights(self.recipe.steps) if self.pulls else (1.0, 0.0)

@@ -1,5 +1,6 @@
 """Training on the real host: gradients against diffusers, nothing left changed, cancel, refusals."""
 
+import re
 import resource
 import sys
 from collections.abc import Callable, Generator
@@ -71,6 +72,23 @@ def test_a_concept_is_learnt_and_nothing_else_changes(pack: Any, microworld: Any
     assert best.vectors["clip_l"].shape == (2, 96) and len(losses["loss"]) == 2
     assert torch.equal(latent_of(microworld), before)
     assert all(p.is_inference() for p in microworld[0].model.diffusion_model.parameters())
+
+
+def test_the_node_tells_both_losses_and_where_the_word_lies(
+    pack: Any, microworld: Any, images: list[torch.Tensor], monkeypatch: Any
+):
+    said: list[str] = []
+    module = sys.modules["compositional_inversion.nodes.train"]
+    monkeypatch.setattr(module, "say", lambda _, text: said.append(text))
+    anchors = sys.modules["compositional_inversion.compinv_core.anchors"].AnchorSet("cat", ("cat",), (1.0,))
+    train(pack, microworld, images, anchors=anchors)
+    assert said[0] == "3 of 5 pictures cropped to the largest square in the middle." and len(said) == 2
+    first, second, third = said[1].split("\n")
+    assert re.fullmatch(r"step 3/3: loss 0\.\d+, with the class word 0\.\d+; anchor loss [\d.e-]+, cat 1\.00", first)
+    assert re.fullmatch(r"nearest .*cat.*; length \d\.\d words; further out than \d+ % of words", second)
+    assert third == said[0]
+    train(pack, microworld, images)
+    assert "anchor" not in said[-1]
 
 
 def test_the_same_seed_learns_the_same_word(pack: Any, microworld: Any, images: list[torch.Tensor]):
@@ -478,7 +496,7 @@ def test_a_run_that_fails_at_its_end_is_gone_on_with(
 
     def failing(self: Any, vectors: Any) -> Any:
         shown.append(None)
-        return 1 / 0 if len(shown) == 3 else preview(self, vectors)
+        return 1 / 0 if len(shown) == 1 else preview(self, vectors)
 
     monkeypatch.setattr(training.Training, "preview", failing)
     with pytest.raises(ZeroDivisionError):

@@ -137,6 +137,34 @@ def test_a_word_that_runs_away_stops_the_run_and_no_report_shows_it():
     assert seen and seen[-1].checkpoint.vectors["clip_l"].abs().max() < 100
 
 
+@pytest.mark.parametrize(
+    ("steps", "batch", "checks", "previews", "exam"),
+    [
+        (3, 2, 1, 1, 4),
+        (100, 1, 10, 1, 4),
+        (200, 4, 10, 2, 8),
+        (400, 4, 10, 5, 16),
+        (425, 4, 10, 5, 16),
+        (5000, 8, 10, 10, 16),
+    ],
+)
+def test_a_short_run_is_looked_at_less(steps: int, batch: int, checks: int, previews: int, exam: int):
+    recipe = Recipe(steps, batch)
+    reports = [step for step in range(1, steps + 1) if step % 10 == 0 or step == steps]
+    checked, looked = ([step for step in reports if at(step)] for at in (recipe.checks, recipe.previews))
+    assert (len(checked), len(looked), recipe.exam) == (checks, previews, exam)
+    assert set(looked) <= set(checked) and looked[-1] == steps
+
+    seen: list[int] = []
+
+    def predict(noisy: torch.Tensor, steps: torch.Tensor, prompts: Encoded) -> torch.Tensor:
+        seen.append(len(noisy))
+        return noisy
+
+    task(predict, recipe).check({"clip_l": torch.zeros(1, 4)}, torch.ones(1))
+    assert sum(seen) == exam
+
+
 def test_noise_levels_are_drawn_as_stated():
     shares = (torch.arange(100_000) + 0.5) / 100_000
     even, high, low = (timesteps_at(shares, 1000, levels) / 1000 for levels in ("even", "high", "low"))
