@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -204,7 +205,7 @@ class Learning(ABC):
         """How many vectors the word has, by text encoder."""
         return {key: len(vectors) for key, vectors in self.start.items()}
 
-    @property
+    @cached_property
     def name(self) -> str:
         """Of the run: the same for the same model, material, settings and anchors."""
         settings, given = self.identity()

@@ -518,15 +518,16 @@ def room_on_disk(size: int) -> Generator[None]:
 
 
 def test_a_run_is_named_by_its_model_too(pack: Any, microworld: Any):
-    first = run_with_masks(pack, microworld, [torch.ones(1, 64, 64, 3)], [])
-    name = first.name
-    weight = microworld[0].model.diffusion_model.get_parameter("out.2.weight")
+    def name() -> str:
+        return run_with_masks(pack, microworld, [torch.ones(1, 64, 64, 3)], []).name
+
+    first, weight = name(), microworld[0].model.diffusion_model.get_parameter("out.2.weight")
     with torch.inference_mode():
         before = weight.clone()
         weight += 0.01
-        other = first.name
+        other = name()
         weight.copy_(before)
-    assert name != other and first.name == name
+    assert first != other and first == name()
 
 
 def test_a_full_disk_does_not_cost_what_is_learnt(
