@@ -158,15 +158,16 @@ def test_a_concept_that_goes_astray_does_not_stop_the_others(
     place: Path, pack: Any, own_folders: Path, monkeypatch: pytest.MonkeyPatch
 ):
     from compinv_core.host.command_line import train_all
-    from compinv_core.training.loop import Task
 
-    backward, begun = Task.backward, list[None]()
+    optimizer_step, begun = torch.optim.AdamW.step, list[None]()
 
-    def astray(*inputs: Any) -> torch.Tensor:
+    def astray(self: Any) -> None:
         begun.append(None)
-        return backward(*inputs) * (float("nan") if len(begun) == 12 else 1)
+        optimizer_step(self)
+        if len(begun) == 12:
+            self.param_groups[0]["params"][0].data.fill_(float("nan"))
 
-    monkeypatch.setattr(Task, "backward", astray)
+    monkeypatch.setattr(torch.optim.AdamW, "step", astray)
     (failure,) = train_all(place / "config.toml")
     assert failure.startswith("my-mittens: Training went astray before step 12")
     assert "after step 10" in failure and str(place / "words" / "my-mittens-unfinished-1.safetensors") in failure
