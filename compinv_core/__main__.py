@@ -19,7 +19,9 @@ def main() -> int:
 
     try:
         if asked.what == "train":
-            train_all(asked.config)
+            failures = train_all(asked.config)
+            print(*failures, sep="\n", end="\n" if failures else "", file=sys.stderr)
+            return 1 if failures else 0
         else:
             numbers = {name: value for name in NUMBERS if (value := getattr(asked, name)) is not None}
             train_layouts(asked.checkpoint, numbers)

@@ -102,6 +102,15 @@ def write_concept(concept: Concept, path: Path, replace: bool = False) -> None:
         save_file({key: v.detach().float().cpu().contiguous() for key, v in concept.vectors.items()}, new, metadata)
 
 
+def write_unfinished(concept: Concept, folder: Path) -> Path:
+    """Write the word of a run that did not end well, beside those of earlier ones. Returns its file."""
+    number = 1
+    while (path := folder / f"{concept.name}-unfinished-{number}.safetensors").exists():
+        number += 1
+    write_concept(concept, path)
+    return path
+
+
 def read_concept(path: Path) -> Concept:
     """Read our own embeddings, other safetensors, A1111's `.pt` and diffusers' `.bin`.
 

@@ -8,7 +8,11 @@ from pathlib import Path
 
 @contextmanager
 def whole_file(path: Path) -> Generator[Path]:
-    """Where to write, so that after a crash at any moment the file is the old one or the new one. Its folder is made."""
+    """Where to write, so that after a crash at any moment the file is the old one or the new one. Its folder is made.
+
+    Raises:
+        OSError: it cannot be written, whatever the writer makes of that.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
@@ -16,5 +20,9 @@ def whole_file(path: Path) -> Generator[Path]:
         with new.open("rb+") as file:
             os.fsync(file.fileno())
         new.replace(path)
+    except OSError:
+        raise
+    except Exception as error:  # of a full disk, torch makes a RuntimeError and safetensors one of its own
+        raise OSError(f'"{path}" cannot be written: {error}') from error
     finally:
         new.unlink(missing_ok=True)

@@ -8,28 +8,29 @@ from pathlib import Path
 import comfy.model_management
 import comfy.utils
 import folder_paths
+from comfy_api.latest import io
 from PIL import Image
 
-from ..compinv_core.concept import Concept, write_concept
 from ..compinv_core.host.training import Learning
 from ..compinv_core.training.loop import Checkpoint, Progress
+from .live_text import say
 
 log = logging.getLogger(__name__)
 Picture = tuple[str, Image.Image, int]
 
 
-def learn(learning: Learning, on_check: Callable[[Progress], Picture | None]) -> tuple[Checkpoint, list[Progress]]:
-    """Run it with a progress bar. What a run had learnt that was cancelled or went astray is kept in output/embeddings.
+def learn(cls: type[io.ComfyNode], learning: Learning, on_check: Callable[[Progress], Picture | None]) -> Checkpoint:
+    """Run it with a progress bar. What a run had learnt that was cancelled or failed is kept in output/embeddings,
+    where Load Concept will not list it until the user moves it there.
 
     Args:
         on_check: called at every check; what it returns is shown on the node.
 
     Returns:
-        The state at the end, and every report.
+        The state at the end.
     """
     management, steps = comfy.model_management, learning.recipe.steps
     bar = comfy.utils.ProgressBar(steps)
-    history: list[Progress] = []
 
     def interrupted() -> bool:
         if management.processing_interrupted():
@@ -38,34 +39,33 @@ def learn(learning: Learning, on_check: Callable[[Progress], Picture | None]) ->
         return False
 
     def on_report(progress: Progress) -> None:
-        history.append(progress)
         bar.update_absolute(progress.step, steps, None if progress.check is None else on_check(progress))
 
     folder = Path(folder_paths.get_user_directory()) / "compositional_inversion" / "runs"
-    with kept(lambda: learning.concept(history[-1].checkpoint) if history else None):
+    with kept(cls, learning):
         end = learning.run(folder, interrupted, on_report)
-        management.throw_exception_if_processing_interrupted()
-    return end, history
+        if end.step < steps:
+            management.interrupt_current_processing(False)  # as raising it does
+            raise management.InterruptProcessingException
+    learning.forget(folder)
+    return end
 
 
 @contextmanager
-def kept(word: Callable[[], Concept | None]) -> Generator[None]:
-    """Saves the word learnt so far when what happens within is cancelled or goes astray."""
+def kept(cls: type[io.ComfyNode], learning: Learning) -> Generator[None]:
+    """Saves the word learnt so far, and says where, when what happens within is cancelled or fails."""
+    management = comfy.model_management
+    ends = {
+        management.InterruptProcessingException: "was cancelled",
+        FloatingPointError: "went astray",
+        MemoryError: "ran out of memory",
+        management.OOM_EXCEPTION: "ran out of memory",
+    }
     try:
         yield
-    except (comfy.model_management.InterruptProcessingException, FloatingPointError) as error:
-        if (concept := word()) is not None:
-            _keep(concept, error)
+    except tuple(ends) as error:
+        how = next(how for kind, how in ends.items() if isinstance(error, kind))
+        notice = f"Training {how} {learning.keep(Path(folder_paths.get_output_directory()) / 'embeddings')}"
+        log.info(notice)
+        say(cls, notice)
         raise
-
-
-def _keep(concept: Concept, error: Exception) -> None:
-    """What a run had learnt that did not end well, where Load Concept will not list it until the user moves it there."""
-    folder = Path(folder_paths.get_output_directory()) / "embeddings"
-    folder.mkdir(parents=True, exist_ok=True)
-    number = 1
-    while (path := folder / f"{concept.name}-unfinished-{number}.safetensors").exists():
-        number += 1
-    write_concept(concept, path)
-    what = "was cancelled" if isinstance(error, comfy.model_management.InterruptProcessingException) else "went astray"
-    log.info("Training %s; the word of step %s is in %s.", what, concept.provenance["steps"], path)

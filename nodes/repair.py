@@ -137,12 +137,11 @@ class CompInvRepairConcept(io.ComfyNode):
                 f"{progress.checkpoint.before:.3g}\n{repair.describe(progress.checkpoint.vectors)}",
             )
 
-        end, history = learn(repair, on_check)
-        repaired = repair.concept(end)
-        with kept(lambda: repaired):
-            report = repair.report(end, history[-1].check or 0.0)
+        end = learn(cls, repair, on_check)
+        with kept(cls, repair):
+            report = repair.report(end, end.history[-1].check or 0.0)
         say(cls, report)
-        return io.NodeOutput(repaired, report)
+        return io.NodeOutput(repair.concept(end), report)
 
 
 NODES = [CompInvRepairConcept]

@@ -1,5 +1,6 @@
 """Compositional Inversion Train: pictures in, a concept out."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,7 @@ from PIL import Image, ImageDraw
 from ..compinv_core.anchors import AnchorSet
 from ..compinv_core.host.text_encoder import check_new_placeholder
 from ..compinv_core.host.training import LIMITS, Request, Training
-from ..compinv_core.training.loop import REFERENCE, Progress, Recipe
+from ..compinv_core.training.loop import REFERENCE, Losses, Progress, Recipe
 from .learning import Picture, learn
 from .live_text import say
 from .pictures import from_image, to_image
@@ -74,7 +75,7 @@ class CompInvTrain(io.ComfyNode):
                     default=512,
                     **LIMITS["resolution"],
                     step=8,
-                    tooltip="Pictures are cropped to their centred square and scaled to this many pixels. Take what the "
+                    tooltip="Pictures are cropped to a square, centred or around what is masked, and scaled to this many pixels. Take what the "
                     "model was made for: 512 for SD 1.x, 1024 for SDXL.",
                 ),
                 io.Int.Input("steps", default=DEFAULTS.steps, **LIMITS["steps"], tooltip="Optimiser steps."),
@@ -183,26 +184,41 @@ class CompInvTrain(io.ComfyNode):
 
     @classmethod
     def _run(cls, training: Training) -> io.NodeOutput:
-        steps, preview = training.recipe.steps, list[torch.Tensor]()
+        preview = list[torch.Tensor]()
+        if training.cropped:
+            say(cls, training.cropped)
 
-        def on_check(progress: Progress) -> Picture:
+        def on_check(progress: Progress) -> Picture | None:
             vectors = progress.checkpoint.vectors
-            preview[:] = [training.preview(vectors)]  # the last one is made while the run is still on disk
-            say(
-                cls,
-                f"step {progress.step}/{steps}: loss {progress.check:.4f}, with the class word "
-                f"{progress.checkpoint.before:.4f}; anchors {training.pulling(progress.checkpoint)}\n"
-                f"{training.describe(vectors)}",
-            )
-            return ("JPEG", to_image(torch.cat(list(preview[0]), dim=1)), 512)
+            if looked := training.recipe.previews(progress.step):
+                preview[:] = [training.preview(vectors)]  # the last one is made while the run is still on disk
+            say(cls, _line(training, progress))
+            return ("JPEG", to_image(torch.cat(list(preview[0]), dim=1)), 512) if looked else None
 
-        end, history = learn(training, on_check)
-        losses = {"loss": [end.before, *(p.check for p in history if p.check is not None)]}
+        end = learn(cls, training, on_check)
+        losses = {"loss": [end.before, *(p.check for p in end.history if p.check is not None)]}
         last, best = training.concept(end), training.concept(end, best=True)
-        return io.NodeOutput(last, _plot(history), preview[0], best, losses, training.learnt)
+        return io.NodeOutput(last, _plot(end.history), preview[0], best, losses, training.learnt)
 
 
-def _plot(history: list[Progress]) -> torch.Tensor:
+def _line(training: Training, progress: Progress) -> str:
+    """How far a training is: its step, both losses, and where the word lies."""
+    anchors = (
+        f"; anchor loss {progress.anchor:.3g}, {training.pulling(progress.checkpoint)}" if training.anchors else ""
+    )
+    return "\n".join(
+        line
+        for line in (
+            f"step {progress.step}/{training.recipe.steps}: loss {progress.check:.4f}, with the class word "
+            f"{progress.checkpoint.before:.4f}{anchors}",
+            training.describe(progress.checkpoint.vectors),
+            training.cropped,
+        )
+        if line
+    )
+
+
+def _plot(history: Sequence[Losses]) -> torch.Tensor:
     """Both losses over the steps, each on its own scale from zero, averaged over a fiftieth of the run."""
     width, height, margin = 512, 320, 24
     image = Image.new("RGB", (width, height), "white")

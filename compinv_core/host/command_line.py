@@ -24,7 +24,7 @@ import comfy.sd
 import folder_paths
 
 from ..anchors import weigh
-from ..concept import check_name, write_concept
+from ..concept import check_name, read_concept, write_concept
 from ..training.loop import Progress, Recipe, Workers
 from ..training.objective import NoiseLevels
 from .predictor import Recoveries, train_predictor
@@ -58,7 +58,7 @@ class Job:
         masks: a folder with a mask of the same name for each picture.
         ignore_background: without masks, whether the model's own attention to the class word takes their place.
         anchors: ordinary words; None is the class word alone, none of them plain textual inversion.
-        replace: whether a concept's file that is there already is written over.
+        replace: whether a concept's file that is there already, and of another training, is written over.
     """
 
     placeholder: str
@@ -151,8 +151,11 @@ def _made(kind: Any, entry: Mapping[str, Any], what: str, path: Path) -> Any:
         raise ConfigError(f'{what} of "{path}": {error}') from error
 
 
-def train_all(path: Path) -> None:
-    """Train every concept of a file, one after the other, and write its embedding.
+def train_all(path: Path) -> list[str]:
+    """Train every concept of a file, one after the other, and write its embedding; those that are learnt already are not again.
+
+    Returns:
+        A sentence on each concept that could not be learnt. The last sound word of one that went astray is kept.
 
     Raises:
         ConfigError: see `read_config`; also a folder without pictures, a concept that exists, accelerate not installed.
@@ -164,14 +167,22 @@ def train_all(path: Path) -> None:
         logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     folder = path.parent / config.output if config.output else Path(folder_paths.get_folder_paths("embeddings")[0])
     jobs = config.concepts if config.together else config.concepts[workers.rank :: workers.count]
-    for job in config.concepts:  # before anything takes long
-        if (folder / f"{job.placeholder}.safetensors").exists() and not job.replace:
-            raise ConfigError(
-                f'The embedding "{job.placeholder}.safetensors" exists already; choose another placeholder, or set replace.'
-            )
     model, clip, vae = _load(config.checkpoint, path.parent)
     runs = Path(folder_paths.get_user_directory()) / "compositional_inversion" / "runs"
-    for training, job in [(_training(model, clip, vae, job, path.parent), job) for job in jobs]:
+    together = workers if config.together else Workers()
+    if workers.count > 1:
+        how = "every concept together" if config.together else "each its own concepts"
+        log.info("%d processes, %s", workers.count, how)
+    trainings = [_training(model, clip, vae, job, path.parent) for job in jobs]
+    files = [folder / f"{job.placeholder}.safetensors" for job in jobs]
+    learnt = together.told(
+        [_learnt(*each) for each in zip(files, trainings, jobs, strict=True)] if together.rank == 0 else None
+    )
+    failures: list[str] = []
+    for file, training, job, done in zip(files, trainings, jobs, learnt, strict=True):
+        if done:
+            log.info("%s: learnt already, %s", job.placeholder, file)
+            continue
 
         def report(progress: Progress, job: Job = job) -> None:
             if progress.check is not None:
@@ -180,12 +191,37 @@ def train_all(path: Path) -> None:
                     *(job.placeholder, progress.step, job.steps, progress.check, progress.checkpoint.before),
                 )
 
-        together = workers if config.together else Workers()
-        end = training.run(runs, lambda: False, report, together)
-        if together.rank == 0:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_concept(training.concept(end), folder / f"{job.placeholder}.safetensors", job.replace)
-            log.info("%s: %s", job.placeholder, folder / f"{job.placeholder}.safetensors")
+        try:
+            end = training.run(runs, lambda: False, report, together)
+            if together.rank == 0:
+                write_concept(training.concept(end), file, job.replace)
+                training.forget(runs)
+                log.info("%s: %s", job.placeholder, file)
+        except FloatingPointError as error:
+            kept = f" It ended {training.keep(folder)}" if together.rank == 0 else ""
+            failures.append(f"{job.placeholder}: {error}{kept}")
+        except (OSError, MemoryError) as error:
+            if together.count > 1:
+                raise  # the others do not know of it
+            failures.append(f"{job.placeholder}: {error}")
+    return failures
+
+
+def _learnt(file: Path, training: Training, job: Job) -> bool:
+    """Whether a concept's file is what this very training gives.
+
+    Raises:
+        ConfigError: it is another, and must not be written over.
+    """
+    if not file.exists():
+        return False
+    try:
+        run = read_concept(file).provenance.get("run")
+    except ValueError:  # not one that we wrote
+        run = None
+    if run != training.name and not job.replace:
+        raise ConfigError(f'The embedding "{file.name}" exists already; choose another placeholder, or set replace.')
+    return run == training.name
 
 
 def train_layouts(checkpoint: str, numbers: Mapping[str, Any]) -> None:
@@ -223,7 +259,13 @@ def _workers() -> Workers:
             "Several processes need the package accelerate, which is not installed; install it, or start one process."
         ) from error
     state = PartialState(cpu=not torch.cuda.is_available())
-    return Workers(state.process_index, state.num_processes, torch.distributed.all_reduce)
+
+    def told(own: Any) -> Any:
+        box = [own]
+        torch.distributed.broadcast_object_list(box, src=0)
+        return box[0]
+
+    return Workers(state.process_index, state.num_processes, torch.distributed.all_reduce, told)
 
 
 def _load(checkpoint: str, base: Path) -> tuple[Any, Any, Any]:

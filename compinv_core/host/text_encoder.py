@@ -75,15 +75,19 @@ def known_concepts(clip: Any) -> Mapping[str, Concept]:
 
 
 def check_width(clip: Any, concept: Concept) -> None:
-    """Raises ValueError when a concept's vectors do not fit the text encoders."""
-    for key, encoder in text_encoders(clip).items():
-        width = encoder.transformer.get_input_embeddings().weight.shape[1]
-        if key not in concept.vectors or concept.vectors[key].shape[1] != width:
-            has = ", ".join(f"{k}: {v.shape[1]}" for k, v in concept.vectors.items())
-            raise ValueError(
-                f'The concept "{concept.name}" is for another family of models: it has vectors of width ({has}), '
-                f"but this CLIP needs {key}: {width}."
-            )
+    """Raises ValueError when a concept's vectors are not of these text encoders, no more and no less.
+
+    The refiner of SDXL, which has one of the two, takes SDXL's concepts.
+    """
+    encoders = text_encoders(clip).items()
+    needed = {key: encoder.transformer.get_input_embeddings().weight.shape[1] for key, encoder in encoders}
+    given = {key: vectors.shape[1] for key, vectors in concept.vectors.items()}
+    if given != needed and not (needed.keys() == {"clip_g"} and needed.items() <= given.items()):
+        has, needs = (", ".join(f"{key}: {width}" for key, width in w.items()) for w in (given, needed))
+        raise ValueError(
+            f'The concept "{concept.name}" is for another family of models: it has vectors of width ({has}), '
+            f"but this CLIP needs {needs}."
+        )
 
 
 def with_concept(clip: Any, concept: Concept) -> Any:
@@ -270,11 +274,12 @@ def prepare(clip: Any, prompts: Sequence[str], name: str, counts: Mapping[str, i
     """Tokenise prompts that hold `embedding:<name>` once, with `counts` vectors for each text encoder.
 
     Raises:
-        ValueError: a prompt is longer than one chunk of the text encoder.
+        ValueError: a prompt is longer than one chunk of the text encoder, or does not hold the placeholder once.
     """
     encoders = text_encoders(clip)
     widths = {key: encoder.transformer.get_input_embeddings().weight.shape[1] for key, encoder in encoders.items()}
-    marked = with_concept(clip, Concept(name, {key: torch.zeros(counts[key], widths[key]) for key in encoders}))
+    places = {key: torch.zeros(counts[key], widths[key]) for key in encoders}
+    marked = with_concept(clip, Concept(name, places))
     embeds, positions, lengths = {}, {}, {}
     with torch.no_grad(), frozen_weights(*encoders.values()):
         for key, encoder in encoders.items():
@@ -286,11 +291,21 @@ def prepare(clip: Any, prompts: Sequence[str], name: str, counts: Mapping[str, i
                         f"{len(chunk[0])} tokens; use fewer vectors."
                     )
             rows = [[token for token, _ in chunk[0]] for chunk in chunks]
-            spots = [[i for i, token in enumerate(row) if isinstance(token, Tensor)] for row in rows]
+            spots = [[i for i, token in enumerate(row) if _is_part(token, places[key])] for row in rows]
+            for prompt, found in zip(prompts, spots, strict=True):
+                if len(found) != counts[key]:
+                    raise ValueError(
+                        f'The prompt "{prompt}" must hold "embedding:{name}" once, with a space before and after it.'
+                    )
             device = encoder.transformer.get_input_embeddings().weight.device
             values, _, lengths[key], _ = encoder.process_tokens(rows, device)
             embeds[key], positions[key] = values.clone(), torch.tensor(spots, device=device)
     return Prepared(embeds, positions, lengths)
+
+
+def _is_part(token: Any, vectors: Tensor) -> bool:
+    """Whether it is one of these vectors, and not of another embedding in the prompt."""
+    return isinstance(token, Tensor) and token.untyped_storage().data_ptr() == vectors.untyped_storage().data_ptr()
 
 
 def encode_batch(clip: Any, prepared: Prepared, indices: Sequence[int], vectors: Mapping[str, Tensor]) -> Encoded:

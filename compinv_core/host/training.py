@@ -1,10 +1,12 @@
 """Training on ComfyUI's MODEL, CLIP and VAE: schedule, latents, the frozen UNet's prediction, and the whole run."""
 
 import logging
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,12 @@ from torch import Tensor
 
 from .. import __version__
 from ..anchors import AnchorSet, sparsemax
-from ..concept import Concept
+from ..concept import Concept, write_unfinished
 from ..prompts import CLOSE_UP, FAR_AWAY, OBJECT_TEMPLATES, STYLE_TEMPLATES
 from ..report import standing
 from ..training.loop import Checkpoint, Progress, Pull, Recipe, Task, Vectors, Workers, train
 from ..training.objective import Encoded, NoiseSchedule, sample
-from ..training.pictures import rescaled, training_pictures
+from ..training.pictures import DARK, off_centre, rescaled, training_pictures
 from ..training.runs import fingerprint, load_run, save_run
 from . import text_encoder
 from .foreground import find_foreground
@@ -153,6 +155,7 @@ class Learning(ABC):
     """
 
     prepared: text_encoder.Prepared
+    reached: Checkpoint | None = None  # the last sound state of its run
 
     def __init__(
         self,
@@ -203,15 +206,15 @@ class Learning(ABC):
         """How many vectors the word has, by text encoder."""
         return {key: len(vectors) for key, vectors in self.start.items()}
 
-    @property
+    @cached_property
     def name(self) -> str:
-        """Of the run: the same for the same material, settings and anchors."""
+        """Of the run: the same for the same model, material, settings and anchors."""
         settings, given = self.identity()
         given += [*self.start.values(), self.schedule.alphas_cumprod]
         given += [pull.anchors for pull in (self.pulls or {}).values()]
         pulling = self.anchors and (self.anchors.weights, self.anchors.learnt)
         version = __version__  # another may learn otherwise
-        every = (self.placeholder, self.schedule.prediction, self.recipe, pulling, version)
+        every = (self.placeholder, fingerprint_of(self.model), self.schedule.prediction, self.recipe, pulling, version)
         return f"{self.placeholder}-{fingerprint((settings, every), given)}"
 
     def run(
@@ -224,9 +227,9 @@ class Learning(ABC):
         """Train. MODEL and CLIP are left as they were, also after an error.
 
         Args:
-            runs: a folder where the run is kept until it is done. What was interrupted or killed goes on from there,
-                bit for bit as if it had not been.
-            interrupted: asked after every step; True ends the run there.
+            runs: a folder where the run is kept until its word is safe, see `forget`. What was interrupted or killed goes
+                on from there, bit for bit as if it had not been.
+            interrupted: asked after every step; True ends the run there, as the host's own interruption does at any time.
             on_report: see `train`.
             workers: processes that learn this word together.
 
@@ -241,15 +244,17 @@ class Learning(ABC):
             weights = frozen_weights(self.model.model.diffusion_model, *self.encoders.values())
             with weights, text_encoder.differentiable(self.clip), ExitStack() as saving:
                 probe, once, kept = self._probe(lessons.latents)
-                resume = load_run(file, probe)
+                resume: Checkpoint | None = workers.told(load_run(file, probe) if workers.rank == 0 else None)
                 at_once, twice = self._fitting(once, kept)
                 if twice:
                     saving.enter_context(recomputed(self.model.model.diffusion_model))
+                self.reached = resume
                 if resume is not None:
                     at_once = min(at_once, resume.at_once)
                     log.info('The training of "%s" goes on after step %s.', self.placeholder, resume.step)
 
                 def report(progress: Progress) -> None:
+                    self.reached = progress.checkpoint
                     more = (
                         progress.step < self.recipe.steps
                     )  # what goes on must have a step to take and a report to make
@@ -278,16 +283,33 @@ class Learning(ABC):
                     workers,
                 )
                 try:
-                    end = train(self.start, scale, task, resume, interrupted, report)
+                    cancelled = (model_management.InterruptProcessingException,)
+                    end = train(self.start, scale, task, resume, interrupted, report, cancelled)
                 except model_management.OOM_EXCEPTION as error:
                     raise MemoryError(
                         f'Training "{self.placeholder}" ran out of memory with {at_once} pictures of '
                         f"{8 * lessons.latents.shape[-1]} pixels at once; lower the batch or the resolution, or make room for it: with "
                         "the same settings it goes on where it was."
                     ) from error
-        if end.step == self.recipe.steps:
-            file.unlink(missing_ok=True)
         return end
+
+    def forget(self, runs: Path) -> None:
+        """Give up the run in this folder, whose word is safe now."""
+        (runs / f"{self.name}.pt").unlink(missing_ok=True)
+
+    def keep(self, folder: Path) -> str:
+        """Write the word of a run that did not end well into a folder, beside those of earlier ones.
+
+        Returns:
+            When it ended, and where the word is.
+        """
+        if self.reached is None or not self.reached.step:
+            return "before anything was learnt."
+        when = f"after step {self.reached.step}; the word as it was then"
+        try:
+            return f"{when} is in {write_unfinished(self.concept(self.reached), folder)}."
+        except OSError as error:
+            return f"{when} could not be kept: {error}"
 
     def _probe(self, latents: Tensor) -> tuple[Tensor, int, int]:
         """What the frozen model says to the first picture and prompt, and the bytes kept for a backward: once, and a picture.
@@ -327,6 +349,7 @@ class Learning(ABC):
             "steps": str(end.step),
             "seed": str(self.recipe.seed),
             **self.provenance(),
+            "run": self.name,
             "model": fingerprint_of(self.model),
             "version": __version__,
         }
@@ -350,6 +373,26 @@ class Learning(ABC):
         return f"nearest {near}; length {where.length:.1f} words; further out than {where.percentile:.0f} % of words"
 
 
+def filled(template: str, word: str) -> str:
+    """A prompt with the placeholder as `word` in place of {}, apart from what touches it, as ComfyUI reads embeddings.
+
+    Raises:
+        ValueError: not one {}, or letters that touch it.
+    """
+    if (count := template.count("{}")) != 1:
+        found = "has no place for the new word" if count == 0 else f"has {count} places for the new word"
+        raise ValueError(f'The prompt "{template}" {found}; write {{}} where it goes, once.')
+    if re.search(r"\w\{\}|\{\}\w", template):
+        raise ValueError(f'The prompt "{template}" joins letters to the new word; put a space between them and {{}}.')
+    return re.sub(r"\s*(embedding:)?\{\}\s*", lambda _: f" {word} ", template).strip()
+
+
+def _cropped(sizes: Sequence[Sequence[int]], where: str) -> str:
+    """A sentence on pictures (H, W) that are not learnt whole; empty when all of them are square."""
+    count = sum(height != width for height, width in sizes)
+    return f"{count} of {len(sizes)} pictures cropped to the largest square {where}." if count else ""
+
+
 class Training(Learning):
     """A concept being learnt from pictures. Everything that can be refused is refused when it is made, before the first step.
 
@@ -362,9 +405,17 @@ class Training(Learning):
             start = request.vectors if request.start_from is None else request.start_from
             super().__init__(model, clip, request.name, request.class_word, start, anchors, recipe)
             self.vae, self.request = vae, request
-            pictures = training_pictures(request.images, request.resolution)
-            self.count = len(pictures)
-            self.pictures, self.prompts, prompts = self._examples(torch.cat([pictures, self._masks()], dim=-1))
+            sizes = [picture.shape[:2] for batch in request.images for picture in batch]
+            self.count = len(sizes)
+            self.cropped = _cropped(sizes, "around what the mask shows" if request.masks else "in the middle")
+            if self.cropped:
+                log.info(self.cropped)
+            masks = self._masks(sizes)
+            shifts = [off_centre(mask) for mask in masks]
+            pictures = training_pictures(request.images, request.resolution, shifts)
+            self.pictures, self.prompts, prompts = self._examples(
+                torch.cat([pictures, self._squares(masks, shifts)], dim=-1)
+            )
             look = TEMPLATES[request.kind][0].format(self._word())
             self.looks = [look, f"{look} and a {self._companion()}"]  # of previews, never learnt from
             self.prepared = text_encoder.prepare(clip, [*prompts, *self.looks], request.name, self.counts)
@@ -380,46 +431,59 @@ class Training(Learning):
         after = f" {self.request.class_word}" if self.request.class_word_too else ""
         return f"embedding:{self.request.name}{after}"
 
-    def _masks(self) -> Tensor:
-        """(N, H, W, 1), ones where none is given."""
-        request = self.request
-        masks = [mask.detach().float().cpu().clone() for batch in request.masks for mask in batch]
-        if not masks:
-            return torch.ones(self.count, request.resolution, request.resolution, 1)
-        if len(masks) != self.count:
+    def _masks(self, sizes: Sequence[torch.Size]) -> list[Tensor]:
+        """(H, W) each, as large as the pictures, or none."""
+        masks = [mask.detach().float().cpu().clamp(0, 1) for batch in self.request.masks for mask in batch]
+        if masks and len(masks) != self.count:
             raise ValueError(f'The input "masks" holds {len(masks)} masks for {self.count} pictures; give one each.')
-        sizes = [picture.shape[:2] for batch in request.images for picture in batch]
-        for number, (mask, size) in enumerate(zip(masks, sizes, strict=True), start=1):
-            if mask.max() <= 0:
+        for number, (mask, size) in enumerate(zip(masks, sizes, strict=False), start=1):
+            if not mask.isfinite().all():
+                raise ValueError(
+                    f'Mask {number} of "masks" holds NaN or infinite values; numbers from 0 to 1 are allowed.'
+                )
+            if mask.max() <= DARK:
                 raise ValueError(f'Mask {number} of "masks" is black all over; what is to be learnt must be white.')
             if mask.shape != size:
                 raise ValueError(
                     f'Mask {number} of "masks" has {mask.shape[1]} x {mask.shape[0]} pixels and its picture has '
                     f"{size[1]} x {size[0]}; the same size is needed."
                 )
-        return training_pictures([mask[None, ..., None] for mask in masks], request.resolution)[..., :1]
+        return masks
+
+    def _squares(self, masks: Sequence[Tensor], shifts: Sequence[tuple[int, int]]) -> Tensor:
+        """What of the masks lies on the squares that are learnt, (N, H, W, 1); ones where there are none."""
+        side = self.request.resolution
+        if not masks:
+            return torch.ones(self.count, side, side, 1)
+        squares = training_pictures([mask[None, ..., None] for mask in masks], side, shifts)[..., :1]
+        for number, square in enumerate(squares, start=1):
+            if square.max() <= DARK:
+                raise ValueError(
+                    f'Mask {number} of "masks" is black on the square that is learnt of its picture; what is to be learnt '
+                    "must fit into a square and not be too small, so crop the picture to it."
+                )
+        return squares
 
     def _examples(self, pictures: Tensor) -> tuple[Tensor, Tensor, list[str]]:
         """What is learnt from, of pictures with their masks (N, H, W, 4): all variants of them (M, H, W, 4), the prompts
         (M, P) that fit each, and these prompts."""
         request = self.request
         templates = list(request.prompts or TEMPLATES[request.kind])
-        lacking = next((template for template in templates if "{}" not in template), None)
-        if lacking is not None:
-            raise ValueError(f'The prompt "{lacking}" has no place for the new word; write {{}} where it goes.')
         if request.captions and len(templates) != self.count:
             raise ValueError(
                 f'The input "captions" holds {len(templates)} captions for {self.count} pictures; give one each.'
             )
-        plain = [template.replace("{}", self._word()) for template in templates]
+        plain = [filled(template, self._word()) for template in templates]
         numbers = torch.arange(len(templates))
         own = numbers[:, None] if request.captions else numbers.expand(self.count, -1)
         groups, fitting, prompts = [pictures], [own], list(plain)
         if request.rescale:
             generator = torch.Generator().manual_seed(self.recipe.seed)
             for small, sizes in ((True, FAR_AWAY), (False, CLOSE_UP)):
-                groups.append(rescaled(pictures, small, generator))
-                fitting.append(own + len(prompts))
+                variants = rescaled(pictures, small, generator)
+                shown = variants[..., 3].amax(dim=(1, 2)) > DARK  # a close-up may leave out what a mask shows
+                groups.append(variants[shown])
+                fitting.append((own + len(prompts))[shown])
                 prompts += [f"{prompt}, {sizes[i % len(sizes)]}" for i, prompt in enumerate(plain)]
         if request.mirror:
             groups += [group.flip(2) for group in groups]

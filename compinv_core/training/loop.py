@@ -13,7 +13,10 @@ from .objective import Encoded, NoiseLevels, NoiseSchedule, Predictor, diffusion
 
 REPORT = 10  # steps; a report has to wait for the device
 CHECKS = 10  # in a run
-EXAM = 16  # pictures of a check
+EXAM = 16  # pictures of a check, in a run that learns from EXAM_SHARE times as many or more
+EXAM_SHARE = 100
+LEAST_EXAM = 4
+PREVIEW_SHARE = 320  # pictures that are learnt from for each look at what the word gives
 WEIGHT_RATE = 0.02  # a step of an anchor's weight
 SPARSITY = 0.1  # spreads; what all anchors instead of one cost at most, where the weights are learnt
 RUNAWAY = 100.0  # times the length of an ordinary word; learnt words of one to eight times work
@@ -72,6 +75,20 @@ class Recipe:
         passed = step * CHECKS // self.steps > (step - REPORT) * CHECKS // self.steps
         return step == self.steps or (step % REPORT == 0 and passed)
 
+    def previews(self, step: int) -> bool:
+        """Whether a check at this step comes with a look at what the word gives, which costs as much as several checks.
+
+        As many checks do as the run's length allows, evenly, the last among them.
+        """
+        count = min(CHECKS, max(1, self.steps * self.batch // PREVIEW_SHARE))
+        now, before = (at * CHECKS // self.steps * count // CHECKS for at in (step, step - REPORT))
+        return step == self.steps or (self.checks(step) and now > before)
+
+    @property
+    def exam(self) -> int:
+        """How many pictures a check is made of: fewer in a short run, for checks are not to cost more than training does."""
+        return min(EXAM, max(LEAST_EXAM, self.steps * self.batch // EXAM_SHARE))
+
 
 REFERENCE = Recipe(5000, 8, 5e-3 * 8, 0.05, 0.95, reference=True)
 """The reference implementation's textual inversion with one anchor on SD 1.x; its batch is 4, accumulated twice."""
@@ -106,11 +123,13 @@ class Workers:
     Attributes:
         rank, count: which one this is, of how many.
         add_up: replaces a tensor by the sum of all workers' own.
+        told: of anything, what the first worker has; they may be on several machines with folders of their own.
     """
 
     rank: int = 0
     count: int = 1
     add_up: Callable[[Tensor], None] = lambda tensor: None
+    told: Callable[[Any], Any] = lambda own: own
 
     def share(self, batch: Batch) -> Batch:
         """Every count-th picture of a batch; none where there are more workers than pictures."""
@@ -200,12 +219,28 @@ class Task:
     @torch.no_grad()
     def check(self, vectors: Vectors, scores: Tensor) -> tuple[float, float]:
         """(reconstruction, whole loss) on pictures, prompts and noise that are the same each time, noise levels spread evenly."""
-        questions = self.draw(EXAM, torch.Generator().manual_seed(self.recipe.seed), "even")
+        questions = self.draw(self.recipe.exam, torch.Generator().manual_seed(self.recipe.seed), "even")
         size = min(self.recipe.batch, self.at_once)
         loss = torch.cat([self.reconstruction(vectors, part) for part in questions.parts(size)]).mean()
         reconstruction_weight, anchor_weight = self.recipe.weights(self.recipe.steps) if self.pulls else (1.0, 0.0)
         whole = reconstruction_weight * loss + anchor_weight * self.anchor(vectors, scores)
         return loss.item(), whole.item()
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Of a report.
+
+    Attributes:
+        reconstruction, anchor: means over the steps since the last report.
+        check: at some reports, the reconstruction loss on pictures, noise and timesteps that are the same each time,
+            so that a small difference between two checks means something; else None.
+    """
+
+    step: int
+    reconstruction: float
+    anchor: float
+    check: float | None
 
 
 @dataclass(frozen=True)
@@ -221,6 +256,7 @@ class Checkpoint:
         optimizer: AdamW's state dict.
         random: state of the generator that pictures, prompts, timesteps and noise are drawn from.
         at_once: the task's; sums in other parts would round otherwise.
+        history: of every report so far.
     """
 
     step: int
@@ -232,22 +268,13 @@ class Checkpoint:
     optimizer: dict[str, Any]
     random: Tensor
     at_once: int
+    history: tuple[Losses, ...]
 
 
 @dataclass(frozen=True)
-class Progress:
-    """A report. The optimizer's state is a live one.
+class Progress(Losses):
+    """A report. The optimizer's state is a live one."""
 
-    Attributes:
-        reconstruction, anchor: means over the steps since the last report.
-        check: at some reports, the reconstruction loss on pictures, noise and timesteps that are the same each time,
-            so that a small difference between two checks means something; else None.
-    """
-
-    step: int
-    reconstruction: float
-    anchor: float
-    check: float | None
     checkpoint: Checkpoint
 
 
@@ -258,6 +285,7 @@ def train(
     resume: Checkpoint | None = None,
     interrupted: Callable[[], bool] = lambda: False,
     on_report: Callable[[Progress], None] = lambda _: None,
+    cancelled: tuple[type[Exception], ...] = (),
 ) -> Checkpoint:
     """Learn the vectors of one concept.
 
@@ -267,6 +295,7 @@ def train(
         resume: of an earlier run with the same other arguments; the result is bit-identical to an undisturbed run's.
         interrupted: asked after every step; True ends the run there.
         on_report: called every REPORT steps and after the last one. What it is shown is sound.
+        cancelled: what the model raises in the middle of a step to end the run; it ends as if that step had not begun.
 
     Returns:
         The state at the end, of fewer steps than the recipe's if the run was interrupted.
@@ -293,7 +322,16 @@ def train(
     else:
         before, lowest = task.check(vectors, scores)
         end = Checkpoint(
-            0, start, task.weights, start, lowest, before, optimizer.state_dict(), generator.get_state(), task.at_once
+            0,
+            start,
+            task.weights,
+            start,
+            lowest,
+            before,
+            optimizer.state_dict(),
+            generator.get_state(),
+            task.at_once,
+            (),
         )
     losses: list[Tensor] = []
 
@@ -312,6 +350,7 @@ def train(
             checked, loss = task.check(vectors, scores)
             if loss < lowest:
                 best, lowest = now, loss
+        reported = Losses(step, met[:, 0].mean().item(), met[:, 1].mean().item(), checked)
         checkpoint = Checkpoint(
             step,
             now,
@@ -322,20 +361,28 @@ def train(
             optimizer.state_dict(),
             generator.get_state(),
             task.at_once,
+            (*end.history, reported),
         )
-        return Progress(step, met[:, 0].mean().item(), met[:, 1].mean().item(), checked, checkpoint)
+        return Progress(**vars(reported), checkpoint=checkpoint)
 
     done = end.step == recipe.steps
     step = end.step
     while not done:
-        step += 1
+        random = generator.get_state()
         optimizer.zero_grad(set_to_none=False)
-        losses.append(task.backward(vectors, scores, task.draw(recipe.batch, generator, recipe.noise_levels), step))
-        for group, (_, rate) in zip(optimizer.param_groups, rates, strict=False):
-            group["lr"] = rate * recipe.falling(step)
-        optimizer.step()
-        done = step == recipe.steps or interrupted()
-        if done or step % REPORT == 0:
+        try:
+            batch = task.draw(recipe.batch, generator, recipe.noise_levels)
+            losses.append(task.backward(vectors, scores, batch, step + 1))
+        except cancelled:
+            generator.set_state(random)
+            done = True
+        else:
+            step += 1
+            for group, (_, rate) in zip(optimizer.param_groups, rates, strict=False):
+                group["lr"] = rate * recipe.falling(step)
+            optimizer.step()
+            done = step == recipe.steps or interrupted()
+        if losses and (done or step % REPORT == 0):
             progress = report(step)
             end = progress.checkpoint
             on_report(progress)

@@ -8,18 +8,20 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+DARK = 1 / 255  # of a mask; below it nothing is shown
 SMALLEST_SIDE = 16  # pixels; below it there is nothing that a latent could hold
 
 
-def training_pictures(images: Sequence[Tensor], resolution: int) -> Tensor:
+def training_pictures(images: Sequence[Tensor], resolution: int, shifts: Sequence[tuple[int, int]] = ()) -> Tensor:
     """Square RGB pictures from whatever was connected.
 
     Args:
         images: batches (B, H, W, C) in 0..1 of any sizes; grey (1 channel) becomes RGB, alpha (4) is laid on white.
         resolution: side of the result in pixels, a multiple of 8.
+        shifts: of each picture, see `off_centre`; none without them.
 
     Returns:
-        (N, resolution, resolution, 3), the largest centred square of each picture.
+        (N, resolution, resolution, 3), the largest square of each picture that is centred, or shifted as far as there is room.
 
     Raises:
         ValueError: no picture, a picture that is too small or has another number of channels, or values that are not
@@ -28,7 +30,22 @@ def training_pictures(images: Sequence[Tensor], resolution: int) -> Tensor:
     pictures = [picture for batch in images for picture in batch.detach().float().cpu().clone()]
     if not pictures:
         raise ValueError('The input "images" is empty; connect 1 or more pictures of the concept (3 to 5 are usual).')
-    return torch.stack([_square(picture, number, resolution) for number, picture in enumerate(pictures, start=1)])
+    shifts = shifts or [(0, 0)] * len(pictures)
+    return torch.stack(
+        [
+            _square(picture, i, resolution, shift)
+            for i, (picture, shift) in enumerate(zip(pictures, shifts, strict=True), 1)
+        ]
+    )
+
+
+def off_centre(mask: Tensor) -> tuple[int, int]:
+    """How many pixels down and right of the middle the middle of what a mask (H, W) shows is."""
+    down, right = (
+        (shown * (torch.arange(len(shown)) - (len(shown) - 1) / 2)).sum().item() / shown.sum().item()
+        for shown in (mask.double().sum(dim=1), mask.double().sum(dim=0))
+    )
+    return round(down), round(right)
 
 
 def rescaled(pictures: Tensor, small: bool, generator: torch.Generator) -> Tensor:
@@ -56,7 +73,7 @@ def rescaled(pictures: Tensor, small: bool, generator: torch.Generator) -> Tenso
     return rearrange(torch.cat(results), "n c h w -> n h w c")
 
 
-def _square(picture: Tensor, number: int, resolution: int) -> Tensor:
+def _square(picture: Tensor, number: int, resolution: int, shift: tuple[int, int]) -> Tensor:
     height, width, channels = picture.shape
     if min(height, width) < SMALLEST_SIDE:
         raise ValueError(
@@ -75,7 +92,10 @@ def _square(picture: Tensor, number: int, resolution: int) -> Tensor:
         picture = picture[..., :3] * alpha + (1 - alpha)
     picture = picture.expand(height, width, 3)
     side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
+    top, left = (
+        min(max((length - side) // 2 + moved, 0), length - side)
+        for length, moved in zip((height, width), shift, strict=True)
+    )
     square = rearrange(picture[top : top + side, left : left + side], "h w c -> 1 c h w")
     square = F.interpolate(square, size=(resolution, resolution), mode="bicubic", antialias=True).clamp(0, 1)
     return rearrange(square, "1 c h w -> h w c")

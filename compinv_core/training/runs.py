@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Iterable
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..files import whole_file
-from .loop import Checkpoint
+from .loop import Checkpoint, Losses
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,8 @@ def save_run(checkpoint: Checkpoint, probe: Tensor, path: Path) -> None:
     `probe` is what the frozen model says to a fixed question, by which `load_run` knows it again.
     """
     with whole_file(path) as new:
-        torch.save({**vars(checkpoint), "probe": probe.detach().cpu()}, new)
+        history = [astuple(losses) for losses in checkpoint.history]
+        torch.save({**vars(checkpoint), "history": history, "probe": probe.detach().cpu()}, new)
 
 
 def load_run(path: Path, probe: Tensor) -> Checkpoint | None:
@@ -39,11 +41,13 @@ def load_run(path: Path, probe: Tensor) -> Checkpoint | None:
         return None
     try:
         state = cast("dict[str, Any]", torch.load(path, map_location="cpu", weights_only=True))
-    except Exception as error:  # whatever a damaged file makes torch raise
+        known: Tensor = state.pop("probe")
+        state["history"] = tuple(Losses(*losses) for losses in state["history"])
+        checkpoint = Checkpoint(**state)
+    except Exception as error:  # whatever a damaged file, or one of another version, makes torch and us raise
         log.warning("The unfinished run in %s cannot be read, so training begins anew: %s.", path, error)
         return None
-    known: Tensor = state.pop("probe")
     # The same model on the same machine says the same but for the order of its sums; another says something else.
     if known.shape != probe.shape or not torch.allclose(known, probe.cpu(), rtol=1e-2, atol=1e-2):
         return None
-    return Checkpoint(**state)
+    return checkpoint

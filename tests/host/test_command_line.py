@@ -22,6 +22,9 @@ torch.set_num_threads(1)
 sys.exit(main())
 """
 
+TWO = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+"""Starts two processes, as `accelerate launch` does on two GPUs; on a CPU it starts one, whatever it is told."""
+
 
 @pytest.fixture
 def place(base: Path, comfyui: Path, tmp_path: Path) -> Path:
@@ -55,31 +58,145 @@ def test_two_processes_learn_what_one_does(place: Path):
     alone = words(place)
     assert set(alone) == {"my-mittens", "my-zippy"}
     again = run(place)
-    assert again.returncode == 1 and 'The embedding "my-mittens.safetensors" exists already' in again.stderr
+    assert again.returncode == 0 and "my-mittens: learnt already" in again.stderr
     config = (place / "config.toml").read_text()
-    launcher = (
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-    )
     for together, tolerance in (("true", 1e-5), ("false", 0)):
         (place / "config.toml").write_text(
             f"together = {together}\n{config}".replace("seed = 5", "seed = 5\nreplace = true")
         )
         for file in (place / "words").iterdir():
             file.unlink()
-        done = run(place, *launcher)
+        done = run(place, *TWO)
         assert done.returncode == 0, done.stderr
+        assert (
+            f"2 processes, {'every concept together' if together == 'true' else 'each its own concepts'}" in done.stderr
+        )
         both = words(place)
         assert set(both) == set(alone)
         for name, vectors in both.items():
             # Sums in another order, through twelve steps of AdamW.
             assert torch.allclose(vectors, alone[name], rtol=0, atol=tolerance), (together, name)
+
+
+def test_the_same_command_goes_on_where_it_was(
+    place: Path, pack: Any, own_folders: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    from compinv_core.host.command_line import ConfigError, train_all
+    from compinv_core.training.loop import Task
+
+    config, folder = place / "config.toml", place / "words"
+    text = config.read_text()
+    assert train_all(config) == []
+    undisturbed = words(place)
+    for file in folder.iterdir():
+        file.unlink()
+    backward, begun = Task.backward, list[None]()
+
+    def stopped(*inputs: Any) -> torch.Tensor:
+        begun.append(None)
+        if len(begun) == 12 + 11:
+            raise KeyboardInterrupt
+        return backward(*inputs)
+
+    monkeypatch.setattr(Task, "backward", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        train_all(config)
+    assert set(words(place)) == {"my-mittens"}
+    config.write_text(text.replace("seed = 5", "seed = 5\nreplace = true"))
+    capfd.readouterr()
+    assert train_all(config) == []
+    said = capfd.readouterr().err
+    assert "my-mittens: learnt already" in said and "goes on after step 10" in said and len(begun) == 12 + 11 + 2
+    for name, vectors in words(place).items():
+        assert torch.equal(vectors, undisturbed[name])
+    config.write_text(text.replace("seed = 5", "seed = 6"))
+    with pytest.raises(ConfigError, match=r'The embedding "my-mittens\.safetensors" exists already'):
+        train_all(config)
+
+
+def test_a_machine_that_has_nothing_of_a_run_goes_on_with_the_first_ones(
+    place: Path, pack: Any, own_folders: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Two processes with folders of their own, as on two machines: the first has one word, and most of a run."""
+    from compinv_core.host.command_line import train_all
+    from compinv_core.training.loop import Task
+
+    config, backward, begun = place / "config.toml", Task.backward, list[None]()
+    assert train_all(config) == []
+    undisturbed = words(place)
+    (place / "words" / "my-zippy.safetensors").unlink()
+
+    def stopped(*inputs: Any) -> torch.Tensor:
+        begun.append(None)
+        if len(begun) == 11:
+            raise KeyboardInterrupt
+        return backward(*inputs)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Task, "backward", stopped)
+        train_all(config)
+    other = place / "other"
+    other.mkdir()
+    (other / "config.toml").write_text(config.read_text())
+    program = place / "train.py"
+    own = f"""
+import os, folder_paths
+here = {str(place)!r} + ("/other" if os.environ["RANK"] == "1" else "")
+folder_paths.set_user_directory(here + "/user")
+sys.argv[-1] = here + "/config.toml"
+from comp"""
+    program.write_text(program.read_text().replace("\nfrom compinv_core", f"{own}inv_core", 1))
+    done = run(place, *TWO)
+    assert done.returncode == 0, done.stderr
+    assert "my-mittens: learnt already" in done.stderr and "goes on after step 10" in done.stderr
+    assert not (other / "words").exists()
+    # Sums in another order, through two steps of AdamW.
+    assert torch.allclose(words(place)["my-zippy"], undisturbed["my-zippy"], rtol=0, atol=1e-5)
+
+
+def test_a_concept_that_goes_astray_does_not_stop_the_others(
+    place: Path, pack: Any, own_folders: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from compinv_core.host.command_line import train_all
+
+    optimizer_step, begun = torch.optim.AdamW.step, list[None]()
+
+    def astray(self: Any) -> None:
+        begun.append(None)
+        optimizer_step(self)
+        if len(begun) == 12:
+            self.param_groups[0]["params"][0].data.fill_(float("nan"))
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", astray)
+    (failure,) = train_all(place / "config.toml")
+    assert failure.startswith("my-mittens: Training went astray before step 12")
+    assert "after step 10" in failure and str(place / "words" / "my-mittens-unfinished-1.safetensors") in failure
+    assert set(words(place)) == {"my-mittens-unfinished-1", "my-zippy"}
+
+
+def test_a_disk_that_is_full_at_the_end_costs_two_steps(
+    place: Path, pack: Any, own_folders: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    from test_training import room_on_disk
+
+    from compinv_core.host import command_line
+
+    runs, write_concept = own_folders / "user" / "compositional_inversion" / "runs", command_line.write_concept
+
+    def full(*inputs: Any) -> None:
+        with room_on_disk(100):
+            write_concept(*inputs)
+
+    config = place / "config.toml"
+    config.write_text(config.read_text().rpartition("[[concepts]]")[0])
+    with monkeypatch.context() as patched:
+        patched.setattr(command_line, "write_concept", full)
+        (failure,) = command_line.train_all(config)
+    assert "my-mittens.safetensors" in failure and "cannot be written" in failure
+    assert not words(place) and len(list(runs.iterdir())) == 1
+    command_line.train_all(config)
+    assert "goes on after step 10" in capfd.readouterr().err
+    assert set(words(place)) == {"my-mittens"} and not list(runs.iterdir())
 
 
 @pytest.mark.parametrize(

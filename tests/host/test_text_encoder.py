@@ -111,6 +111,38 @@ def test_the_differentiable_encoding_is_the_stock_encoding(clip, concept_for, la
         torch.testing.assert_close(cond, together, rtol=1e-5, atol=1e-5)  # a batch may round its products otherwise
 
 
+def test_a_concept_of_two_text_encoders_is_not_for_a_model_of_one(sd1, sdxl, concept_for):
+    both = concept_for(sdxl)
+    with pytest.raises(ValueError, match=r"is for another family of models.*clip_l: 48, clip_g: 64.*needs clip_l: 48"):
+        text_encoder().with_concept(sd1, both)
+
+
+def test_the_refiner_takes_the_concepts_of_sdxl(sdxl, concept_for, embeddings):
+    import comfy.sdxl_clip as host
+    from conftest import _clip
+
+    refiner = _clip(host.SDXLTokenizer, host.SDXLRefinerClipModel, embeddings, ("clip_g",))
+    applied = text_encoder().with_concept(refiner, concept_for(sdxl))
+    assert text_encoder().encode(applied, "a embedding:my-cat")
+
+
+def test_another_embedding_in_a_prompt_stays_what_it_is(clip, concept_for):
+    from compinv_core.host.model import frozen_weights
+
+    encoder = text_encoder()
+    known = encoder.with_concept(clip, concept_for(clip, "their-dog", 3))
+    concept, encoders = concept_for(clip), encoder.text_encoders(clip)
+    prompt = "a embedding:their-dog beside a embedding:my-cat"
+    stock = encoder.encode(encoder.with_concept(known, concept), prompt)[0][0]
+    counts = {key: 2 for key in encoders}
+    prepared = encoder.prepare(known, [prompt, "a embedding:my-cat"], "my-cat", counts)
+    with torch.inference_mode(False), frozen_weights(*encoders.values()), encoder.differentiable(known):
+        assert torch.equal(encoder.encode_batch(known, prepared, [0], concept.vectors).context, stock)
+    for wrong in ("a embedding:my-cat.", "a cat", "embedding:my-cat and embedding:my-cat"):
+        with pytest.raises(ValueError, match=f'The prompt "{wrong}" must hold "embedding:my-cat" once'):
+            encoder.prepare(known, ["a embedding:my-cat", wrong], "my-cat", counts)
+
+
 def test_the_gradient_reaches_the_vectors_and_only_them(clip, concept_for):
     from compinv_core.host.model import frozen_weights
 

@@ -1,6 +1,10 @@
 """Training on the real host: gradients against diffusers, nothing left changed, cancel, refusals."""
 
+import re
+import resource
 import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -70,6 +74,23 @@ def test_a_concept_is_learnt_and_nothing_else_changes(pack: Any, microworld: Any
     assert all(p.is_inference() for p in microworld[0].model.diffusion_model.parameters())
 
 
+def test_the_node_tells_both_losses_and_where_the_word_lies(
+    pack: Any, microworld: Any, images: list[torch.Tensor], monkeypatch: Any
+):
+    said: list[str] = []
+    module = sys.modules["compositional_inversion.nodes.train"]
+    monkeypatch.setattr(module, "say", lambda _, text: said.append(text))
+    anchors = sys.modules["compositional_inversion.compinv_core.anchors"].AnchorSet("cat", ("cat",), (1.0,))
+    train(pack, microworld, images, anchors=anchors)
+    assert said[0] == "3 of 5 pictures cropped to the largest square in the middle." and len(said) == 2
+    first, second, third = said[1].split("\n")
+    assert re.fullmatch(r"step 3/3: loss 0\.\d+, with the class word 0\.\d+; anchor loss [\d.e-]+, cat 1\.00", first)
+    assert re.fullmatch(r"nearest .*cat.*; length \d\.\d words; further out than \d+ % of words", second)
+    assert third == said[0]
+    train(pack, microworld, images)
+    assert "anchor" not in said[-1]
+
+
 def test_the_same_seed_learns_the_same_word(pack: Any, microworld: Any, images: list[torch.Tensor]):
     first, second = (train(pack, microworld, images)[0].vectors["clip_l"] for _ in range(2))
     assert torch.equal(first, second)
@@ -109,34 +130,83 @@ def test_anchors_whose_weights_are_learnt_end_few_and_are_told(pack: Any, microw
 def test_cancel_keeps_what_was_learnt(
     pack: Any, microworld: Any, images: list[torch.Tensor], own_folders: Path, monkeypatch: Any
 ):
-    import comfy.model_management as management
+    before, said = latent_of(microworld), notices(monkeypatch)
+    settings = {"steps": 1000, "placeholder": "cancelled-one"}
 
-    before = latent_of(microworld)
-    interrupt_after(3, monkeypatch)
-    with pytest.raises(management.InterruptProcessingException):
-        train(pack, microworld, images, steps=1000, placeholder="cancelled-one")
-    (kept,) = (own_folders / "output" / "embeddings").glob("cancelled-one-unfinished-*.safetensors")
+    def begin() -> Any:
+        return train(pack, microworld, images, **settings)
+
+    assert steps_of_a_cancelled_run(3, monkeypatch, begin) == 2
     assert torch.equal(latent_of(microworld), before)
     from compinv_core.concept import read_concept
 
-    assert read_concept(kept).provenance["steps"] == "3"
+    def kept() -> list[str]:
+        files = sorted((own_folders / "output" / "embeddings").glob("cancelled-one-unfinished-*.safetensors"))
+        return [read_concept(file).provenance["steps"] for file in files]
+
+    assert kept() == ["2"] and "was cancelled after step 2" in said[-1] and "cancelled-one-unfinished-1" in said[-1]
+    steps_of_a_cancelled_run(1, monkeypatch, begin)
+    assert kept() == ["2", "2"] and "cancelled-one-unfinished-2" in said[-1]
 
 
-def interrupt_after(steps: int, monkeypatch: Any) -> None:
-    """As if the user pressed Cancel while a training takes its step of that number."""
+def test_cancel_before_the_first_step_says_that_there_is_nothing(
+    pack: Any, microworld: Any, images: list[torch.Tensor], own_folders: Path, monkeypatch: Any
+):
+    said = notices(monkeypatch)
+    assert steps_of_a_cancelled_run(1, monkeypatch, lambda: train(pack, microworld, images)) == 0
+    assert not (own_folders / "output").exists() and said[-1] == "Training was cancelled before anything was learnt."
+
+
+def test_a_cancel_that_no_step_meets_ends_the_run_as_well(
+    pack: Any, microworld: Any, images: list[torch.Tensor], own_folders: Path, monkeypatch: Any
+):
+    """It comes after a step's last operation of the model."""
     import comfy.model_management as management
 
-    asked: list[bool] = []
+    optimizer_step = torch.optim.AdamW.step
 
-    def interrupted() -> bool:
-        asked.append(sys._getframe(1).f_code.co_name == "interrupted")  # the host asks too, elsewhere
-        if sum(asked) == steps:
+    def cancelling(self: Any) -> None:
+        optimizer_step(self)
+        management.interrupt_current_processing()
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", cancelling)
+    with pytest.raises(management.InterruptProcessingException):
+        train(pack, microworld, images, placeholder="after-one")
+    assert not management.processing_interrupted()
+    assert len(list((own_folders / "output" / "embeddings").iterdir())) == 1
+
+
+def notices(monkeypatch: Any) -> list[str]:
+    """What nodes that learn a word say when it ends badly, as it comes."""
+    said: list[str] = []
+    monkeypatch.setattr(
+        sys.modules["compositional_inversion.nodes.learning"], "say", lambda _, notice: said.append(notice)
+    )
+    return said
+
+
+def steps_of_a_cancelled_run(number: int, monkeypatch: Any, begin: Callable[[], Any]) -> int:
+    """How many steps a run takes where the user presses Cancel in its step of that number."""
+    import comfy.model_management as management
+
+    task, begun, taken = sys.modules["compositional_inversion.compinv_core.training.loop"].Task, list[None](), 0
+    backward = task.backward
+
+    def cancelling(*inputs: Any) -> torch.Tensor:
+        nonlocal taken
+        begun.append(None)
+        if len(begun) == number:
             management.interrupt_current_processing()
-            monkeypatch.setattr(management, "processing_interrupted", lambda: False)
-            return True
-        return False
+        losses = backward(*inputs)
+        taken += 1
+        return losses
 
-    monkeypatch.setattr(management, "processing_interrupted", interrupted)
+    with monkeypatch.context() as patched:
+        patched.setattr(task, "backward", cancelling)
+        with pytest.raises(management.InterruptProcessingException):
+            begin()
+    assert len(begun) == number
+    return taken
 
 
 def test_what_was_interrupted_goes_on_to_the_same_word(
@@ -146,17 +216,20 @@ def test_what_was_interrupted_goes_on_to_the_same_word(
 
     runs = own_folders / "user" / "compositional_inversion" / "runs"
     settings = {"steps": 25, "placeholder": "twice-stopped"}
-    undisturbed = train(pack, microworld, images, **settings)[0].vectors["clip_l"]
-    for steps in (7, 11):
-        interrupt_after(steps, monkeypatch)
-        with pytest.raises(management.InterruptProcessingException):
-            train(pack, microworld, images, **settings)
+
+    def begin() -> tuple[Any, ...]:
+        return train(pack, microworld, images, **settings)
+
+    undisturbed = begin()
+    for number in (7, 11):
+        assert steps_of_a_cancelled_run(number, monkeypatch, begin) == number - 1
         assert len(list(runs.iterdir())) == 1
     asked: list[None] = []  # after every step
     monkeypatch.setattr(management, "processing_interrupted", lambda: bool(asked.append(None)))
-    again = train(pack, microworld, images, **settings)[0].vectors["clip_l"]
-    assert torch.equal(again, undisturbed)
-    assert len(asked) <= 25 - 7 - 11
+    again = begin()
+    assert torch.equal(again[0].vectors["clip_l"], undisturbed[0].vectors["clip_l"])
+    assert again[4] == undisturbed[4] and len(again[4]["loss"]) == 4  # the start's, and those of steps 10, 20 and 25
+    assert len(asked) <= 25 - 6 - 10
     assert not list(runs.iterdir())
 
 
@@ -294,6 +367,7 @@ def test_the_papers_preset_takes_the_place_of_the_nodes_settings(
     ("mask", "sentence"),
     [
         (torch.zeros(64, 64), 'Mask 2 of "masks" is black all over'),
+        (torch.full((64, 64), float("nan")), 'Mask 2 of "masks" holds NaN or infinite values'),
         (torch.ones(32, 48), 'Mask 2 of "masks" has 48 x 32 pixels and its picture has 64 x 64'),
     ],
 )
@@ -303,11 +377,40 @@ def test_masks_that_cannot_be_used_are_refused(pack: Any, microworld: Any, mask:
         run_with_masks(pack, microworld, pictures, [whole, mask[None], whole])
 
 
-def run_with_masks(pack: Any, microworld: Any, pictures: list[torch.Tensor], masks: list[torch.Tensor]) -> Any:
+def test_what_a_mask_shows_is_learnt_wherever_it_is(pack: Any, microworld: Any, caplog: Any):
+    pictures, mask = [torch.rand(1, 64, 128, 3), torch.rand(1, 64, 64, 3)], torch.zeros(1, 64, 128)
+    mask[:, :, :20] = 1
+    with caplog.at_level("INFO"):
+        training = run_with_masks(pack, microworld, pictures, [mask, torch.ones(1, 64, 64)])
+    assert training.pictures[0, ..., 3].mean() == pytest.approx(20 / 64)
+    assert torch.allclose(training.pictures[0, ..., :3], pictures[0][0, :, :64], atol=1e-5)
+    assert "1 of 2 pictures cropped to the largest square around what the mask shows." in caplog.messages
+    assert training.cropped in caplog.messages
+
+
+def test_a_mask_that_no_square_shows_is_refused(pack: Any, microworld: Any):
+    mask = torch.zeros(1, 64, 320)
+    mask[..., :20], mask[..., -20:] = 1, 1
+    with pytest.raises(ValueError, match='Mask 1 of "masks" is black on the square that is learnt of its picture'):
+        run_with_masks(pack, microworld, [torch.rand(1, 64, 320, 3)], [mask])
+
+
+def test_close_ups_that_leave_out_what_the_mask_shows_are_not_learnt(pack: Any, microworld: Any):
+    mask = torch.zeros(1, 64, 64)
+    mask[:, :3, :3] = 1
+    pictures = [torch.rand(1, 64, 64, 3)] * 8
+    training = run_with_masks(pack, microworld, pictures, [mask] * 8, rescale=True)
+    assert 16 < len(training.pictures) < 24 and len(training.prompts) == len(training.pictures)
+    assert (training.pictures[..., 3].amax(dim=(1, 2)) > 0.1).all()
+
+
+def run_with_masks(
+    pack: Any, microworld: Any, pictures: list[torch.Tensor], masks: list[torch.Tensor], **changes: Any
+) -> Any:
     model, clip, vae = microworld
     training = sys.modules["compositional_inversion.compinv_core.host.training"]
     recipe = sys.modules["compositional_inversion.compinv_core.training.loop"].Recipe(1)
-    request = training.Request("masked", "cat", 1, pictures, masks, 64, "object", False)
+    request = training.Request("masked", "cat", 1, pictures, masks, 64, "object", False, **changes)
     return training.Training(model, clip, vae, request, None, recipe)
 
 
@@ -324,7 +427,7 @@ def test_out_of_memory_says_what_to_lower_and_the_run_goes_on(
 
         def predict_until_memory_is_short(*inputs: Any) -> Any:
             calls.append(None)
-            if len(calls) == 40:
+            if len(calls) == 16:  # in step 11
                 raise torch.cuda.OutOfMemoryError("out of memory")
             return predict(*inputs)
 
@@ -341,6 +444,8 @@ def test_out_of_memory_says_what_to_lower_and_the_run_goes_on(
     ("changes", "sentence"),
     [
         ({"prompts": "a photo of a cat"}, 'The prompt "a photo of a cat" has no place for the new word'),
+        ({"prompts": "a {} next to a {}"}, 'The prompt "a {} next to a {}" has 2 places for the new word'),
+        ({"prompts": "two {}s"}, 'The prompt "two {}s" joins letters to the new word'),
         ({"captions": ["a {}", "the {}"]}, 'The input "captions" holds 2 captions for 5 pictures'),
     ],
 )
@@ -349,6 +454,18 @@ def test_prompts_that_cannot_be_used_are_refused(
 ):
     with pytest.raises(ValueError, match=sentence):
         train(pack, microworld, images, options=options(pack, **changes))
+
+
+def test_what_touches_the_new_word_is_set_apart(pack: Any, microworld: Any, images: list[torch.Tensor]):
+    prompts = ("a photo of {}.", 'a "{}" thing', "(a {}:1.2)", "({})", "{}, a photo", "{}'s tail", "see embedding:{}!")
+    settings = options(pack, prompts="\n".join(prompts))
+    concept = train(pack, microworld, images, steps=1, options=settings)[0]
+    assert concept.vectors["clip_l"].shape == (2, 96)
+    module = sys.modules["compositional_inversion.compinv_core.host.training"]
+    texts = [module.filled(prompt, "embedding:mine") for prompt in prompts]
+    assert texts[0] == "a photo of embedding:mine ." and texts[-1] == "see embedding:mine !"
+    encoder = sys.modules["compositional_inversion.compinv_core.host.text_encoder"]
+    assert encoder.prepare(microworld[1], texts, "mine", {"clip_l": 2}).positions["clip_l"].shape == (7, 2)
 
 
 def test_a_finished_concept_is_gone_on_with(pack: Any, microworld: Any, images: list[torch.Tensor]):
@@ -379,24 +496,60 @@ def test_a_run_that_fails_at_its_end_is_gone_on_with(
 
     def failing(self: Any, vectors: Any) -> Any:
         shown.append(None)
-        return 1 / 0 if len(shown) == 3 else preview(self, vectors)
+        return 1 / 0 if len(shown) == 1 else preview(self, vectors)
 
     monkeypatch.setattr(training.Training, "preview", failing)
     with pytest.raises(ZeroDivisionError):
         train(pack, microworld, images, **settings)
     assert len(list((own_folders / "user" / "compositional_inversion" / "runs").iterdir())) == 1
     again = train(pack, microworld, images, **settings)
-    assert torch.equal(again[0].vectors["clip_l"], undisturbed) and len(again[4]["loss"]) >= 2
+    assert torch.equal(again[0].vectors["clip_l"], undisturbed) and len(again[4]["loss"]) == 4
+
+
+@contextmanager
+def room_on_disk(size: int) -> Generator[None]:
+    """For its time, no file can have more bytes than this: the writes of others fail as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_run_is_named_by_its_model_too(pack: Any, microworld: Any):
+    def name() -> str:
+        return run_with_masks(pack, microworld, [torch.ones(1, 64, 64, 3)], []).name
+
+    first, weight = name(), microworld[0].model.diffusion_model.get_parameter("out.2.weight")
+    with torch.inference_mode():
+        before = weight.clone()
+        weight += 0.01
+        other = name()
+        weight.copy_(before)
+    assert first != other and first == name()
 
 
 def test_a_full_disk_does_not_cost_what_is_learnt(
-    pack: Any, microworld: Any, images: list[torch.Tensor], monkeypatch: Any
+    pack: Any, microworld: Any, images: list[torch.Tensor], own_folders: Path, caplog: Any
 ):
-    def full(*_: Any) -> None:
-        raise OSError("no space left")
+    settings = {"steps": 12, "placeholder": "without-room"}
+    undisturbed = train(pack, microworld, images, **settings)[0].vectors["clip_l"]
+    with room_on_disk(4096):
+        learnt = train(pack, microworld, images, **settings)[0]
+    assert torch.equal(learnt.vectors["clip_l"], undisturbed)
+    assert "The run cannot be kept in" in caplog.text
+    assert not list((own_folders / "user" / "compositional_inversion" / "runs").iterdir())
 
-    monkeypatch.setattr(sys.modules["compositional_inversion.compinv_core.host.training"], "save_run", full)
-    assert train(pack, microworld, images)[0].provenance["steps"] == "3"
+
+def test_what_was_cancelled_on_a_full_disk_says_so(
+    pack: Any, microworld: Any, images: list[torch.Tensor], own_folders: Path, monkeypatch: Any
+):
+    said = notices(monkeypatch)
+    with room_on_disk(100):
+        steps_of_a_cancelled_run(3, monkeypatch, lambda: train(pack, microworld, images))
+    assert "after step 2; the word as it was then could not be kept: " in said[-1]
+    assert not list((own_folders / "output" / "embeddings").iterdir())
 
 
 def test_an_error_in_the_middle_changes_nothing(

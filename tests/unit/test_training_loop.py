@@ -7,7 +7,7 @@ import torch
 from compinv_core.anchors import sparsemax
 from compinv_core.training.loop import REFERENCE, Progress, Pull, Recipe, Task, train
 from compinv_core.training.objective import Encoded, NoiseSchedule, Predictor, diffusion_loss, timesteps_at
-from compinv_core.training.pictures import rescaled, training_pictures
+from compinv_core.training.pictures import off_centre, rescaled, training_pictures
 
 EPSILON = NoiseSchedule(torch.linspace(0.99, 0.01, 10), "epsilon")
 ONE_PROMPT = torch.zeros(1, 1, dtype=torch.long)
@@ -137,6 +137,34 @@ def test_a_word_that_runs_away_stops_the_run_and_no_report_shows_it():
     assert seen and seen[-1].checkpoint.vectors["clip_l"].abs().max() < 100
 
 
+@pytest.mark.parametrize(
+    ("steps", "batch", "checks", "previews", "exam"),
+    [
+        (3, 2, 1, 1, 4),
+        (100, 1, 10, 1, 4),
+        (200, 4, 10, 2, 8),
+        (400, 4, 10, 5, 16),
+        (425, 4, 10, 5, 16),
+        (5000, 8, 10, 10, 16),
+    ],
+)
+def test_a_short_run_is_looked_at_less(steps: int, batch: int, checks: int, previews: int, exam: int):
+    recipe = Recipe(steps, batch)
+    reports = [step for step in range(1, steps + 1) if step % 10 == 0 or step == steps]
+    checked, looked = ([step for step in reports if at(step)] for at in (recipe.checks, recipe.previews))
+    assert (len(checked), len(looked), recipe.exam) == (checks, previews, exam)
+    assert set(looked) <= set(checked) and looked[-1] == steps
+
+    seen: list[int] = []
+
+    def predict(noisy: torch.Tensor, steps: torch.Tensor, prompts: Encoded) -> torch.Tensor:
+        seen.append(len(noisy))
+        return noisy
+
+    task(predict, recipe).check({"clip_l": torch.zeros(1, 4)}, torch.ones(1))
+    assert sum(seen) == exam
+
+
 def test_noise_levels_are_drawn_as_stated():
     shares = (torch.arange(100_000) + 0.5) / 100_000
     even, high, low = (timesteps_at(shares, 1000, levels) / 1000 for levels in ("even", "high", "low"))
@@ -205,6 +233,18 @@ def test_rescaled_pictures_hold_the_picture_and_mask_the_rest():
 def test_pictures_of_any_kind_become_square_rgb():
     grey, rgb, rgba = torch.rand(1, 40, 30, 1), torch.rand(2, 32, 32, 3), torch.rand(1, 64, 100, 4)
     assert training_pictures([grey, rgb, rgba], 64).shape == (4, 64, 64, 3)
+
+
+def test_the_square_is_centred_or_goes_where_the_mask_is():
+    wide, tall = torch.zeros(1, 64, 160, 3), torch.zeros(1, 101, 64, 3)
+    wide[:, :, 48:112], tall[:, 18:82] = 0.5, 0.5
+    assert training_pictures([wide, tall], 64).unique().tolist() == [0.5]
+    masks = [torch.zeros(64, 160), torch.zeros(101, 64), torch.ones(101, 64)]
+    masks[0][10:20, :30], masks[1][70:, 30:] = 1, 1
+    shifts = [off_centre(mask) for mask in masks]
+    assert shifts == [(-17, -65), (35, 15), (0, 0)]
+    wide[:, :, :64], tall[:, 37:] = 0.9, 0.9
+    assert torch.allclose(training_pictures([wide, tall], 64, shifts[:2]), torch.tensor(0.9))
 
 
 def test_alpha_is_laid_on_white():

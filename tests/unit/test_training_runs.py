@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from compinv_core.training.loop import Checkpoint, Progress, Recipe, Task, train
+from compinv_core.training.loop import Checkpoint, Losses, Progress, Recipe, Task, train
 from compinv_core.training.objective import Encoded, NoiseSchedule
 from compinv_core.training.runs import fingerprint, load_run, save_run
 
@@ -50,7 +50,8 @@ def learn(file: Path) -> Checkpoint:
 def child(file: str, result: str) -> None:
     torch.set_num_threads(1)
     end = learn(Path(file))
-    torch.save((end.vectors, end.best, end.lowest), result)
+    losses = [(report.step, report.reconstruction, report.anchor, report.check) for report in end.history]
+    torch.save((end.vectors, end.best, end.lowest, losses), result)
 
 
 def test_killed_at_random_moments_it_loses_nothing(tmp_path: Path):
@@ -68,7 +69,8 @@ def test_killed_at_random_moments_it_loses_nothing(tmp_path: Path):
                 process.kill()  # SIGKILL
                 process.join()
                 kills += 1
-        vectors, best, lowest = torch.load(result)
+        vectors, best, lowest, losses = torch.load(result)
+        assert [Losses(*report) for report in losses] == list(undisturbed.history)
         assert torch.equal(vectors["clip_l"], undisturbed.vectors["clip_l"])
         assert torch.equal(best["clip_l"], undisturbed.best["clip_l"]) and lowest == undisturbed.lowest
     assert kills >= 20
@@ -84,6 +86,15 @@ def test_another_models_run_is_not_gone_on_with(tmp_path: Path):
 
 def test_a_damaged_run_is_begun_anew_and_said_so(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     (tmp_path / "run.pt").write_bytes(b"half a file")
+    assert load_run(tmp_path / "run.pt", PROBE) is None
+    assert "training begins anew" in caplog.text
+
+
+def test_a_run_of_another_version_is_begun_anew_and_said_so(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    learn(tmp_path / "run.pt")
+    state = torch.load(tmp_path / "run.pt")
+    del state["history"]
+    torch.save(state, tmp_path / "run.pt")
     assert load_run(tmp_path / "run.pt", PROBE) is None
     assert "training begins anew" in caplog.text
 
