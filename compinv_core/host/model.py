@@ -148,7 +148,7 @@ def predictor(model: Any) -> Predictor:
         size = base.encode_adm(pooled_output=prompts.pooled, height=height, width=width)
         return base.diffusion_model(
             noisy.to(dtype),
-            timesteps.float(),
+            timesteps.to(noisy.device).float(),
             context=prompts.context.to(device=noisy.device, dtype=dtype),
             y=None if size is None else size.to(device=noisy.device, dtype=dtype),
             transformer_options=options.copy(),

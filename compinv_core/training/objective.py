@@ -120,7 +120,7 @@ def sample(
 ) -> Tensor:
     """A quick look at what prompts give: deterministic DDIM (Song et al. 2021), (B, C, h, w) from noise of that shape."""
     latents = noise
-    grid = torch.linspace(len(schedule.alphas_cumprod) - 1, 0, steps + 1).long()
+    grid = torch.linspace(len(schedule.alphas_cumprod) - 1, 0, steps + 1).long().to(noise.device)
     count = len(noise)
     for now, after in pairwise(grid):
         here, there = now.repeat(count), after.repeat(count)

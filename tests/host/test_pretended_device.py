@@ -1,0 +1,75 @@
+"""Whatever runs on a GPU, on a pretended one: nothing is left on the CPU, and the results are those of the CPU."""
+
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+import torch
+from pretended import DEVICE, pretended_device
+from test_training import pictures_of, train
+
+
+def test_what_lies_on_the_pretended_device_does_not_meet_the_cpu():
+    with pretended_device() as device:
+        there = torch.ones(3).to(DEVICE)
+        assert there.device == DEVICE and (2 * there[1:]).device == DEVICE and there.cpu().device.type == "cpu"
+        assert torch.equal((there + torch.zeros(3, device=DEVICE)).cpu(), torch.ones(3))
+        with pytest.raises(RuntimeError, match="tensors of the pretended device and, of the CPU"):
+            there + torch.ones(3)
+        assert device.waits == 3
+        assert there.sum().item() == 3 and device.waits == 4
+
+
+Loaded = tuple[Any, Any, Any]
+
+
+def _loaded(device: torch.device | None = None) -> Loaded:
+    """MODEL, CLIP and VAE of the micro world, which ComfyUI runs on a device."""
+    from comfy import model_management as management
+
+    import nodes
+
+    model, clip, vae = nodes.CheckpointLoaderSimple().load_checkpoint("microworld.safetensors")
+    if device is not None:
+        management.unload_all_models()  # the text encoder has been loaded where it was
+        model.load_device = clip.patcher.load_device = vae.patcher.load_device = vae.device = device
+    # The inference tensors of a server cannot be observed.
+    with torch.no_grad():
+        management.load_models_gpu([model, clip.patcher, vae.patcher])
+    return model, clip, vae
+
+
+@pytest.fixture(scope="module")
+def here(pack: Any) -> Loaded:
+    return _loaded()
+
+
+@pytest.fixture
+def there(pack: Any, here: Loaded) -> Generator[Loaded]:
+    from comfy import model_management as management
+
+    with pretended_device():
+        yield _loaded(DEVICE)
+        management.unload_all_models()
+
+
+def anchors(pack: Any, clip: Any) -> Any:
+    wanted = {"how": "my words", "words": "cat, kite", "count": 2, "weights": "learnt while training"}
+    return pack.run("CompInvAnchorSelect", clip=clip, class_word="cat", **wanted)[0]
+
+
+def test_a_word_is_learnt(pack: Any, here: Loaded, there: Loaded):
+    """With a search for the thing, weights of anchors, checks and previews."""
+    pictures = pictures_of("mittens")[:2]
+    words = [
+        train(
+            pack,
+            loaded,
+            pictures,
+            ignore_background=True,
+            anchors=anchors(pack, loaded[1]),
+            mirror=False,
+        )[0].vectors["clip_l"]
+        for loaded in (here, there)
+    ]
+    assert words[1].device.type == "cpu" and torch.equal(*words)
