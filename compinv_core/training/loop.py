@@ -148,6 +148,15 @@ class Task:
     at_once: int = 1 << 30
     workers: Workers = Workers()
 
+    @property
+    def scale(self) -> float:
+        """What the reconstruction loss is multiplied by on its way back through the frozen model, at first: a power of two,
+        which no float32 notices.
+
+        The loss is a mean over all that a batch predicts, so that each value's gradient would be too small for float16.
+        """
+        return float(1 << (self.latents[0].numel() * self.recipe.batch).bit_length() - 1)
+
     def draw(self, size: int, generator: torch.Generator, levels: NoiseLevels) -> Batch:
         """A batch whose noise levels lie apart: each in its own part, all parts as likely."""
         example = torch.randint(len(self.latents), (size,), generator=generator)
@@ -181,21 +190,32 @@ class Task:
         loss = torch.stack(losses).mean()
         return loss + SPARSITY * density(weights) if self.learn_weights else loss
 
-    def backward(self, vectors: Vectors, scores: Tensor, batch: Batch, step: int) -> Tensor:
-        """Add the gradient of semantic inversion at a step. Returns the two losses (2,), not weighed."""
+    def backward(
+        self, vectors: Vectors, scores: Tensor, batch: Batch, step: int, scale: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Add the gradient of semantic inversion at a step.
+
+        Returns:
+            The two losses (2,), not weighed, and the next step's scale. Where the gradient that came back through the model is no
+            number that is half of this one's, and the anchors alone pull.
+        """
         reconstruction_weight, anchor_weight = self.recipe.weights(step) if self.pulls else (1.0, 0.0)
         total = torch.zeros((), device=self.latents.device)
         share = self.workers.share(batch)
         for part in share.parts(self.at_once) if len(share.prompt) else []:
             loss = self.reconstruction(vectors, part).sum() / len(batch.prompt)
-            (reconstruction_weight * loss).backward()
+            (reconstruction_weight * loss * scale).backward()
             total += loss.detach()
-        for tensor in [total, *(cast(Tensor, vector.grad) for vector in vectors.values())]:
+        gradients = [cast(Tensor, vector.grad) for vector in vectors.values()]
+        for tensor in [total, *gradients]:
             self.workers.add_up(tensor)
+        sound = torch.stack([gradient.isfinite().all() for gradient in gradients]).all()
+        for gradient in gradients:
+            gradient.copy_(torch.where(sound, gradient / scale, 0))
         anchor = self.anchor(vectors, scores)
         if anchor.requires_grad:
             (anchor_weight * anchor).backward()
-        return torch.stack([total, anchor.detach()])
+        return torch.stack([total, anchor.detach()]), torch.where(sound, scale, scale / 2)
 
     @torch.no_grad()
     def check(self, vectors: Vectors, scores: Tensor) -> tuple[float, float]:
@@ -221,6 +241,7 @@ class Checkpoint:
         optimizer: AdamW's state dict.
         random: state of the generator that pictures, prompts, timesteps and noise are drawn from.
         at_once: the task's; sums in other parts would round otherwise.
+        scale: of the next step; see `Task.scale`.
     """
 
     step: int
@@ -232,6 +253,7 @@ class Checkpoint:
     optimizer: dict[str, Any]
     random: Tensor
     at_once: int
+    scale: float
 
 
 @dataclass(frozen=True)
@@ -293,15 +315,25 @@ def train(
     else:
         before, lowest = task.check(vectors, scores)
         end = Checkpoint(
-            0, start, task.weights, start, lowest, before, optimizer.state_dict(), generator.get_state(), task.at_once
+            0,
+            start,
+            task.weights,
+            start,
+            lowest,
+            before,
+            optimizer.state_dict(),
+            generator.get_state(),
+            task.at_once,
+            task.scale,
         )
     losses: list[Tensor] = []
+    scale_of_loss = torch.tensor(end.scale, device=device)
 
     def report(step: int) -> Progress:
         met = torch.stack(losses).cpu()
         losses.clear()
         longest = max(v.detach().square().mean(dim=1).max().sqrt().item() / scale[key] for key, v in vectors.items())
-        if not met.isfinite().all() or not longest < RUNAWAY:
+        if not met.isfinite().all() or not longest < RUNAWAY or scale_of_loss < 1:
             raise FloatingPointError(
                 f"Training went astray before step {step}: the loss is {met[-1].sum().item():.4g}, and the word is "
                 f"{longest:.0f} times as long as ordinary ones; lower the learning rate, or load the model in float32."
@@ -322,6 +354,7 @@ def train(
             optimizer.state_dict(),
             generator.get_state(),
             task.at_once,
+            scale_of_loss.item(),
         )
         return Progress(step, met[:, 0].mean().item(), met[:, 1].mean().item(), checked, checkpoint)
 
@@ -330,7 +363,9 @@ def train(
     while not done:
         step += 1
         optimizer.zero_grad(set_to_none=False)
-        losses.append(task.backward(vectors, scores, task.draw(recipe.batch, generator, recipe.noise_levels), step))
+        batch = task.draw(recipe.batch, generator, recipe.noise_levels)
+        met, scale_of_loss = task.backward(vectors, scores, batch, step, scale_of_loss)
+        losses.append(met)
         for group, (_, rate) in zip(optimizer.param_groups, rates, strict=False):
             group["lr"] = rate * recipe.falling(step)
         optimizer.step()
