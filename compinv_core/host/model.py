@@ -25,11 +25,12 @@ def frozen_weights(*modules: nn.Module) -> Generator[None]:
 
     ComfyUI loads checkpoints under inference mode, and "inference tensors cannot be saved for backward". The swap costs
     no memory and a few milliseconds; the original Parameters come back on exit, also on error. Buffers are swapped too.
+    What the host puts in their place or moves elsewhere meanwhile stays.
     """
     kept: list[tuple[dict[str, Any], str, Tensor]] = []
+    seen: dict[int, Tensor] = {}
     try:
         with torch.inference_mode(False), torch.no_grad():
-            seen: dict[int, Tensor] = {}
             for module in modules:
                 for part in module.modules():
                     for slots in (part._parameters, part._buffers):
@@ -43,7 +44,8 @@ def frozen_weights(*modules: nn.Module) -> Generator[None]:
         yield
     finally:
         for slots, name, held in kept:
-            slots[name] = held
+            if slots[name] is seen[id(held)] and slots[name].device == held.device:
+                slots[name] = held
 
 
 @contextmanager

@@ -2,8 +2,8 @@
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,7 @@ def context_width(model: Any) -> int:
     )
 
 
+@torch.no_grad()
 def load(model: Any, clip: Any) -> None:
     """Bring both to their devices at once, their LoRAs applied, so that neither evicts the other."""
     model_management.load_models_gpu([model, clip.patcher], force_full_load=True)
@@ -236,14 +237,13 @@ class Learning(ABC):
         with torch.inference_mode(False), torch.enable_grad():
             with torch.no_grad():
                 lessons = self.lessons()
-            load(self.model, self.clip)
-            weights = frozen_weights(self.model.model.diffusion_model, *self.encoders.values())
-            with weights, text_encoder.differentiable(self.clip), ExitStack() as saving:
+            with ExitStack() as ready:
+                ready.enter_context(self._ready())
                 probe, once, kept = self._probe(lessons.latents)
                 resume = load_run(file, probe)
                 at_once, twice = self._fitting(once, kept)
                 if twice:
-                    saving.enter_context(recomputed(self.model.model.diffusion_model))
+                    ready.enter_context(recomputed(self.model.model.diffusion_model))
                 if resume is not None:
                     at_once = min(at_once, resume.at_once)
                     log.info('The training of "%s" goes on after step %s.', self.placeholder, resume.step)
@@ -257,7 +257,10 @@ class Learning(ABC):
                             save_run(progress.checkpoint, probe, file)
                     except OSError as error:  # a full disk must not cost what is learnt
                         log.warning("The run cannot be kept in %s: %s.", file, error)
+                    ready.close()  # a preview may need the memory
                     on_report(progress)
+                    if more:
+                        ready.enter_context(self._ready(twice))
 
                 scale = {key: v.vectors.square().mean().sqrt().item() for key, v in self.vocabularies.items()}
                 pulls = {k: Pull(p.anchors.to(lessons.latents.device), p.spread) for k, p in (self.pulls or {}).items()}
@@ -287,6 +290,18 @@ class Learning(ABC):
         if end.step == self.recipe.steps:
             file.unlink(missing_ok=True)
         return end
+
+    @contextmanager
+    def _ready(self, twice: bool = False) -> Generator[None]:
+        """For its time, MODEL and CLIP are on their devices, and a backward goes through them."""
+        load(self.model, self.clip)
+        unet = self.model.model.diffusion_model
+        with (
+            frozen_weights(unet, *self.encoders.values()),
+            text_encoder.differentiable(self.clip),
+            recomputed(unet) if twice else nullcontext(),
+        ):
+            yield
 
     def _probe(self, latents: Tensor) -> tuple[Tensor, int, int]:
         """What the frozen model says to the first picture and prompt, and the bytes kept for a backward: once, and a picture.
@@ -472,11 +487,11 @@ class Training(Learning):
     def preview(self, vectors: Vectors) -> Tensor:
         """What these vectors give alone, and beside an ordinary thing: (2, H, W, 3) in 0..1."""
         with torch.no_grad():
-            load(self.model, self.clip)
+            context, pooled = self.clip.encode_from_tokens(self.clip.tokenize(""), return_pooled=True)
+            load(self.model, self.clip)  # that may have taken the other's memory
             count = len(self.looks)
             last = self.prepared.count - count
             prompts = text_encoder.encode_batch(self.clip, self.prepared, range(last, last + count), vectors)
-            context, pooled = self.clip.encode_from_tokens(self.clip.tokenize(""), return_pooled=True)
             empty = Encoded(
                 context.to(prompts.context).expand(count, -1, -1), pooled.to(prompts.pooled).expand(count, -1)
             )

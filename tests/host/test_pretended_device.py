@@ -6,6 +6,11 @@ from typing import Any
 import pytest
 import torch
 from pretended import DEVICE, pretended_device
+from test_layout_training import train as train_predictor
+from test_repair import concept as word
+from test_repair import repair
+from test_report import report
+from test_sampling import STEERING, layout, sample
 from test_training import pictures_of, train
 
 
@@ -73,3 +78,32 @@ def test_a_word_is_learnt(pack: Any, here: Loaded, there: Loaded):
         for loaded in (here, there)
     ]
     assert words[1].device.type == "cpu" and torch.equal(*words)
+
+
+ALL = {**STEERING, "balance": 0.5}
+
+
+@pytest.mark.parametrize("method", ["from attention", "default boxes"])
+def test_a_layout_is_found_and_held(pack: Any, here: Loaded, there: Loaded, method: str):
+    with torch.inference_mode():
+        latents = [
+            sample(pack, loaded, layout=layout(pack, loaded, method)[0], **ALL)[0]["samples"]
+            for loaded in (here, there)
+        ]
+    assert latents[1].device.type == "cpu" and torch.equal(*latents)
+
+
+def test_a_word_is_reported_and_repaired(pack: Any, here: Loaded, there: Loaded):
+    vectors = torch.randn(2, 96, generator=torch.Generator().manual_seed(1)) / 5
+    with torch.inference_mode():
+        texts = [report(pack, loaded, vectors, vae=loaded[2])[2] for loaded in (here, there)]
+    assert texts[0] == texts[1]
+    old = word(pack, {"clip_l": vectors}, "cat")
+    new = [repair(pack, loaded, old)[0].vectors["clip_l"] for loaded in (here, there)]
+    assert new[1].device.type == "cpu" and torch.equal(*new)
+
+
+def test_a_layout_predictor_is_learnt(pack: Any, there: Loaded):
+    with torch.inference_mode():
+        train_predictor(pack, there, prompts=20, steps=2)
+        assert layout(pack, there, "predicted")[0].source

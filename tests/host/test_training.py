@@ -207,6 +207,36 @@ def test_short_memory_changes_the_way_but_not_the_word(
     assert asked and "computed twice" in caplog.text
 
 
+def test_a_model_that_a_preview_evicts_is_brought_back_as_it_was(
+    pack: Any, microworld: Any, images: list[torch.Tensor], monkeypatch: Any
+):
+    """With a LoRA, as a small GPU does it: its weights go when the model goes, and come back with it."""
+    import comfy.model_management as management
+
+    model, clip, vae = microworld
+    management.unload_all_models()
+    key = "diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_k.weight"
+    before = model.model.state_dict()[key].clone()
+    patched = model.clone()
+    patched.add_patches({key: ("diff", (torch.full_like(before, 0.1),))})
+    training = sys.modules["compositional_inversion.compinv_core.host.training"]
+    preview, evicted = training.Training.preview, list[int]()
+
+    def evicting(self: Any, vectors: Any) -> torch.Tensor:
+        picture = preview(self, vectors)
+        evicted.append(len(management.free_memory(1e30, torch.device("cpu"))))
+        return picture
+
+    settings = {"steps": 12, "learning_rate": 0.3}
+    undisturbed = train(pack, (patched, clip, vae), images, **settings)[0].vectors["clip_l"]
+    monkeypatch.setattr(training.Training, "preview", evicting)
+    word = train(pack, (patched, clip, vae), images, **settings)[0].vectors["clip_l"]
+    assert len(evicted) > 1 and min(evicted) > 1 and torch.equal(word, undisturbed)
+    assert not torch.equal(word, train(pack, microworld, images, **settings)[0].vectors["clip_l"])
+    management.unload_all_models()
+    assert torch.equal(model.model.state_dict()[key], before)
+
+
 @pytest.mark.parametrize(
     ("concept", "word", "hue"), [("mittens", "cat", 151), ("flyer", "kite", 273), ("canopy", "umbrella", 85)]
 )
