@@ -99,11 +99,28 @@ class _Names(TorchFunctionMode):
             there, dtype = self.device.holds(like), like.dtype
         flags = [value for value in args if isinstance(value, bool)] + [False, False]
         waiting, copy = not kwargs.get("non_blocking", flags[0]), kwargs.get("copy", flags[1])
-        result = tensor.to(dtype, copy=copy or here != there)
-        if here != there:
-            self.device.put(result, there)
-            self.device.waits += waiting or here
+        if here == there:
+            return tensor.to(dtype, copy=copy)
+        self.device.waits += waiting or here
+        return _Move.apply(tensor, dtype, self.device, there)
+
+
+class _Move(torch.autograd.Function):
+    """A copy to the other device, whose gradient comes back."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, dtype: torch.dtype, device: Pretended, there: bool) -> Tensor:
+        ctx.dtype, ctx.device, ctx.there = tensor.dtype, device, there
+        result = tensor.to(dtype, copy=True)
+        device.put(result, there)
         return result
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (gradient,) = gradients
+        back = gradient.to(ctx.dtype, copy=True)
+        ctx.device.put(back, not ctx.there)
+        return back, None, None, None
 
 
 class _Operations(TorchDispatchMode):

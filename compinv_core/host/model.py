@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from comfy import model_management
 from comfy.ldm.modules.attention import SpatialTransformer, attention_pytorch
 from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
 from torch import Tensor, nn
@@ -17,6 +18,22 @@ from ..training.objective import Encoded, Predictor
 
 WITHOUT_BACKWARD = ("attention_sage", "attention_flash")  # of the host's kernels
 HEADROOM = 1.2  # what a backward needs, in units of what the forward keeps for it
+
+
+@torch.no_grad()
+def load(model: Any, clip: Any, room: float = 0) -> None:
+    """Bring both to their devices at once, their LoRAs applied, so that neither evicts the other.
+
+    Args:
+        room: bytes to be left free, for which the host keeps weights elsewhere, to fetch them when they are needed.
+    """
+    model_management.load_models_gpu([model, clip.patcher], memory_required=room)
+
+
+def fitting(model: Any, latents: Tensor) -> int:
+    """How many of such latents (B, C, h, w) go through a loaded MODEL at once, without a backward, by the host's estimate."""
+    free = model_management.get_free_memory(model.load_device)
+    return max(1, int(free / model.memory_required([1, *latents.shape[1:]])))
 
 
 @contextmanager

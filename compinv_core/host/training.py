@@ -23,7 +23,7 @@ from ..training.pictures import rescaled, training_pictures
 from ..training.runs import fingerprint, load_run, save_run
 from . import text_encoder
 from .foreground import find_foreground
-from .model import HEADROOM, fingerprint_of, frozen_weights, predictor, recomputed, weighed
+from .model import HEADROOM, fingerprint_of, fitting, frozen_weights, load, predictor, recomputed, weighed
 
 log = logging.getLogger(__name__)
 TEMPLATES = {"object": OBJECT_TEMPLATES, "style": STYLE_TEMPLATES}
@@ -78,12 +78,6 @@ def context_width(model: Any) -> int:
         f'The input "model" is a {type(model.model).__name__} without cross-attention to text; '
         "SD 1.x, SD 2.x and SDXL checkpoints are supported."
     )
-
-
-@torch.no_grad()
-def load(model: Any, clip: Any) -> None:
-    """Bring both to their devices at once, their LoRAs applied, so that neither evicts the other."""
-    model_management.load_models_gpu([model, clip.patcher], force_full_load=True)
 
 
 def encode_pictures(model: Any, vae: Any, pictures: Tensor) -> Tensor:
@@ -232,8 +226,21 @@ class Learning(ABC):
 
         Returns:
             The state at the end; `concept` makes a concept of its vectors.
+
+        Raises:
+            MemoryError: one sentence on what to lower.
         """
-        file, workers = runs / f"{self.name}.pt", workers or Workers()
+        try:
+            return self._run(runs / f"{self.name}.pt", interrupted, on_report, workers or Workers())
+        except model_management.OOM_EXCEPTION as error:
+            raise MemoryError(
+                f'Training "{self.placeholder}" ran out of memory, even with one picture at a time; lower the resolution, '
+                "or make room for it: with the same settings it goes on where it was."
+            ) from error
+
+    def _run(
+        self, file: Path, interrupted: Callable[[], bool], on_report: Callable[[Progress], None], workers: Workers
+    ) -> Checkpoint:
         with torch.inference_mode(False), torch.enable_grad():
             with torch.no_grad():
                 lessons = self.lessons()
@@ -242,11 +249,28 @@ class Learning(ABC):
                 probe, once, kept = self._probe(lessons.latents)
                 resume = load_run(file, probe)
                 at_once, twice = self._fitting(once, kept)
-                if twice:
-                    ready.enter_context(recomputed(self.model.model.diffusion_model))
                 if resume is not None:
                     at_once = min(at_once, resume.at_once)
                     log.info('The training of "%s" goes on after step %s.', self.placeholder, resume.step)
+
+                def make_ready() -> None:
+                    """A preview may have taken the memory."""
+                    ready.close()
+                    a_picture = RECOMPUTED_SHARE * kept if twice else kept
+                    ready.enter_context(self._ready(twice, HEADROOM * (once + at_once * a_picture)))
+
+                def relieve(tried: int) -> int:
+                    nonlocal at_once, twice
+                    if tried == 1 and twice:
+                        return 0
+                    at_once, twice = max(1, tried // 2), twice or tried == 1
+                    log.info(
+                        "Memory ran out; from now on %s of a batch go through the model at once%s.",
+                        at_once,
+                        ", and its blocks are computed twice" if twice else "",
+                    )
+                    make_ready()
+                    return at_once
 
                 def report(progress: Progress) -> None:
                     more = (
@@ -257,11 +281,12 @@ class Learning(ABC):
                             save_run(progress.checkpoint, probe, file)
                     except OSError as error:  # a full disk must not cost what is learnt
                         log.warning("The run cannot be kept in %s: %s.", file, error)
-                    ready.close()  # a preview may need the memory
+                    ready.close()  # or a preview that evicts the model would take the swapped weights for its own
                     on_report(progress)
                     if more:
-                        ready.enter_context(self._ready(twice))
+                        make_ready()
 
+                make_ready()
                 scale = {key: v.vectors.square().mean().sqrt().item() for key, v in self.vocabularies.items()}
                 pulls = {k: Pull(p.anchors.to(lessons.latents.device), p.spread) for k, p in (self.pulls or {}).items()}
                 task = Task(
@@ -278,23 +303,17 @@ class Learning(ABC):
                     lessons.teach,
                     at_once,
                     workers,
+                    relieve,
                 )
-                try:
-                    end = train(self.start, scale, task, resume, interrupted, report)
-                except model_management.OOM_EXCEPTION as error:
-                    raise MemoryError(
-                        f'Training "{self.placeholder}" ran out of memory with {at_once} pictures of '
-                        f"{8 * lessons.latents.shape[-1]} pixels at once; lower the batch or the resolution, or make room for it: with "
-                        "the same settings it goes on where it was."
-                    ) from error
+                end = train(self.start, scale, task, resume, interrupted, report)
         if end.step == self.recipe.steps:
             file.unlink(missing_ok=True)
         return end
 
     @contextmanager
-    def _ready(self, twice: bool = False) -> Generator[None]:
-        """For its time, MODEL and CLIP are on their devices, and a backward goes through them."""
-        load(self.model, self.clip)
+    def _ready(self, twice: bool = False, room: float = 0) -> Generator[None]:
+        """For its time, MODEL and CLIP are on their devices with so much room beside them, and a backward goes through them."""
+        load(self.model, self.clip, room)
         unet = self.model.model.diffusion_model
         with (
             frozen_weights(unet, *self.encoders.values()),
@@ -320,7 +339,8 @@ class Learning(ABC):
     def _fitting(self, once: int, kept: int) -> tuple[int, bool]:
         """How many pictures of a batch go through the model at once where so many bytes are kept, once and a picture, and
         whether its blocks must be computed twice; said in one line."""
-        batch, free = self.recipe.batch, model_management.get_free_memory(self.model.load_device)
+        batch, device = self.recipe.batch, self.model.load_device
+        free = model_management.get_free_memory(device) - model_management.extra_reserved_memory()
         room = max(0.0, free / HEADROOM - once)
         fit = int(room / kept)
         twice = fit == 0
@@ -498,6 +518,10 @@ class Training(Learning):
             side = self.request.resolution // 8
             generator = torch.Generator().manual_seed(self.recipe.seed)
             noise = torch.randn(count, 4, side, side, generator=generator).to(self.model.load_device)
-            predict = predictor(self.model)
-            latents = sample(predict, self.schedule, noise, prompts, empty, PREVIEW_STEPS, PREVIEW_CFG)
+            size = max(1, fitting(self.model, noise) // 2)  # each is asked for with and without its prompt
+            parts = [
+                sample(predictor(self.model), self.schedule, part, *asked, PREVIEW_STEPS, PREVIEW_CFG)
+                for part, *asked in zip(noise.split(size), prompts.split(size), empty.split(size), strict=True)
+            ]
+            latents = torch.cat(parts)
             return decode_picture(self.model, self.vae, latents)

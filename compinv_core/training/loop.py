@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
@@ -132,6 +132,7 @@ class Task:
         teach: prompt indices (B) -> B prompts whose predictions are the target; None learns from the latents themselves.
         at_once: so many pictures of a batch go through the model together, where memory is short.
         workers: all with the same task and the same seed; what they learn differs only by the rounding of sums.
+        relieve: how many pictures to try at once when memory ran out with so many; 0 gives up.
     """
 
     latents: Tensor
@@ -147,6 +148,7 @@ class Task:
     teach: Callable[[list[int]], Encoded] | None = None
     at_once: int = 1 << 30
     workers: Workers = Workers()
+    relieve: Callable[[int], int] = lambda at_once: at_once // 2
 
     @property
     def scale(self) -> float:
@@ -358,13 +360,26 @@ def train(
         )
         return Progress(step, met[:, 0].mean().item(), met[:, 1].mean().item(), checked, checkpoint)
 
+    def gradient(batch: Batch, step: int) -> tuple[Tensor, Tensor]:
+        """`Task.backward`, in smaller parts from where memory runs out."""
+        nonlocal task
+        while True:
+            try:
+                return task.backward(vectors, scores, batch, step, scale_of_loss)
+            except torch.cuda.OutOfMemoryError as error:
+                out_of_memory = error.with_traceback(None)  # which keeps all that the step had made
+            at_once = task.relieve(min(task.at_once, recipe.batch))
+            if not at_once:
+                raise out_of_memory
+            optimizer.zero_grad(set_to_none=False)
+            task = replace(task, at_once=at_once)
+
     done = end.step == recipe.steps
     step = end.step
     while not done:
         step += 1
         optimizer.zero_grad(set_to_none=False)
-        batch = task.draw(recipe.batch, generator, recipe.noise_levels)
-        met, scale_of_loss = task.backward(vectors, scores, batch, step, scale_of_loss)
+        met, scale_of_loss = gradient(task.draw(recipe.batch, generator, recipe.noise_levels), step)
         losses.append(met)
         for group, (_, rate) in zip(optimizer.param_groups, rates, strict=False):
             group["lr"] = rate * recipe.falling(step)

@@ -28,6 +28,10 @@ class Encoded:
         """These prompts, then others."""
         return Encoded(torch.cat([self.context, others.context]), torch.cat([self.pooled, others.pooled]))
 
+    def split(self, size: int) -> "list[Encoded]":
+        """These prompts, so many at a time."""
+        return [Encoded(*part) for part in zip(self.context.split(size), self.pooled.split(size), strict=True)]
+
 
 class Predictor(Protocol):
     """The frozen UNet: what it predicts for noisy latents (B, C, h, w) at timesteps (B,) under B prompts."""

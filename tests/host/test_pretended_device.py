@@ -1,5 +1,6 @@
 """Whatever runs on a GPU, on a pretended one: nothing is left on the CPU, and the results are those of the CPU."""
 
+import sys
 from collections.abc import Generator
 from typing import Any
 
@@ -78,6 +79,33 @@ def test_a_word_is_learnt(pack: Any, here: Loaded, there: Loaded):
         for loaded in (here, there)
     ]
     assert words[1].device.type == "cpu" and torch.equal(*words)
+
+
+def test_a_model_that_does_not_fit_teaches_the_same_word_from_both_memories(
+    pack: Any, here: Loaded, there: Loaded, monkeypatch: Any
+):
+    from comfy import model_management as management
+
+    training = sys.modules["compositional_inversion.compinv_core.host.training"]
+    management.unload_all_models()
+    room = management.minimum_inference_memory() + there[0].model_size() // 2
+    learn, elsewhere = training.train, list[int]()
+
+    def free(device: Any = None, torch_free_too: bool = False) -> Any:
+        left = room - sum(patcher.loaded_size() for patcher in (there[0], there[1].patcher, there[2].patcher))
+        return (left, left) if torch_free_too else left
+
+    def teach(*task: Any) -> Any:
+        elsewhere.append(sum(weight.device != DEVICE for weight in there[0].model.diffusion_model.parameters()))
+        return learn(*task)
+
+    monkeypatch.setattr(management, "get_free_memory", free)
+    monkeypatch.setattr(management, "vram_state", management.VRAMState.NORMAL_VRAM)
+    monkeypatch.setattr(training, "train", teach)
+    word = train(pack, there, pictures_of("mittens")[:2], batch=1)[0].vectors["clip_l"]
+    assert 0 < elsewhere[0] < len(list(there[0].model.diffusion_model.parameters()))
+    monkeypatch.undo()
+    assert torch.allclose(word, train(pack, here, pictures_of("mittens")[:2], batch=1)[0].vectors["clip_l"], atol=1e-6)
 
 
 ALL = {**STEERING, "balance": 0.5}

@@ -194,7 +194,7 @@ def test_short_memory_changes_the_way_but_not_the_word(
 
     def short_of(pictures: float) -> torch.Tensor:
         room = 1.2 * (kept[0][0] + pictures * kept[0][1])
-        ours = SimpleNamespace(**{**management, "get_free_memory": lambda *_: room})
+        ours = SimpleNamespace(**management | {"get_free_memory": lambda *_: room, "extra_reserved_memory": lambda: 0})
         monkeypatch.setattr(training, "model_management", ours)
         with caplog.at_level("INFO"):
             return train(pack, microworld, images)[0].vectors["clip_l"]
@@ -341,30 +341,83 @@ def run_with_masks(pack: Any, microworld: Any, pictures: list[torch.Tensor], mas
     return training.Training(model, clip, vae, request, None, recipe)
 
 
-def test_out_of_memory_says_what_to_lower_and_the_run_goes_on(
-    pack: Any, microworld: Any, images: list[torch.Tensor], own_folders: Path, monkeypatch: Any
-):
+def short_of_memory(monkeypatch: Any, fits: Any) -> None:
+    """From now on, a step's memory suffices only where `fits(pictures at once, blocks are computed twice)`."""
     training = sys.modules["compositional_inversion.compinv_core.host.training"]
-    settings = {"steps": 12, "placeholder": "too-large"}
-    undisturbed = train(pack, microworld, images, **settings)[0].vectors["clip_l"]
-    before, predictor, calls = latent_of(microworld), training.predictor, list[None]()
+    predictor, recomputed, twice = training.predictor, training.recomputed, list[None]()
 
     def small(model: Any) -> Any:
         predict = predictor(model)
 
-        def predict_until_memory_is_short(*inputs: Any) -> Any:
-            calls.append(None)
-            if len(calls) == 40:
+        def predict_if_it_fits(noisy: torch.Tensor, *rest: Any) -> Any:
+            if rest[-1].context.requires_grad and not fits(len(noisy), bool(twice)):
                 raise torch.cuda.OutOfMemoryError("out of memory")
-            return predict(*inputs)
+            return predict(noisy, *rest)
 
-        return predict_until_memory_is_short
+        return predict_if_it_fits
+
+    def counted(unet: Any) -> Any:
+        twice.append(None)
+        return recomputed(unet)
 
     monkeypatch.setattr(training, "predictor", small)
-    with pytest.raises(MemoryError, match="with 2 pictures of 64 pixels at once; lower the batch or the resolution"):
-        train(pack, microworld, images, **settings)
+    monkeypatch.setattr(training, "recomputed", counted)
+
+
+def test_where_memory_runs_out_fewer_pictures_go_through_at_once(
+    pack: Any, microworld: Any, images: list[torch.Tensor], monkeypatch: Any, caplog: Any
+):
+    undisturbed = train(pack, microworld, images, steps=12, batch=4)[0].vectors["clip_l"]
+    seen: list[tuple[int, bool]] = []
+    short_of_memory(monkeypatch, lambda pictures, twice: seen.append((pictures, twice)) or twice or len(seen) == 1)
+    with caplog.at_level("INFO"):
+        word = train(pack, microworld, images, steps=12, batch=4)[0].vectors["clip_l"]
+    assert seen[:6] == [
+        (1, False),
+        (4, False),
+        (2, False),
+        (1, False),
+        (1, True),
+        (1, True),
+    ]  # the first is the estimate's
+    assert torch.allclose(word, undisturbed, atol=1e-5)  # sums in other parts
+    assert "from now on 2 of a batch go through the model at once" in caplog.text
+
+
+def test_out_of_memory_says_what_to_lower_and_the_run_goes_on(
+    pack: Any, microworld: Any, images: list[torch.Tensor], own_folders: Path, monkeypatch: Any
+):
+    settings = {"steps": 12, "placeholder": "too-large"}
+    undisturbed = train(pack, microworld, images, **settings)[0].vectors["clip_l"]
+    before, calls = latent_of(microworld), list[None]()
+    with monkeypatch.context() as patch:
+        short_of_memory(patch, lambda *_: calls.append(None) or len(calls) < 12)
+        with pytest.raises(MemoryError, match="even with one picture at a time; lower the resolution"):
+            train(pack, microworld, images, **settings)
     assert torch.equal(latent_of(microworld), before)
     assert torch.equal(train(pack, microworld, images, **settings)[0].vectors["clip_l"], undisturbed)
+
+
+def test_memory_that_runs_out_elsewhere_says_the_same(
+    pack: Any, microworld: Any, images: list[torch.Tensor], monkeypatch: Any
+):
+    def full(*_: Any) -> None:
+        raise torch.cuda.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(sys.modules["compositional_inversion.compinv_core.host.training"], "find_foreground", full)
+    with pytest.raises(MemoryError, match='Training "my-mittens" ran out of memory'):
+        train(pack, microworld, images, ignore_background=True)
+
+
+def test_the_thing_is_found_picture_by_picture_where_memory_is_short(
+    pack: Any, microworld: Any, images: list[torch.Tensor], monkeypatch: Any
+):
+    settings = {"steps": 1, "ignore_background": True}
+    plenty = train(pack, microworld, images[:1], **settings)[5]
+    monkeypatch.setattr(
+        sys.modules["compositional_inversion.compinv_core.host.foreground"], "fitting", lambda *_: 1, raising=False
+    )
+    assert torch.allclose(train(pack, microworld, images[:1], **settings)[5], plenty, atol=1e-4)
 
 
 @pytest.mark.parametrize(
