@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from uuid import uuid4
 
 import torch
 from comfy import model_management
@@ -156,21 +157,29 @@ def predictor(model: Any) -> Predictor:
     """The raw output of the UNet, as the checkpoint predicts, in the dtype in which the host runs it.
 
     SDXL also reads the prompts' pooled output and the picture's size: that of the latents, nothing cropped away, as
-    ComfyUI's samplers tell it.
+    ComfyUI's samplers tell it. What patches of the MODEL may ask for is what a sampler would tell them: all prompts are of
+    one conditioning, and the run is along the whole schedule.
     """
     base = model.model
     dtype = base.manual_cast_dtype or base.get_dtype()
-    options = with_backward(model.model_options.get("transformer_options", {}))
+    sigmas = model.get_model_object("model_sampling").sigmas.clone()  # ascending
+    options = {
+        "cond_or_uncond": [0],
+        "uuids": [uuid4()],
+        "sample_sigmas": torch.cat([sigmas.flip(0), sigmas.new_zeros(1)]),
+        **with_backward(model.model_options.get("transformer_options", {})),
+    }
 
     def predict(noisy: Tensor, timesteps: Tensor, prompts: Encoded) -> Tensor:
         height, width = (8 * side for side in noisy.shape[-2:])
         size = base.encode_adm(pooled_output=prompts.pooled, height=height, width=width)
+        timesteps = timesteps.to(noisy.device)
         return base.diffusion_model(
             noisy.to(dtype),
-            timesteps.to(noisy.device).float(),
+            timesteps.float(),
             context=prompts.context.to(device=noisy.device, dtype=dtype),
             y=None if size is None else size.to(device=noisy.device, dtype=dtype),
-            transformer_options=options.copy(),
+            transformer_options={**options, "sigmas": sigmas.to(noisy.device)[timesteps]},
         )
 
     return predict

@@ -161,6 +161,8 @@ class Learning(ABC):
         """`start` is a concept to go on with, or how many vectors begin at the class word."""
         self.model, self.clip, self.placeholder, self.class_word = model, clip, placeholder, class_word
         self.anchors, self.recipe = anchors, recipe
+        if "model_function_wrapper" in model.model_options:
+            log.warning('Another node wraps what samplers call of the input "model"; training does without it.')
         self.encoders = text_encoder.text_encoders(clip)
         self.schedule = noise_schedule(model)
         self.vocabularies = {key: text_encoder.vocabulary(clip, key) for key in self.encoders}

@@ -341,6 +341,54 @@ def run_with_masks(pack: Any, microworld: Any, pictures: list[torch.Tensor], mas
     return training.Training(model, clip, vae, request, None, recipe)
 
 
+@pytest.mark.parametrize("node", ["PatchModelAddDownscale", "SelfAttentionGuidance"])
+def test_patches_of_the_model_are_told_what_a_sampler_tells_them(
+    pack: Any, microworld: Any, images: list[torch.Tensor], node: str
+):
+    from comfy_extras.nodes_model_downscale import PatchModelAddDownscale
+    from comfy_extras.nodes_sag import SelfAttentionGuidance
+
+    model, clip, vae = microworld
+    with torch.inference_mode():
+        patched = {
+            "PatchModelAddDownscale": lambda: PatchModelAddDownscale.execute(
+                model, 1, 2.0, 0.0, 1.0, True, "bicubic", "bicubic"
+            ),
+            "SelfAttentionGuidance": lambda: SelfAttentionGuidance.execute(model, 0.5, 2.0),
+        }[node]().result[0]
+    word, plain = (train(pack, (m, clip, vae), images)[0].vectors["clip_l"] for m in (patched, model))
+    assert word.isfinite().all() and torch.equal(word, plain) == (
+        node == "SelfAttentionGuidance"
+    )  # which samples alone
+
+
+def test_patches_are_told_the_noise_level(pack: Any, microworld: Any):
+    from compositional_inversion.compinv_core.host.model import predictor
+    from compositional_inversion.compinv_core.training.objective import Encoded
+
+    told: list[dict[str, Any]] = []
+    patched = microworld[0].clone()
+    patched.set_model_input_block_patch(lambda h, options: told.append(options) or h)
+    timesteps = torch.tensor([10, 700])
+    with torch.inference_mode():
+        text = Encoded(torch.zeros(2, 77, 96), torch.zeros(2, 96))
+        predictor(patched)(torch.zeros(2, 4, 8, 8), timesteps, text)
+    sampling = patched.get_model_object("model_sampling")
+    assert torch.allclose(told[0]["sigmas"], sampling.sigma(timesteps))
+    assert (told[0]["sample_sigmas"].diff() < 0).all() and told[0]["sigmas"][0] in told[0]["sample_sigmas"]
+    assert len(told[0]["uuids"]) == len(told[0]["cond_or_uncond"]) == 1
+
+
+def test_a_wrapper_of_the_model_that_training_cannot_heed_is_named(
+    pack: Any, microworld: Any, images: list[torch.Tensor], caplog: Any
+):
+    model, clip, vae = microworld
+    wrapped = model.clone()
+    wrapped.set_model_unet_function_wrapper(lambda apply, given: apply(given["input"], given["timestep"], **given["c"]))
+    train(pack, (wrapped, clip, vae), images, steps=1)
+    assert "training does without it" in caplog.text
+
+
 def short_of_memory(monkeypatch: Any, fits: Any) -> None:
     """From now on, a step's memory suffices only where `fits(pictures at once, blocks are computed twice)`."""
     training = sys.modules["compositional_inversion.compinv_core.host.training"]
