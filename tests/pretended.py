@@ -151,7 +151,8 @@ class _Operations(TorchDispatchMode):
         if there and here:
             shapes = ", ".join(str(tuple(tensor.shape)) for tensor in here)
             raise RuntimeError(f"{func} was given tensors of the pretended device and, of the CPU, {shapes}.")
-        if there and func in (aten._local_scalar_dense.default, aten.nonzero.default):
+        moved = func in INDEXING and there and not all(i is None or self.device.holds(i) for i in indices)
+        if moved or (there and func in (aten._local_scalar_dense.default, aten.nonzero.default)):
             self.device.waits += 1
         for made in tree_leaves(result):
             if isinstance(made, Tensor) and there:

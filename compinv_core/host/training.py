@@ -246,6 +246,7 @@ class Learning(ABC):
         with torch.inference_mode(False), torch.enable_grad():
             with torch.no_grad():
                 lessons = self.lessons()
+            self.prepared = self.prepared.on(self.clip.patcher.load_device)
             with ExitStack() as ready:
                 ready.enter_context(self._ready())
                 probe, once, kept = self._probe(lessons.latents)

@@ -1,7 +1,9 @@
 """The loop: only the placeholder's vectors move; everything that does not change was computed before it starts."""
 
 import math
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -170,11 +172,15 @@ class Task:
 
     def reconstruction(self, vectors: Vectors, batch: Batch) -> Tensor:
         """The loss of each picture, (B,)."""
-        device = self.latents.device
-        mask = None if self.masks is None else self.masks[batch.example]
+        # A copy that the CPU waits for would wait for all that the device still has to do.
+        example, timesteps, noise = (
+            values.to(self.latents.device, non_blocking=True)
+            for values in (batch.example, batch.timesteps, batch.noise)
+        )
+        mask = None if self.masks is None else self.masks[example]
         prompts = cast("list[int]", batch.prompt.tolist())
         encoded, teacher = self.encode(prompts, vectors), self.teach and self.teach(prompts)
-        latents, noise, timesteps = self.latents[batch.example], batch.noise.to(device), batch.timesteps.to(device)
+        latents = self.latents[example]
         return diffusion_loss(self.predict, self.schedule, latents, noise, timesteps, encoded, mask, teacher)
 
     def anchor(self, vectors: Vectors, scores: Tensor) -> Tensor:
@@ -275,6 +281,24 @@ class Progress:
     checkpoint: Checkpoint
 
 
+@contextmanager
+def repeatable() -> Generator[None]:
+    """For its time, torch takes kernels whose sums have one order, wherever it has them."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    others: Any = torch.utils.deterministic
+    filled = others.fill_uninitialized_memory
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*determinis.*")  # what there is no such kernel for
+            torch.use_deterministic_algorithms(True, warn_only=True)
+            others.fill_uninitialized_memory = False  # it takes time, and nobody reads it
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        others.fill_uninitialized_memory = filled
+
+
+@repeatable()
 def train(
     start: Vectors,
     scale: Mapping[str, float],

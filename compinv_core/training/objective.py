@@ -30,7 +30,8 @@ class Encoded:
 
     def split(self, size: int) -> "list[Encoded]":
         """These prompts, so many at a time."""
-        return [Encoded(*part) for part in zip(self.context.split(size), self.pooled.split(size), strict=True)]
+        starts = range(0, len(self.context), size)
+        return [Encoded(self.context[i : i + size], self.pooled[i : i + size]) for i in starts]
 
 
 class Predictor(Protocol):

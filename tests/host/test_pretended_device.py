@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from pretended import DEVICE, pretended_device
+from pretended import DEVICE, Pretended, pretended_device
 from test_layout_training import train as train_predictor
 from test_repair import concept as word
 from test_repair import repair
@@ -51,12 +51,17 @@ def here(pack: Any) -> Loaded:
 
 
 @pytest.fixture
-def there(pack: Any, here: Loaded) -> Generator[Loaded]:
+def device(pack: Any, here: Loaded) -> Generator[Pretended]:
     from comfy import model_management as management
 
-    with pretended_device():
-        yield _loaded(DEVICE)
+    with pretended_device() as device:
+        yield device
         management.unload_all_models()
+
+
+@pytest.fixture
+def there(device: Pretended) -> Loaded:
+    return _loaded(DEVICE)
 
 
 def anchors(pack: Any, clip: Any) -> Any:
@@ -79,6 +84,21 @@ def test_a_word_is_learnt(pack: Any, here: Loaded, there: Loaded):
         for loaded in (here, there)
     ]
     assert words[1].device.type == "cpu" and torch.equal(*words)
+
+
+def test_a_step_does_not_wait_for_the_device(pack: Any, there: Loaded, device: Pretended, monkeypatch: Any):
+    loop, waited = sys.modules["compositional_inversion.compinv_core.training.loop"], list[int]()
+    backward = loop.Task.backward
+
+    def counted(*inputs: Any) -> Any:
+        before = device.waits
+        result = backward(*inputs)
+        waited.append(device.waits - before)
+        return result
+
+    monkeypatch.setattr(loop.Task, "backward", counted)
+    train(pack, there, pictures_of("mittens")[:2], anchors=anchors(pack, there[1]), ignore_background=True)
+    assert waited == [0, 0, 0]
 
 
 def test_a_model_that_does_not_fit_teaches_the_same_word_from_both_memories(

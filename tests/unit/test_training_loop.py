@@ -248,3 +248,25 @@ def test_a_gradient_that_is_never_a_number_stops_the_run():
 
     with pytest.raises(FloatingPointError, match="load the model in float32"):
         train({"clip_l": torch.zeros(1, 4)}, {"clip_l": 1.0}, task(predict, Recipe(20, 4)))
+
+
+def test_kernels_are_repeatable_while_it_runs_and_what_was_set_comes_back():
+    def set_now() -> tuple[bool, bool, bool]:
+        filled = torch.utils.deterministic.fill_uninitialized_memory
+        return (
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
+            filled,
+        )
+
+    before, seen = set_now(), list[tuple[bool, bool, bool]]()
+
+    def predict(noisy: torch.Tensor, steps: torch.Tensor, prompts: Encoded) -> torch.Tensor:
+        seen.append(set_now())
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return prompts.context[:, -1, :, None, None].expand_as(noisy)
+
+    with pytest.raises(KeyboardInterrupt):
+        train({"clip_l": torch.zeros(1, 4)}, {"clip_l": 1.0}, task(predict, Recipe(20, 16)))
+    assert set(seen) == {(True, True, False)} and set_now() == before != seen[0]
