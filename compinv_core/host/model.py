@@ -41,11 +41,12 @@ def fitting(model: Any, latents: Tensor) -> int:
 def frozen_weights(*modules: nn.Module) -> Generator[None]:
     """For the time of a backward, every weight is a normal, frozen tensor over the same storage.
 
-    ComfyUI loads checkpoints under inference mode, and "inference tensors cannot be saved for backward". The swap costs
-    no memory and a few milliseconds; the original Parameters come back on exit, also on error. Buffers are swapped too.
-    What the host puts in their place or moves elsewhere meanwhile stays.
+    ComfyUI loads checkpoints under inference mode, and "inference tensors cannot be saved for backward", nor can those that
+    were moved to another device since and no longer say that they are any. The swap costs no memory and a few milliseconds; the
+    original Parameters come back on exit, also on error. Buffers are swapped too. What the host puts in their place or moves
+    elsewhere meanwhile stays.
     """
-    kept: list[tuple[dict[str, Any], str, Tensor]] = []
+    kept: list[tuple[dict[str, Any], str, Any]] = []
     seen: dict[int, Tensor] = {}
     try:
         with torch.inference_mode(False), torch.no_grad():
@@ -53,7 +54,7 @@ def frozen_weights(*modules: nn.Module) -> Generator[None]:
                 for part in module.modules():
                     for slots in (part._parameters, part._buffers):
                         for name, held in slots.items():
-                            if held is None or not (held.is_inference() or held.requires_grad):
+                            if type(held) not in (Tensor, nn.Parameter):  # None, or another pack's quantised weight
                                 continue
                             kept.append((slots, name, held))
                             if id(held) not in seen:
@@ -172,13 +173,17 @@ def predictor(model: Any) -> Predictor:
 
     def predict(noisy: Tensor, timesteps: Tensor, prompts: Encoded) -> Tensor:
         height, width = (8 * side for side in noisy.shape[-2:])
-        size = base.encode_adm(pooled_output=prompts.pooled, height=height, width=width)
+        # The host makes it on the CPU, where it would have the prompts' own part come, too.
+        size = base.encode_adm(pooled_output=torch.zeros(1, 0), height=height, width=width)
+        if size is not None:
+            size = size.to(noisy.device, non_blocking=True).expand(len(noisy), -1)
+            size = torch.cat([prompts.pooled.to(noisy.device), size], dim=1).to(dtype)
         timesteps = timesteps.to(noisy.device)
         return base.diffusion_model(
             noisy.to(dtype),
             timesteps.float(),
             context=prompts.context.to(device=noisy.device, dtype=dtype),
-            y=None if size is None else size.to(device=noisy.device, dtype=dtype),
+            y=size,
             transformer_options={**options, "sigmas": sigmas.to(noisy.device)[timesteps]},
         )
 

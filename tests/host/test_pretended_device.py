@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Generator
+from copy import copy, deepcopy
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from test_repair import repair
 from test_report import report
 from test_sampling import STEERING, layout, sample
 from test_training import pictures_of, train
+from test_training_families import FAMILIES, comfy_model
 
 
 def test_what_lies_on_the_pretended_device_does_not_meet_the_cpu():
@@ -29,6 +31,15 @@ def test_what_lies_on_the_pretended_device_does_not_meet_the_cpu():
 Loaded = tuple[Any, Any, Any]
 
 
+def _observable(module: torch.nn.Module) -> torch.nn.Module:
+    """With normal weights in place of its inference tensors."""
+    for part in module.modules():
+        for slots in (part._parameters, part._buffers):
+            for name, weight in slots.items():
+                slots[name] = None if weight is None else torch.nn.Parameter(weight.clone(), weight.requires_grad)
+    return module
+
+
 def _loaded(device: torch.device | None = None) -> Loaded:
     """MODEL, CLIP and VAE of the micro world, which ComfyUI runs on a device."""
     from comfy import model_management as management
@@ -39,8 +50,7 @@ def _loaded(device: torch.device | None = None) -> Loaded:
     if device is not None:
         management.unload_all_models()  # the text encoder has been loaded where it was
         model.load_device = clip.patcher.load_device = vae.patcher.load_device = vae.device = device
-    # The inference tensors of a server cannot be observed.
-    with torch.no_grad():
+    with torch.no_grad():  # not in inference mode: no observer of operations can follow such tensors
         management.load_models_gpu([model, clip.patcher, vae.patcher])
     return model, clip, vae
 
@@ -86,7 +96,9 @@ def test_a_word_is_learnt(pack: Any, here: Loaded, there: Loaded):
     assert words[1].device.type == "cpu" and torch.equal(*words)
 
 
-def test_a_step_does_not_wait_for_the_device(pack: Any, there: Loaded, device: Pretended, monkeypatch: Any):
+@pytest.fixture
+def waits(device: Pretended, monkeypatch: Any) -> list[int]:
+    """How often each step of a training to come waits for the device."""
     loop, waited = sys.modules["compositional_inversion.compinv_core.training.loop"], list[int]()
     backward = loop.Task.backward
 
@@ -97,8 +109,33 @@ def test_a_step_does_not_wait_for_the_device(pack: Any, there: Loaded, device: P
         return result
 
     monkeypatch.setattr(loop.Task, "backward", counted)
+    return waited
+
+
+def test_a_step_does_not_wait_for_the_device(pack: Any, there: Loaded, waits: list[int]):
     train(pack, there, pictures_of("mittens")[:2], anchors=anchors(pack, there[1]), ignore_background=True)
-    assert waited == [0, 0, 0]
+    assert waits == [0, 0, 0]
+
+
+def test_two_text_encoders_learn_without_waiting(pack: Any, there: Loaded, sdxl: Any, waits: list[int]):
+    """SDXL's shape, which also reads the pooled output and the size."""
+    clip, model = copy(sdxl), comfy_model(FAMILIES["sdxl"])
+    clip.cond_stage_model = _observable(deepcopy(sdxl.cond_stage_model))
+    clip.patcher = type(model)(clip.cond_stage_model, DEVICE, torch.device("cpu"))
+    model.load_device, _ = DEVICE, _observable(model.model)
+    concept = train(pack, (model, clip, there[2]), pictures_of("mittens")[:2], ignore_background=True)[0]
+    assert waits == [0, 0, 0] and all(vectors.isfinite().all() for vectors in concept.vectors.values())
+
+
+def test_an_interrupted_training_goes_on_there(pack: Any, here: Loaded, there: Loaded, monkeypatch: Any):
+    settings = {"steps": 12, "batch": 1, "placeholder": "stopped"}
+    pictures = pictures_of("mittens")[:1]
+    undisturbed = train(pack, here, pictures, **settings)[0].vectors["clip_l"]
+    monkeypatch.setattr(sys.modules["compositional_inversion.nodes.train"].Training, "preview", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(pack, there, pictures, **settings)
+    monkeypatch.undo()
+    assert torch.equal(train(pack, there, pictures, **settings)[0].vectors["clip_l"], undisturbed)
 
 
 def test_a_model_that_does_not_fit_teaches_the_same_word_from_both_memories(

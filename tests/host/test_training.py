@@ -207,6 +207,20 @@ def test_short_memory_changes_the_way_but_not_the_word(
     assert asked and "computed twice" in caplog.text
 
 
+def test_a_backward_goes_through_weights_however_they_were_moved(pack: Any):
+    """Those of a LoRA are frozen from the start, and made in inference mode they stay without a version, wherever they go."""
+    from compositional_inversion.compinv_core.host.model import frozen_weights
+
+    with torch.inference_mode():
+        layer = torch.nn.Linear(3, 3).requires_grad_(False)
+    layer.to(torch.float64)
+    assert not layer.weight.is_inference()
+    inputs, before = torch.ones(1, 3, dtype=torch.float64, requires_grad=True), layer.weight
+    with frozen_weights(layer):
+        layer(inputs).sum().backward()
+    assert torch.equal(inputs.grad, before.sum(0, keepdim=True)) and layer.weight is before
+
+
 def test_a_model_that_a_preview_evicts_is_brought_back_as_it_was(
     pack: Any, microworld: Any, images: list[torch.Tensor], monkeypatch: Any
 ):
