@@ -86,8 +86,8 @@ def sparsemax(scores: Tensor) -> Tensor:
     falling = scores.sort(descending=True).values
     sums = falling.cumsum(0) - 1
     ranks = torch.arange(1, len(scores) + 1, device=scores.device, dtype=scores.dtype)
-    support = (falling * ranks > sums).sum()
-    return (scores - sums[support - 1] / support).clamp_min(0)
+    support = (falling * ranks > sums).sum(0, keepdim=True).clamp_min(1)
+    return (scores - sums.gather(0, support - 1) / support).clamp_min(0)
 
 
 def density(weights: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from ..attention import foreground_weights
 from ..training.objective import Encoded, NoiseSchedule
 from .attention import Capture, guided_blocks, resized_mean, until_last_map, watch
 from .composition import composition_prompt, subjects_of
-from .model import predictor
+from .model import fitting, load, predictor
 
 log = logging.getLogger(__name__)
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5)  # of the schedule: the picture is there still, and the prompt is needed
@@ -40,6 +40,8 @@ def find_foreground(
     height, width = latents.shape[-2:]
     timesteps = torch.tensor([round(level * len(schedule.alphas_cumprod)) for level in LEVELS], device=latents.device)
     generator = torch.Generator().manual_seed(seed)
+    load(model, clip)  # encoding may have taken the model's memory
+    at_once = fitting(model, latents)
     blocks = guided_blocks(model, height, width)
     found: list[Tensor] = []
     for latent in latents:
@@ -47,14 +49,17 @@ def find_foreground(
         for _ in range(DRAWS):
             noise = torch.randn((len(LEVELS), *latent.shape), generator=generator).to(latents)
             noisy = schedule.noisy(latent.expand_as(noise), noise, timesteps)
-            capture = Capture(blocks, word, subject.columns, context.shape[1])
-            seeing = model.clone()
-            seeing.model_options = watch(seeing.model_options, [capture], stop=True)
-            seeing.model_options["transformer_options"]["uuids"] = [word]
-            asked = Encoded(context.expand(len(noise), -1, -1), pooled.expand(len(noise), -1))
-            until_last_map(lambda: predictor(seeing)(noisy, timesteps, asked))  # noqa: B023 - called at once
-            maps = [m / m.mean((-2, -1), keepdim=True).clamp_min(1e-8) for m in capture.maps.values()]
-            total += resized_mean(maps, height, width).sum(1).mean(0)
+            seen: list[Tensor] = []
+            for part, steps in zip(noisy.split(at_once), timesteps.split(at_once), strict=True):
+                capture = Capture(blocks, word, subject.columns, context.shape[1])
+                seeing = model.clone()
+                seeing.model_options = watch(seeing.model_options, [capture], stop=True)
+                seeing.model_options["transformer_options"]["uuids"] = [word]
+                asked = Encoded(context.expand(len(part), -1, -1), pooled.expand(len(part), -1))
+                until_last_map(lambda: predictor(seeing)(part, steps, asked))  # noqa: B023 - called at once
+                maps = [m / m.mean((-2, -1), keepdim=True).clamp_min(1e-8) for m in capture.maps.values()]
+                seen.append(resized_mean(maps, height, width).sum(1))
+            total += torch.cat(seen).mean(0)
         found.append(total)
     weights = foreground_weights(torch.stack(found))
     if weights is None:

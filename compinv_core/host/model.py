@@ -4,8 +4,10 @@ import hashlib
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from uuid import uuid4
 
 import torch
+from comfy import model_management
 from comfy.ldm.modules.attention import SpatialTransformer, attention_pytorch
 from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
 from torch import Tensor, nn
@@ -19,22 +21,40 @@ WITHOUT_BACKWARD = ("attention_sage", "attention_flash")  # of the host's kernel
 HEADROOM = 1.2  # what a backward needs, in units of what the forward keeps for it
 
 
+@torch.no_grad()
+def load(model: Any, clip: Any, room: float = 0) -> None:
+    """Bring both to their devices at once, their LoRAs applied, so that neither evicts the other.
+
+    Args:
+        room: bytes to be left free, for which the host keeps weights elsewhere, to fetch them when they are needed.
+    """
+    model_management.load_models_gpu([model, clip.patcher], memory_required=room)
+
+
+def fitting(model: Any, latents: Tensor) -> int:
+    """How many of such latents (B, C, h, w) go through a loaded MODEL at once, without a backward, by the host's estimate."""
+    free = model_management.get_free_memory(model.load_device)
+    return max(1, int(free / model.memory_required([1, *latents.shape[1:]])))
+
+
 @contextmanager
 def frozen_weights(*modules: nn.Module) -> Generator[None]:
     """For the time of a backward, every weight is a normal, frozen tensor over the same storage.
 
-    ComfyUI loads checkpoints under inference mode, and "inference tensors cannot be saved for backward". The swap costs
-    no memory and a few milliseconds; the original Parameters come back on exit, also on error. Buffers are swapped too.
+    ComfyUI loads checkpoints under inference mode, and "inference tensors cannot be saved for backward", nor can those that
+    were moved to another device since and no longer say that they are any. The swap costs no memory and a few milliseconds; the
+    original Parameters come back on exit, also on error. Buffers are swapped too. What the host puts in their place or moves
+    elsewhere meanwhile stays.
     """
-    kept: list[tuple[dict[str, Any], str, Tensor]] = []
+    kept: list[tuple[dict[str, Any], str, Any]] = []
+    seen: dict[int, Tensor] = {}
     try:
         with torch.inference_mode(False), torch.no_grad():
-            seen: dict[int, Tensor] = {}
             for module in modules:
                 for part in module.modules():
                     for slots in (part._parameters, part._buffers):
                         for name, held in slots.items():
-                            if held is None or not (held.is_inference() or held.requires_grad):
+                            if type(held) not in (Tensor, nn.Parameter):  # None, or another pack's quantised weight
                                 continue
                             kept.append((slots, name, held))
                             if id(held) not in seen:
@@ -43,7 +63,8 @@ def frozen_weights(*modules: nn.Module) -> Generator[None]:
         yield
     finally:
         for slots, name, held in kept:
-            slots[name] = held
+            if slots[name] is seen[id(held)] and slots[name].device == held.device:
+                slots[name] = held
 
 
 @contextmanager
@@ -137,21 +158,33 @@ def predictor(model: Any) -> Predictor:
     """The raw output of the UNet, as the checkpoint predicts, in the dtype in which the host runs it.
 
     SDXL also reads the prompts' pooled output and the picture's size: that of the latents, nothing cropped away, as
-    ComfyUI's samplers tell it.
+    ComfyUI's samplers tell it. What patches of the MODEL may ask for is what a sampler would tell them: all prompts are of
+    one conditioning, and the run is along the whole schedule.
     """
     base = model.model
     dtype = base.manual_cast_dtype or base.get_dtype()
-    options = with_backward(model.model_options.get("transformer_options", {}))
+    sigmas = model.get_model_object("model_sampling").sigmas.clone()  # ascending
+    options = {
+        "cond_or_uncond": [0],
+        "uuids": [uuid4()],
+        "sample_sigmas": torch.cat([sigmas.flip(0), sigmas.new_zeros(1)]),
+        **with_backward(model.model_options.get("transformer_options", {})),
+    }
 
     def predict(noisy: Tensor, timesteps: Tensor, prompts: Encoded) -> Tensor:
         height, width = (8 * side for side in noisy.shape[-2:])
-        size = base.encode_adm(pooled_output=prompts.pooled, height=height, width=width)
+        # The host makes it on the CPU, where it would have the prompts' own part come, too.
+        size = base.encode_adm(pooled_output=torch.zeros(1, 0), height=height, width=width)
+        if size is not None:
+            size = size.to(noisy.device, non_blocking=True).expand(len(noisy), -1)
+            size = torch.cat([prompts.pooled.to(noisy.device), size], dim=1).to(dtype)
+        timesteps = timesteps.to(noisy.device)
         return base.diffusion_model(
             noisy.to(dtype),
             timesteps.float(),
             context=prompts.context.to(device=noisy.device, dtype=dtype),
-            y=None if size is None else size.to(device=noisy.device, dtype=dtype),
-            transformer_options=options.copy(),
+            y=size,
+            transformer_options={**options, "sigmas": sigmas.to(noisy.device)[timesteps]},
         )
 
     return predict

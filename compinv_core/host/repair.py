@@ -99,6 +99,7 @@ class Repair(Learning):
         latents = self._paint()
         masks = find_foreground(self.model, self.clip, self.schedule, latents, self.class_word, self.recipe.seed)
         prompts = torch.arange(len(OBJECT_TEMPLATES)).expand(len(latents), -1)
+        self.taught = self.taught.on(self.clip.patcher.load_device)
         return Lessons(latents, prompts, masks, self._teach)
 
     @torch.no_grad()

@@ -269,6 +269,13 @@ class Prepared:
         """P."""
         return len(next(iter(self.embeds.values())))
 
+    def on(self, device: torch.device) -> "Prepared":
+        """The same, at hand for a text encoder there."""
+        embeds, positions = (
+            {key: value.to(device) for key, value in values.items()} for values in (self.embeds, self.positions)
+        )
+        return replace(self, embeds=embeds, positions=positions)
+
 
 def prepare(clip: Any, prompts: Sequence[str], name: str, counts: Mapping[str, int]) -> Prepared:
     """Tokenise prompts that hold `embedding:<name>` once, with `counts` vectors for each text encoder.
@@ -320,18 +327,21 @@ def encode_batch(clip: Any, prepared: Prepared, indices: Sequence[int], vectors:
         clip.cond_stage_model.set_clip_options({"layer": clip.layer_idx})
     outputs: list[Tensor] = []
     pooled: list[Tensor] = []
+    which = torch.tensor(list(indices))
     for key, encoder in text_encoders(clip).items():
         device = encoder.transformer.get_input_embeddings().weight.device
-        embeds = prepared.embeds[key][list(indices)].to(device)
-        spots = prepared.positions[key][list(indices)].to(device)
+        asked = which.to(device, non_blocking=True)
+        embeds, spots = (values[key].to(device)[asked] for values in (prepared.embeds, prepared.positions))
         rows = torch.arange(len(spots), device=device)[:, None].expand_as(spots)
         words = vectors[key].to(device).expand(len(spots), -1, -1)
         embeds = embeds.index_put((rows, spots), words)
+        # Where the end is, as tokens say it and not as numbers: those the CPU would have to wait for.
+        ends = torch.tensor([prepared.lengths[key][i] - 1 for i in indices])[:, None]
+        tokens = torch.where(torch.arange(embeds.shape[1]) == ends, encoder.transformer.text_model.eos_token_id, -1)
         result = encoder.transformer(
-            None,
+            tokens.to(device, non_blocking=True),
             None,
             embeds=embeds,
-            num_tokens=[prepared.lengths[key][i] for i in indices],
             intermediate_output=None if encoder.layer == "last" else encoder.layer_idx,
             final_layer_norm_intermediate=encoder.layer_norm_hidden_state,
             dtype=torch.float32,

@@ -3,8 +3,8 @@
 import logging
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +26,7 @@ from ..training.pictures import DARK, off_centre, rescaled, training_pictures
 from ..training.runs import fingerprint, load_run, save_run
 from . import text_encoder
 from .foreground import find_foreground
-from .model import HEADROOM, fingerprint_of, frozen_weights, predictor, recomputed, weighed
+from .model import HEADROOM, fingerprint_of, fitting, frozen_weights, load, predictor, recomputed, weighed
 
 log = logging.getLogger(__name__)
 TEMPLATES = {"object": OBJECT_TEMPLATES, "style": STYLE_TEMPLATES}
@@ -81,11 +81,6 @@ def context_width(model: Any) -> int:
         f'The input "model" is a {type(model.model).__name__} without cross-attention to text; '
         "SD 1.x, SD 2.x and SDXL checkpoints are supported."
     )
-
-
-def load(model: Any, clip: Any) -> None:
-    """Bring both to their devices at once, their LoRAs applied, so that neither evicts the other."""
-    model_management.load_models_gpu([model, clip.patcher], force_full_load=True)
 
 
 def encode_pictures(model: Any, vae: Any, pictures: Tensor) -> Tensor:
@@ -170,6 +165,8 @@ class Learning(ABC):
         """`start` is a concept to go on with, or how many vectors begin at the class word."""
         self.model, self.clip, self.placeholder, self.class_word = model, clip, placeholder, class_word
         self.anchors, self.recipe = anchors, recipe
+        if "model_function_wrapper" in model.model_options:
+            log.warning('Another node wraps what samplers call of the input "model"; training does without it.')
         self.encoders = text_encoder.text_encoders(clip)
         self.schedule = noise_schedule(model)
         self.vocabularies = {key: text_encoder.vocabulary(clip, key) for key in self.encoders}
@@ -235,36 +232,68 @@ class Learning(ABC):
 
         Returns:
             The state at the end; `concept` makes a concept of its vectors.
+
+        Raises:
+            MemoryError: one sentence on what to lower.
         """
-        file, workers = runs / f"{self.name}.pt", workers or Workers()
+        try:
+            return self._run(runs / f"{self.name}.pt", interrupted, on_report, workers or Workers())
+        except model_management.OOM_EXCEPTION as error:
+            raise MemoryError(
+                f'Training "{self.placeholder}" ran out of memory, even with one picture at a time; lower the resolution, '
+                "or make room for it: with the same settings it goes on where it was."
+            ) from error
+
+    def _run(
+        self, file: Path, interrupted: Callable[[], bool], on_report: Callable[[Progress], None], workers: Workers
+    ) -> Checkpoint:
         with torch.inference_mode(False), torch.enable_grad():
             with torch.no_grad():
                 lessons = self.lessons()
-            load(self.model, self.clip)
-            weights = frozen_weights(self.model.model.diffusion_model, *self.encoders.values())
-            with weights, text_encoder.differentiable(self.clip), ExitStack() as saving:
+            self.prepared = self.prepared.on(self.clip.patcher.load_device)
+            with ExitStack() as ready:
+                ready.enter_context(self._ready())
                 probe, once, kept = self._probe(lessons.latents)
                 resume: Checkpoint | None = workers.told(load_run(file, probe) if workers.rank == 0 else None)
                 at_once, twice = self._fitting(once, kept)
-                if twice:
-                    saving.enter_context(recomputed(self.model.model.diffusion_model))
                 self.reached = resume
                 if resume is not None:
                     at_once = min(at_once, resume.at_once)
                     log.info('The training of "%s" goes on after step %s.', self.placeholder, resume.step)
 
+                def make_ready() -> None:
+                    """A preview may have taken the memory."""
+                    ready.close()
+                    a_picture = RECOMPUTED_SHARE * kept if twice else kept
+                    ready.enter_context(self._ready(twice, HEADROOM * (once + at_once * a_picture)))
+
+                def relieve(tried: int) -> int:
+                    nonlocal at_once, twice
+                    if tried == 1 and twice:
+                        return 0
+                    at_once, twice = max(1, tried // 2), twice or tried == 1
+                    log.info(
+                        "Memory ran out; from now on %s of a batch go through the model at once%s.",
+                        at_once,
+                        ", and its blocks are computed twice" if twice else "",
+                    )
+                    make_ready()
+                    return at_once
+
                 def report(progress: Progress) -> None:
                     self.reached = progress.checkpoint
-                    more = (
-                        progress.step < self.recipe.steps
-                    )  # what goes on must have a step to take and a report to make
+                    more = progress.step < self.recipe.steps  # what goes on must have a step to take
                     try:
                         if more and workers.rank == 0:
                             save_run(progress.checkpoint, probe, file)
                     except OSError as error:  # a full disk must not cost what is learnt
                         log.warning("The run cannot be kept in %s: %s.", file, error)
+                    ready.close()  # or a preview that evicts the model would take the swapped weights for its own
                     on_report(progress)
+                    if more:
+                        make_ready()
 
+                make_ready()
                 scale = {key: v.vectors.square().mean().sqrt().item() for key, v in self.vocabularies.items()}
                 pulls = {k: Pull(p.anchors.to(lessons.latents.device), p.spread) for k, p in (self.pulls or {}).items()}
                 task = Task(
@@ -281,16 +310,10 @@ class Learning(ABC):
                     lessons.teach,
                     at_once,
                     workers,
+                    relieve,
                 )
-                try:
-                    cancelled = (model_management.InterruptProcessingException,)
-                    end = train(self.start, scale, task, resume, interrupted, report, cancelled)
-                except model_management.OOM_EXCEPTION as error:
-                    raise MemoryError(
-                        f'Training "{self.placeholder}" ran out of memory with {at_once} pictures of '
-                        f"{8 * lessons.latents.shape[-1]} pixels at once; lower the batch or the resolution, or make room for it: with "
-                        "the same settings it goes on where it was."
-                    ) from error
+                cancelled = (model_management.InterruptProcessingException,)
+                end = train(self.start, scale, task, resume, interrupted, report, cancelled)
         return end
 
     def forget(self, runs: Path) -> None:
@@ -311,6 +334,18 @@ class Learning(ABC):
         except OSError as error:
             return f"{when} could not be kept: {error}"
 
+    @contextmanager
+    def _ready(self, twice: bool = False, room: float = 0) -> Generator[None]:
+        """For its time, MODEL and CLIP are on their devices with so much room beside them, and a backward goes through them."""
+        load(self.model, self.clip, room)
+        unet = self.model.model.diffusion_model
+        with (
+            frozen_weights(unet, *self.encoders.values()),
+            text_encoder.differentiable(self.clip),
+            recomputed(unet) if twice else nullcontext(),
+        ):
+            yield
+
     def _probe(self, latents: Tensor) -> tuple[Tensor, int, int]:
         """What the frozen model says to the first picture and prompt, and the bytes kept for a backward: once, and a picture.
 
@@ -328,7 +363,8 @@ class Learning(ABC):
     def _fitting(self, once: int, kept: int) -> tuple[int, bool]:
         """How many pictures of a batch go through the model at once where so many bytes are kept, once and a picture, and
         whether its blocks must be computed twice; said in one line."""
-        batch, free = self.recipe.batch, model_management.get_free_memory(self.model.load_device)
+        batch, device = self.recipe.batch, self.model.load_device
+        free = model_management.get_free_memory(device) - model_management.extra_reserved_memory()
         room = max(0.0, free / HEADROOM - once)
         fit = int(room / kept)
         twice = fit == 0
@@ -534,17 +570,21 @@ class Training(Learning):
     def preview(self, vectors: Vectors) -> Tensor:
         """What these vectors give alone, and beside an ordinary thing: (2, H, W, 3) in 0..1."""
         with torch.no_grad():
-            load(self.model, self.clip)
+            context, pooled = self.clip.encode_from_tokens(self.clip.tokenize(""), return_pooled=True)
+            load(self.model, self.clip)  # that may have taken the other's memory
             count = len(self.looks)
             last = self.prepared.count - count
             prompts = text_encoder.encode_batch(self.clip, self.prepared, range(last, last + count), vectors)
-            context, pooled = self.clip.encode_from_tokens(self.clip.tokenize(""), return_pooled=True)
             empty = Encoded(
                 context.to(prompts.context).expand(count, -1, -1), pooled.to(prompts.pooled).expand(count, -1)
             )
             side = self.request.resolution // 8
             generator = torch.Generator().manual_seed(self.recipe.seed)
             noise = torch.randn(count, 4, side, side, generator=generator).to(self.model.load_device)
-            predict = predictor(self.model)
-            latents = sample(predict, self.schedule, noise, prompts, empty, PREVIEW_STEPS, PREVIEW_CFG)
+            size = max(1, fitting(self.model, noise) // 2)  # each is asked for with and without its prompt
+            parts = [
+                sample(predictor(self.model), self.schedule, part, *asked, PREVIEW_STEPS, PREVIEW_CFG)
+                for part, *asked in zip(noise.split(size), prompts.split(size), empty.split(size), strict=True)
+            ]
+            latents = torch.cat(parts)
             return decode_picture(self.model, self.vae, latents)

@@ -1,8 +1,10 @@
 """The loop: only the placeholder's vectors move; everything that does not change was computed before it starts."""
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import warnings
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
@@ -151,6 +153,7 @@ class Task:
         teach: prompt indices (B) -> B prompts whose predictions are the target; None learns from the latents themselves.
         at_once: so many pictures of a batch go through the model together, where memory is short.
         workers: all with the same task and the same seed; what they learn differs only by the rounding of sums.
+        relieve: how many pictures to try at once when memory ran out with so many; 0 gives up.
     """
 
     latents: Tensor
@@ -166,6 +169,16 @@ class Task:
     teach: Callable[[list[int]], Encoded] | None = None
     at_once: int = 1 << 30
     workers: Workers = Workers()
+    relieve: Callable[[int], int] = lambda at_once: at_once // 2
+
+    @property
+    def scale(self) -> float:
+        """What the reconstruction loss is multiplied by on its way back through the frozen model, at first: a power of two,
+        which no float32 notices.
+
+        The loss is a mean over all that a batch predicts, so that each value's gradient would be too small for float16.
+        """
+        return float(1 << (self.latents[0].numel() * self.recipe.batch).bit_length() - 1)
 
     def draw(self, size: int, generator: torch.Generator, levels: NoiseLevels) -> Batch:
         """A batch whose noise levels lie apart: each in its own part, all parts as likely."""
@@ -178,11 +191,15 @@ class Task:
 
     def reconstruction(self, vectors: Vectors, batch: Batch) -> Tensor:
         """The loss of each picture, (B,)."""
-        device = self.latents.device
-        mask = None if self.masks is None else self.masks[batch.example]
+        # A copy that the CPU waits for would wait for all that the device still has to do.
+        example, timesteps, noise = (
+            values.to(self.latents.device, non_blocking=True)
+            for values in (batch.example, batch.timesteps, batch.noise)
+        )
+        mask = None if self.masks is None else self.masks[example]
         prompts = cast("list[int]", batch.prompt.tolist())
         encoded, teacher = self.encode(prompts, vectors), self.teach and self.teach(prompts)
-        latents, noise, timesteps = self.latents[batch.example], batch.noise.to(device), batch.timesteps.to(device)
+        latents = self.latents[example]
         return diffusion_loss(self.predict, self.schedule, latents, noise, timesteps, encoded, mask, teacher)
 
     def anchor(self, vectors: Vectors, scores: Tensor) -> Tensor:
@@ -200,21 +217,32 @@ class Task:
         loss = torch.stack(losses).mean()
         return loss + SPARSITY * density(weights) if self.learn_weights else loss
 
-    def backward(self, vectors: Vectors, scores: Tensor, batch: Batch, step: int) -> Tensor:
-        """Add the gradient of semantic inversion at a step. Returns the two losses (2,), not weighed."""
+    def backward(
+        self, vectors: Vectors, scores: Tensor, batch: Batch, step: int, scale: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Add the gradient of semantic inversion at a step.
+
+        Returns:
+            The two losses (2,), not weighed, and the next step's scale. Where the gradient that came back through the model is no
+            number that is half of this one's, and the anchors alone pull.
+        """
         reconstruction_weight, anchor_weight = self.recipe.weights(step) if self.pulls else (1.0, 0.0)
         total = torch.zeros((), device=self.latents.device)
         share = self.workers.share(batch)
         for part in share.parts(self.at_once) if len(share.prompt) else []:
             loss = self.reconstruction(vectors, part).sum() / len(batch.prompt)
-            (reconstruction_weight * loss).backward()
+            (reconstruction_weight * loss * scale).backward()
             total += loss.detach()
-        for tensor in [total, *(cast(Tensor, vector.grad) for vector in vectors.values())]:
+        gradients = [cast(Tensor, vector.grad) for vector in vectors.values()]
+        for tensor in [total, *gradients]:
             self.workers.add_up(tensor)
+        sound = torch.stack([gradient.isfinite().all() for gradient in gradients]).all()
+        for gradient in gradients:
+            gradient.copy_(torch.where(sound, gradient / scale, 0))
         anchor = self.anchor(vectors, scores)
         if anchor.requires_grad:
             (anchor_weight * anchor).backward()
-        return torch.stack([total, anchor.detach()])
+        return torch.stack([total, anchor.detach()]), torch.where(sound, scale, scale / 2)
 
     @torch.no_grad()
     def check(self, vectors: Vectors, scores: Tensor) -> tuple[float, float]:
@@ -257,6 +285,7 @@ class Checkpoint:
         random: state of the generator that pictures, prompts, timesteps and noise are drawn from.
         at_once: the task's; sums in other parts would round otherwise.
         history: of every report so far.
+        scale: of the next step; see `Task.scale`.
     """
 
     step: int
@@ -269,6 +298,7 @@ class Checkpoint:
     random: Tensor
     at_once: int
     history: tuple[Losses, ...]
+    scale: float
 
 
 @dataclass(frozen=True)
@@ -278,6 +308,24 @@ class Progress(Losses):
     checkpoint: Checkpoint
 
 
+@contextmanager
+def repeatable() -> Generator[None]:
+    """For its time, torch takes kernels whose sums have one order, wherever it has them."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    others: Any = torch.utils.deterministic
+    filled = others.fill_uninitialized_memory
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*determinis.*")  # what there is no such kernel for
+            torch.use_deterministic_algorithms(True, warn_only=True)
+            others.fill_uninitialized_memory = False  # it takes time, and nobody reads it
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        others.fill_uninitialized_memory = filled
+
+
+@repeatable()
 def train(
     start: Vectors,
     scale: Mapping[str, float],
@@ -332,14 +380,16 @@ def train(
             generator.get_state(),
             task.at_once,
             (),
+            task.scale,
         )
     losses: list[Tensor] = []
+    scale_of_loss = torch.tensor(end.scale, device=device)
 
     def report(step: int) -> Progress:
         met = torch.stack(losses).cpu()
         losses.clear()
         longest = max(v.detach().square().mean(dim=1).max().sqrt().item() / scale[key] for key, v in vectors.items())
-        if not met.isfinite().all() or not longest < RUNAWAY:
+        if not met.isfinite().all() or not longest < RUNAWAY or scale_of_loss < 1:
             raise FloatingPointError(
                 f"Training went astray before step {step}: the loss is {met[-1].sum().item():.4g}, and the word is "
                 f"{longest:.0f} times as long as ordinary ones; lower the learning rate, or load the model in float32."
@@ -362,8 +412,23 @@ def train(
             generator.get_state(),
             task.at_once,
             (*end.history, reported),
+            scale_of_loss.item(),
         )
         return Progress(**vars(reported), checkpoint=checkpoint)
+
+    def gradient(batch: Batch, step: int) -> tuple[Tensor, Tensor]:
+        """`Task.backward`, in smaller parts from where memory runs out."""
+        nonlocal task
+        while True:
+            try:
+                return task.backward(vectors, scores, batch, step, scale_of_loss)
+            except torch.cuda.OutOfMemoryError as error:
+                out_of_memory = error.with_traceback(None)  # which keeps all that the step had made
+            at_once = task.relieve(min(task.at_once, recipe.batch))
+            if not at_once:
+                raise out_of_memory
+            optimizer.zero_grad(set_to_none=False)
+            task = replace(task, at_once=at_once)
 
     done = end.step == recipe.steps
     step = end.step
@@ -372,12 +437,13 @@ def train(
         optimizer.zero_grad(set_to_none=False)
         try:
             batch = task.draw(recipe.batch, generator, recipe.noise_levels)
-            losses.append(task.backward(vectors, scores, batch, step + 1))
+            met, scale_of_loss = gradient(batch, step + 1)
         except cancelled:
             generator.set_state(random)
             done = True
         else:
             step += 1
+            losses.append(met)
             for group, (_, rate) in zip(optimizer.param_groups, rates, strict=False):
                 group["lr"] = rate * recipe.falling(step)
             optimizer.step()

@@ -28,6 +28,11 @@ class Encoded:
         """These prompts, then others."""
         return Encoded(torch.cat([self.context, others.context]), torch.cat([self.pooled, others.pooled]))
 
+    def split(self, size: int) -> "list[Encoded]":
+        """These prompts, so many at a time."""
+        starts = range(0, len(self.context), size)
+        return [Encoded(self.context[i : i + size], self.pooled[i : i + size]) for i in starts]
+
 
 class Predictor(Protocol):
     """The frozen UNet: what it predicts for noisy latents (B, C, h, w) at timesteps (B,) under B prompts."""
@@ -120,7 +125,7 @@ def sample(
 ) -> Tensor:
     """A quick look at what prompts give: deterministic DDIM (Song et al. 2021), (B, C, h, w) from noise of that shape."""
     latents = noise
-    grid = torch.linspace(len(schedule.alphas_cumprod) - 1, 0, steps + 1).long()
+    grid = torch.linspace(len(schedule.alphas_cumprod) - 1, 0, steps + 1).long().to(noise.device)
     count = len(noise)
     for now, after in pairwise(grid):
         here, there = now.repeat(count), after.repeat(count)

@@ -267,7 +267,7 @@ def test_short_memory_changes_the_way_but_not_the_word(
 
     def short_of(pictures: float) -> torch.Tensor:
         room = 1.2 * (kept[0][0] + pictures * kept[0][1])
-        ours = SimpleNamespace(**{**management, "get_free_memory": lambda *_: room})
+        ours = SimpleNamespace(**management | {"get_free_memory": lambda *_: room, "extra_reserved_memory": lambda: 0})
         monkeypatch.setattr(training, "model_management", ours)
         with caplog.at_level("INFO"):
             return train(pack, microworld, images)[0].vectors["clip_l"]
@@ -278,6 +278,50 @@ def test_short_memory_changes_the_way_but_not_the_word(
     assert "1 of the batch's 2 go through the model at once" in caplog.text
     assert torch.equal(short_of(0.6), plenty)
     assert asked and "computed twice" in caplog.text
+
+
+def test_a_backward_goes_through_weights_however_they_were_moved(pack: Any):
+    """Those of a LoRA are frozen from the start, and made in inference mode they stay without a version, wherever they go."""
+    from compositional_inversion.compinv_core.host.model import frozen_weights
+
+    with torch.inference_mode():
+        layer = torch.nn.Linear(3, 3).requires_grad_(False)
+    layer.to(torch.float64)
+    assert not layer.weight.is_inference()
+    inputs, before = torch.ones(1, 3, dtype=torch.float64, requires_grad=True), layer.weight
+    with frozen_weights(layer):
+        layer(inputs).sum().backward()
+    assert torch.equal(inputs.grad, before.sum(0, keepdim=True)) and layer.weight is before
+
+
+def test_a_model_that_a_preview_evicts_is_brought_back_as_it_was(
+    pack: Any, microworld: Any, images: list[torch.Tensor], monkeypatch: Any
+):
+    """With a LoRA, as a small GPU does it: its weights go when the model goes, and come back with it."""
+    import comfy.model_management as management
+
+    model, clip, vae = microworld
+    management.unload_all_models()
+    key = "diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_k.weight"
+    before = model.model.state_dict()[key].clone()
+    patched = model.clone()
+    patched.add_patches({key: ("diff", (torch.full_like(before, 0.1),))})
+    training = sys.modules["compositional_inversion.compinv_core.host.training"]
+    preview, evicted = training.Training.preview, list[int]()
+
+    def evicting(self: Any, vectors: Any) -> torch.Tensor:
+        picture = preview(self, vectors)
+        evicted.append(len(management.free_memory(1e30, torch.device("cpu"))))
+        return picture
+
+    settings = {"steps": 12, "learning_rate": 0.3}
+    undisturbed = train(pack, (patched, clip, vae), images, **settings)[0].vectors["clip_l"]
+    monkeypatch.setattr(training.Training, "preview", evicting)
+    word = train(pack, (patched, clip, vae), images, **settings)[0].vectors["clip_l"]
+    assert len(evicted) > 1 and min(evicted) > 1 and torch.equal(word, undisturbed)
+    assert not torch.equal(word, train(pack, microworld, images, **settings)[0].vectors["clip_l"])
+    management.unload_all_models()
+    assert torch.equal(model.model.state_dict()[key], before)
 
 
 @pytest.mark.parametrize(
@@ -414,30 +458,131 @@ def run_with_masks(
     return training.Training(model, clip, vae, request, None, recipe)
 
 
-def test_out_of_memory_says_what_to_lower_and_the_run_goes_on(
-    pack: Any, microworld: Any, images: list[torch.Tensor], own_folders: Path, monkeypatch: Any
+@pytest.mark.parametrize("node", ["PatchModelAddDownscale", "SelfAttentionGuidance"])
+def test_patches_of_the_model_are_told_what_a_sampler_tells_them(
+    pack: Any, microworld: Any, images: list[torch.Tensor], node: str
 ):
+    from comfy_extras.nodes_model_downscale import PatchModelAddDownscale
+    from comfy_extras.nodes_sag import SelfAttentionGuidance
+
+    model, clip, vae = microworld
+    with torch.inference_mode():
+        patched = {
+            "PatchModelAddDownscale": lambda: PatchModelAddDownscale.execute(
+                model, 1, 2.0, 0.0, 1.0, True, "bicubic", "bicubic"
+            ),
+            "SelfAttentionGuidance": lambda: SelfAttentionGuidance.execute(model, 0.5, 2.0),
+        }[node]().result[0]
+    word, plain = (train(pack, (m, clip, vae), images)[0].vectors["clip_l"] for m in (patched, model))
+    assert word.isfinite().all() and torch.equal(word, plain) == (
+        node == "SelfAttentionGuidance"
+    )  # which samples alone
+
+
+def test_patches_are_told_the_noise_level(pack: Any, microworld: Any):
+    from compositional_inversion.compinv_core.host.model import predictor
+    from compositional_inversion.compinv_core.training.objective import Encoded
+
+    told: list[dict[str, Any]] = []
+    patched = microworld[0].clone()
+    patched.set_model_input_block_patch(lambda h, options: told.append(options) or h)
+    timesteps = torch.tensor([10, 700])
+    with torch.inference_mode():
+        text = Encoded(torch.zeros(2, 77, 96), torch.zeros(2, 96))
+        predictor(patched)(torch.zeros(2, 4, 8, 8), timesteps, text)
+    sampling = patched.get_model_object("model_sampling")
+    assert torch.allclose(told[0]["sigmas"], sampling.sigma(timesteps))
+    assert (told[0]["sample_sigmas"].diff() < 0).all() and told[0]["sigmas"][0] in told[0]["sample_sigmas"]
+    assert len(told[0]["uuids"]) == len(told[0]["cond_or_uncond"]) == 1
+
+
+def test_a_wrapper_of_the_model_that_training_cannot_heed_is_named(
+    pack: Any, microworld: Any, images: list[torch.Tensor], caplog: Any
+):
+    model, clip, vae = microworld
+    wrapped = model.clone()
+    wrapped.set_model_unet_function_wrapper(lambda apply, given: apply(given["input"], given["timestep"], **given["c"]))
+    train(pack, (wrapped, clip, vae), images, steps=1)
+    assert "training does without it" in caplog.text
+
+
+def short_of_memory(monkeypatch: Any, fits: Any) -> None:
+    """From now on, a step's memory suffices only where `fits(pictures at once, blocks are computed twice)`."""
     training = sys.modules["compositional_inversion.compinv_core.host.training"]
-    settings = {"steps": 12, "placeholder": "too-large"}
-    undisturbed = train(pack, microworld, images, **settings)[0].vectors["clip_l"]
-    before, predictor, calls = latent_of(microworld), training.predictor, list[None]()
+    predictor, recomputed, twice = training.predictor, training.recomputed, list[None]()
 
     def small(model: Any) -> Any:
         predict = predictor(model)
 
-        def predict_until_memory_is_short(*inputs: Any) -> Any:
-            calls.append(None)
-            if len(calls) == 16:  # in step 11
+        def predict_if_it_fits(noisy: torch.Tensor, *rest: Any) -> Any:
+            if rest[-1].context.requires_grad and not fits(len(noisy), bool(twice)):
                 raise torch.cuda.OutOfMemoryError("out of memory")
-            return predict(*inputs)
+            return predict(noisy, *rest)
 
-        return predict_until_memory_is_short
+        return predict_if_it_fits
+
+    def counted(unet: Any) -> Any:
+        twice.append(None)
+        return recomputed(unet)
 
     monkeypatch.setattr(training, "predictor", small)
-    with pytest.raises(MemoryError, match="with 2 pictures of 64 pixels at once; lower the batch or the resolution"):
-        train(pack, microworld, images, **settings)
+    monkeypatch.setattr(training, "recomputed", counted)
+
+
+def test_where_memory_runs_out_fewer_pictures_go_through_at_once(
+    pack: Any, microworld: Any, images: list[torch.Tensor], monkeypatch: Any, caplog: Any
+):
+    undisturbed = train(pack, microworld, images, steps=12, batch=4)[0].vectors["clip_l"]
+    seen: list[tuple[int, bool]] = []
+    short_of_memory(monkeypatch, lambda pictures, twice: seen.append((pictures, twice)) or twice or len(seen) == 1)
+    with caplog.at_level("INFO"):
+        word = train(pack, microworld, images, steps=12, batch=4)[0].vectors["clip_l"]
+    assert seen[:6] == [
+        (1, False),
+        (4, False),
+        (2, False),
+        (1, False),
+        (1, True),
+        (1, True),
+    ]  # the first is the estimate's
+    assert torch.allclose(word, undisturbed, atol=1e-5)  # sums in other parts
+    assert "from now on 2 of a batch go through the model at once" in caplog.text
+
+
+def test_out_of_memory_says_what_to_lower_and_the_run_goes_on(
+    pack: Any, microworld: Any, images: list[torch.Tensor], own_folders: Path, monkeypatch: Any
+):
+    settings = {"steps": 12, "placeholder": "too-large"}
+    undisturbed = train(pack, microworld, images, **settings)[0].vectors["clip_l"]
+    before, calls = latent_of(microworld), list[None]()
+    with monkeypatch.context() as patch:
+        short_of_memory(patch, lambda *_: calls.append(None) or len(calls) < 12)
+        with pytest.raises(MemoryError, match="even with one picture at a time; lower the resolution"):
+            train(pack, microworld, images, **settings)
     assert torch.equal(latent_of(microworld), before)
     assert torch.equal(train(pack, microworld, images, **settings)[0].vectors["clip_l"], undisturbed)
+
+
+def test_memory_that_runs_out_elsewhere_says_the_same(
+    pack: Any, microworld: Any, images: list[torch.Tensor], monkeypatch: Any
+):
+    def full(*_: Any) -> None:
+        raise torch.cuda.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(sys.modules["compositional_inversion.compinv_core.host.training"], "find_foreground", full)
+    with pytest.raises(MemoryError, match='Training "my-mittens" ran out of memory'):
+        train(pack, microworld, images, ignore_background=True)
+
+
+def test_the_thing_is_found_picture_by_picture_where_memory_is_short(
+    pack: Any, microworld: Any, images: list[torch.Tensor], monkeypatch: Any
+):
+    settings = {"steps": 1, "ignore_background": True}
+    plenty = train(pack, microworld, images[:1], **settings)[5]
+    monkeypatch.setattr(
+        sys.modules["compositional_inversion.compinv_core.host.foreground"], "fitting", lambda *_: 1, raising=False
+    )
+    assert torch.allclose(train(pack, microworld, images[:1], **settings)[5], plenty, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -263,3 +263,50 @@ def test_alpha_is_laid_on_white():
 def test_pictures_that_cannot_be_learnt_from_are_refused(images: list[torch.Tensor], sentence: str):
     with pytest.raises(ValueError, match=sentence):
         training_pictures(images, 64)
+
+
+def test_a_gradient_too_large_for_the_model_is_asked_for_again_smaller():
+    """A frozen model whose half precision ends at 10, as float16's at 65504."""
+
+    def predict(noisy: torch.Tensor, steps: torch.Tensor, prompts: Encoded) -> torch.Tensor:
+        word = prompts.context[:, -1, :, None, None].expand_as(noisy)
+        if word.requires_grad:
+            word.register_hook(lambda gradient: gradient.where(gradient.abs() < 10, torch.inf))
+        return word
+
+    end = train({"clip_l": torch.full((1, 4), 3.0)}, {"clip_l": 1.0}, task(predict, Recipe(200, 4)))
+    assert 1 <= end.scale < task(predict, Recipe(200, 4)).scale
+    assert end.vectors["clip_l"].abs().max() < 0.5
+
+
+def test_a_gradient_that_is_never_a_number_stops_the_run():
+    def predict(noisy: torch.Tensor, steps: torch.Tensor, prompts: Encoded) -> torch.Tensor:
+        word = prompts.context[:, -1, :, None, None].expand_as(noisy)
+        if word.requires_grad:
+            word.register_hook(lambda gradient: gradient * torch.nan)
+        return word
+
+    with pytest.raises(FloatingPointError, match="load the model in float32"):
+        train({"clip_l": torch.zeros(1, 4)}, {"clip_l": 1.0}, task(predict, Recipe(20, 4)))
+
+
+def test_kernels_are_repeatable_while_it_runs_and_what_was_set_comes_back():
+    def set_now() -> tuple[bool, bool, bool]:
+        filled = torch.utils.deterministic.fill_uninitialized_memory
+        return (
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
+            filled,
+        )
+
+    before, seen = set_now(), list[tuple[bool, bool, bool]]()
+
+    def predict(noisy: torch.Tensor, steps: torch.Tensor, prompts: Encoded) -> torch.Tensor:
+        seen.append(set_now())
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return prompts.context[:, -1, :, None, None].expand_as(noisy)
+
+    with pytest.raises(KeyboardInterrupt):
+        train({"clip_l": torch.zeros(1, 4)}, {"clip_l": 1.0}, task(predict, Recipe(20, 16)))
+    assert set(seen) == {(True, True, False)} and set_now() == before != seen[0]
