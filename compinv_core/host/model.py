@@ -21,9 +21,12 @@ WITHOUT_BACKWARD = ("attention_sage", "attention_flash")  # of the host's kernel
 HEADROOM = 1.2  # what a backward needs, in units of what the forward keeps for it
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def load(model: Any, clip: Any, room: float = 0) -> None:
     """Bring both to their devices at once, their LoRAs applied, so that neither evicts the other.
+
+    As everything that makes the host move a model it needs inference mode: weights that were made in it and are moved outside
+    cannot be used any more, neither here nor by a sampler.
 
     Args:
         room: bytes to be left free, for which the host keeps weights elsewhere, to fetch them when they are needed.

@@ -112,12 +112,13 @@ def train_predictor(
         with whole_file(kept) as new:
             new.write_text(json.dumps(found))
         on_report(number + 1, layout, maps, glimpse)
+    read = [
+        (subjects, _rows(composition_prompt(clip, text, subjects))[1], boxes)
+        for (text, subjects), boxes in zip(prompts, found, strict=False)
+        if boxes is not None
+    ]
     with torch.inference_mode(False), torch.enable_grad():
-        examples = [
-            Example(subjects, _rows(composition_prompt(clip, text, subjects))[1].clone(), torch.tensor(boxes))
-            for (text, subjects), boxes in zip(prompts, found, strict=False)
-            if boxes is not None
-        ]
+        examples = [Example(subjects, rows.clone(), torch.tensor(boxes)) for subjects, rows, boxes in read]
         predictor = learn(examples, name)
     file = Path(_folders()[0]) / f"{name}.safetensors"
     write_predictor(predictor, file)

@@ -5,7 +5,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -188,7 +188,7 @@ class Learning(ABC):
 
     @abstractmethod
     def lessons(self) -> Lessons:
-        """Made when the run begins, on the model's device."""
+        """Made when the run begins, on the model's device, in inference mode."""
 
     @abstractmethod
     def identity(self) -> tuple[object, list[Tensor]]:
@@ -247,9 +247,11 @@ class Learning(ABC):
     def _run(
         self, file: Path, interrupted: Callable[[], bool], on_report: Callable[[Progress], None], workers: Workers
     ) -> Checkpoint:
+        with torch.inference_mode():
+            made = self.lessons()
         with torch.inference_mode(False), torch.enable_grad():
-            with torch.no_grad():
-                lessons = self.lessons()
+            masks = None if made.masks is None else made.masks.clone()
+            lessons = replace(made, latents=made.latents.clone(), masks=masks)
             self.prepared = self.prepared.on(self.clip.patcher.load_device)
             with ExitStack() as ready:
                 ready.enter_context(self._ready())
@@ -569,7 +571,7 @@ class Training(Learning):
 
     def preview(self, vectors: Vectors) -> Tensor:
         """What these vectors give alone, and beside an ordinary thing: (2, H, W, 3) in 0..1."""
-        with torch.no_grad():
+        with torch.inference_mode():
             context, pooled = self.clip.encode_from_tokens(self.clip.tokenize(""), return_pooled=True)
             load(self.model, self.clip)  # that may have taken the other's memory
             count = len(self.looks)

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Generator
-from copy import copy, deepcopy
+from copy import copy
 from typing import Any
 
 import pytest
@@ -31,27 +31,17 @@ def test_what_lies_on_the_pretended_device_does_not_meet_the_cpu():
 Loaded = tuple[Any, Any, Any]
 
 
-def _observable(module: torch.nn.Module) -> torch.nn.Module:
-    """With normal weights in place of its inference tensors."""
-    for part in module.modules():
-        for slots in (part._parameters, part._buffers):
-            for name, weight in slots.items():
-                slots[name] = None if weight is None else torch.nn.Parameter(weight.clone(), weight.requires_grad)
-    return module
-
-
 def _loaded(device: torch.device | None = None) -> Loaded:
     """MODEL, CLIP and VAE of the micro world, which ComfyUI runs on a device."""
     from comfy import model_management as management
 
     import nodes
 
-    model, clip, vae = nodes.CheckpointLoaderSimple().load_checkpoint("microworld.safetensors")
-    if device is not None:
-        management.unload_all_models()  # the text encoder has been loaded where it was
-        model.load_device = clip.patcher.load_device = vae.patcher.load_device = vae.device = device
-    with torch.no_grad():  # not in inference mode: no observer of operations can follow such tensors
-        management.load_models_gpu([model, clip.patcher, vae.patcher])
+    with torch.inference_mode():  # as in the server, and not yet loaded to where it runs
+        model, clip, vae = nodes.CheckpointLoaderSimple().load_checkpoint("microworld.safetensors")
+        if device is not None:
+            management.unload_all_models()  # the text encoder has been loaded where it was
+            model.load_device = clip.patcher.load_device = vae.patcher.load_device = vae.device = device
     return model, clip, vae
 
 
@@ -66,7 +56,8 @@ def device(pack: Any, here: Loaded) -> Generator[Pretended]:
 
     with pretended_device() as device:
         yield device
-        management.unload_all_models()
+        with torch.inference_mode():
+            management.unload_all_models()
 
 
 @pytest.fixture
@@ -120,9 +111,8 @@ def test_a_step_does_not_wait_for_the_device(pack: Any, there: Loaded, waits: li
 def test_two_text_encoders_learn_without_waiting(pack: Any, there: Loaded, sdxl: Any, waits: list[int]):
     """SDXL's shape, which also reads the pooled output and the size."""
     clip, model = copy(sdxl), comfy_model(FAMILIES["sdxl"])
-    clip.cond_stage_model = _observable(deepcopy(sdxl.cond_stage_model))
-    clip.patcher = type(model)(clip.cond_stage_model, DEVICE, torch.device("cpu"))
-    model.load_device, _ = DEVICE, _observable(model.model)
+    clip.patcher = sdxl.patcher.clone()
+    model.load_device = clip.patcher.load_device = DEVICE
     concept = train(pack, (model, clip, there[2]), pictures_of("mittens")[:2], ignore_background=True)[0]
     assert waits == [0, 0, 0] and all(vectors.isfinite().all() for vectors in concept.vectors.values())
 
@@ -144,7 +134,8 @@ def test_a_model_that_does_not_fit_teaches_the_same_word_from_both_memories(
     from comfy import model_management as management
 
     training = sys.modules["compositional_inversion.compinv_core.host.training"]
-    management.unload_all_models()
+    with torch.inference_mode():
+        management.unload_all_models()
     room = management.minimum_inference_memory() + there[0].model_size() // 2
     learn, elsewhere = training.train, list[int]()
 
