@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from ..compinv_core.anchors import AnchorSet
 from ..compinv_core.host.text_encoder import check_new_placeholder
-from ..compinv_core.host.training import LIMITS, Request, Training
+from ..compinv_core.host.training import LIMITS, Preview, Request, Training
 from ..compinv_core.training.loop import REFERENCE, Losses, Progress, Recipe
 from .learning import Picture, learn
 from .live_text import say
@@ -184,25 +184,26 @@ class CompInvTrain(io.ComfyNode):
 
     @classmethod
     def _run(cls, training: Training) -> io.NodeOutput:
-        preview = list[torch.Tensor]()
+        looks = list[Preview]()
         if training.cropped:
             say(cls, training.cropped)
 
         def on_check(progress: Progress) -> Picture | None:
             vectors = progress.checkpoint.vectors
             if looked := training.recipe.previews(progress.step):
-                preview[:] = [training.preview(vectors)]  # the last one is made while the run is still on disk
-            say(cls, _line(training, progress))
-            return ("JPEG", to_image(torch.cat(list(preview[0]), dim=1)), 512) if looked else None
+                looks[:] = [training.preview(vectors)]  # the last one is made while the run is still on disk
+            dominance = looks[0].dominance if looks else None
+            say(cls, _line(training, progress, dominance))
+            return ("JPEG", to_image(torch.cat(list(looks[0].pictures), dim=1)), 512) if looked else None
 
         end = learn(cls, training, on_check)
         losses = {"loss": [end.before, *(p.check for p in end.history if p.check is not None)]}
         last, best = training.concept(end), training.concept(end, best=True)
-        return io.NodeOutput(last, _plot(end.history), preview[0], best, losses, training.learnt)
+        return io.NodeOutput(last, _plot(end.history), looks[0].pictures, best, losses, training.learnt)
 
 
-def _line(training: Training, progress: Progress) -> str:
-    """How far a training is: its step, both losses, and where the word lies."""
+def _line(training: Training, progress: Progress, dominance: float | None) -> str:
+    """How far a training is: its step, both losses, where the word lies, and what it takes of a picture of two things."""
     anchors = (
         f"; anchor loss {progress.anchor:.3g}, {training.pulling(progress.checkpoint)}" if training.anchors else ""
     )
@@ -212,6 +213,7 @@ def _line(training: Training, progress: Progress) -> str:
             f"step {progress.step}/{training.recipe.steps}: loss {progress.check:.4f}, with the class word "
             f"{progress.checkpoint.before:.4f}{anchors}",
             training.describe(progress.checkpoint.vectors),
+            f"dominance {dominance:.2f} beside a {training.companion}" if dominance is not None else "",
             training.cropped,
         )
         if line

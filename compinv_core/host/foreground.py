@@ -1,6 +1,7 @@
 """Where the thing is in its pictures, said by the frozen model's own attention to the class word."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -42,7 +43,6 @@ def find_foreground(
     generator = torch.Generator().manual_seed(seed)
     load(model, clip)  # encoding may have taken the model's memory
     at_once = fitting(model, latents)
-    blocks = guided_blocks(model, height, width)
     found: list[Tensor] = []
     for latent in latents:
         total = torch.zeros(height, width, device=latents.device)
@@ -51,13 +51,8 @@ def find_foreground(
             noisy = schedule.noisy(latent.expand_as(noise), noise, timesteps)
             seen: list[Tensor] = []
             for part, steps in zip(noisy.split(at_once), timesteps.split(at_once), strict=True):
-                capture = Capture(blocks, word, subject.columns, context.shape[1])
-                seeing = model.clone()
-                seeing.model_options = watch(seeing.model_options, [capture], stop=True)
-                seeing.model_options["transformer_options"]["uuids"] = [word]
-                asked = Encoded(context.expand(len(part), -1, -1), pooled.expand(len(part), -1))
-                until_last_map(lambda: predictor(seeing)(part, steps, asked))  # noqa: B023 - called at once
-                maps = [m / m.mean((-2, -1), keepdim=True).clamp_min(1e-8) for m in capture.maps.values()]
+                maps = attention_to(model, Encoded(context, pooled), subject.columns, part, steps)
+                maps = [m / m.mean((-2, -1), keepdim=True).clamp_min(1e-8) for m in maps]
                 seen.append(resized_mean(maps, height, width).sum(1))
             total += torch.cat(seen).mean(0)
         found.append(total)
@@ -68,3 +63,19 @@ def find_foreground(
         )
         return None
     return weights.unsqueeze(1)
+
+
+def attention_to(model: Any, prompt: Encoded, columns: Sequence[int], noisy: Tensor, timesteps: Tensor) -> list[Tensor]:
+    """The attention of each of the blocks that are guided to P token columns of one prompt: (B, P, h, w) each.
+
+    Args:
+        noisy, timesteps: (B, C, h, w) and (B,), what the UNet is shown, as far as the last of these blocks.
+    """
+    context, pooled = prompt.context, prompt.pooled
+    capture = Capture(guided_blocks(model, *noisy.shape[-2:]), "asked", columns, context.shape[1])
+    seeing = model.clone()
+    seeing.model_options = watch(seeing.model_options, [capture], stop=True)
+    seeing.model_options["transformer_options"]["uuids"] = ["asked"]
+    asked = Encoded(context.expand(len(noisy), -1, -1), pooled.expand(len(noisy), -1))
+    until_last_map(lambda: predictor(seeing)(noisy, timesteps, asked))
+    return list(capture.maps.values())

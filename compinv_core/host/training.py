@@ -25,12 +25,14 @@ from ..training.objective import Encoded, NoiseSchedule, sample
 from ..training.pictures import DARK, off_centre, rescaled, training_pictures
 from ..training.runs import fingerprint, load_run, save_run
 from . import text_encoder
-from .foreground import find_foreground
+from .composition import composition_prompt, subjects_of
+from .foreground import attention_to, find_foreground
 from .model import HEADROOM, fingerprint_of, fitting, frozen_weights, load, predictor, recomputed, weighed
 
 log = logging.getLogger(__name__)
 TEMPLATES = {"object": OBJECT_TEMPLATES, "style": STYLE_TEMPLATES}
 PREVIEW_STEPS, PREVIEW_CFG = 12, 4.0
+GLIMPSES = (0.25, 0.5, 0.75)  # of the schedule, where a preview's attention is looked at
 RECOMPUTED_SHARE = 0.25  # of what a forward keeps, where blocks are computed twice
 LIMITS = {
     "resolution": {"min": 64, "max": 2048},
@@ -431,6 +433,20 @@ def _cropped(sizes: Sequence[Sequence[int]], where: str) -> str:
     return f"{count} of {len(sizes)} pictures cropped to the largest square {where}." if count else ""
 
 
+@dataclass(frozen=True)
+class Preview:
+    """What a word gives while it is learnt.
+
+    Attributes:
+        pictures: (2, H, W, 3) in 0..1, of it alone and beside an ordinary thing.
+        dominance: how much of the attention of both it takes there, over what its class word takes in its place; a glimpse of
+            Concept Report's index. None for styles.
+    """
+
+    pictures: Tensor
+    dominance: float | None
+
+
 class Training(Learning):
     """A concept being learnt from pictures. Everything that can be refused is refused when it is made, before the first step.
 
@@ -455,7 +471,8 @@ class Training(Learning):
                 torch.cat([pictures, self._squares(masks, shifts)], dim=-1)
             )
             look = TEMPLATES[request.kind][0].format(self._word())
-            self.looks = [look, f"{look} and a {self._companion()}"]  # of previews, never learnt from
+            self.companion = self._companion()
+            self.looks = [look, f"{look} and a {self.companion}"]  # of previews, never learnt from
             self.prepared = text_encoder.prepare(clip, [*prompts, *self.looks], request.name, self.counts)
             self.foreground: Tensor | None = None
 
@@ -569,8 +586,8 @@ class Training(Learning):
             return masks
         return masks * F.interpolate(self.foreground[None], size=masks.shape[1:], mode="bilinear")[0]
 
-    def preview(self, vectors: Vectors) -> Tensor:
-        """What these vectors give alone, and beside an ordinary thing: (2, H, W, 3) in 0..1."""
+    def preview(self, vectors: Vectors) -> Preview:
+        """What these vectors give alone, and beside an ordinary thing."""
         with torch.inference_mode():
             context, pooled = self.clip.encode_from_tokens(self.clip.tokenize(""), return_pooled=True)
             load(self.model, self.clip)  # that may have taken the other's memory
@@ -589,4 +606,37 @@ class Training(Learning):
                 for part, *asked in zip(noise.split(size), prompts.split(size), empty.split(size), strict=True)
             ]
             latents = torch.cat(parts)
-            return decode_picture(self.model, self.vae, latents)
+            dominance = self._dominance(vectors, latents[1:], noise[1:]) if self._has_company() else None
+            return Preview(decode_picture(self.model, self.vae, latents), dominance)
+
+    def _has_company(self) -> bool:
+        return self.request.kind == "object" and self.companion != self.request.class_word
+
+    def _dominance(self, vectors: Vectors, latents: Tensor, noise: Tensor) -> float:
+        """The part that the word takes of its own and its companion's attention, over what its class word takes in its place.
+
+        Args:
+            latents, noise: (1, C, h, w), of a picture of both, and what it is noised by.
+        """
+        clip = text_encoder.with_concept(
+            self.clip, Concept(self.request.name, {key: value.detach().float().cpu() for key, value in vectors.items()})
+        )
+        timesteps = (torch.tensor(GLIMPSES) * len(self.schedule.alphas_cumprod)).long().to(latents.device)
+        noisy = self.schedule.noisy(latents, noise, timesteps)
+
+        def part(word: str) -> float:
+            template = TEMPLATES[self.request.kind][0]
+            ((context, rest),) = prompt = composition_prompt(
+                clip, f"{template.format(word)} and a {self.companion}", [word, self.companion]
+            )
+            own, other = (subject.columns for subject in subjects_of(prompt))
+            asked = Encoded(context.to(latents.device), rest["pooled_output"].to(latents.device))
+            load(self.model, self.clip)
+            seen = [
+                maps.float().mean((0, 2, 3))
+                for maps in attention_to(self.model, asked, [*own, *other], noisy, timesteps)
+            ]
+            shares = torch.stack(seen).mean(0)
+            return (shares[: len(own)].sum() / shares.sum()).item()
+
+        return part(self._word()) / part(self.request.class_word)

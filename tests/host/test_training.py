@@ -83,10 +83,10 @@ def test_the_node_tells_both_losses_and_where_the_word_lies(
     anchors = sys.modules["compositional_inversion.compinv_core.anchors"].AnchorSet("cat", ("cat",), (1.0,))
     train(pack, microworld, images, anchors=anchors)
     assert said[0] == "3 of 5 pictures cropped to the largest square in the middle." and len(said) == 2
-    first, second, third = said[1].split("\n")
+    first, second, third, fourth = said[1].split("\n")
     assert re.fullmatch(r"step 3/3: loss 0\.\d+, with the class word 0\.\d+; anchor loss [\d.e-]+, cat 1\.00", first)
     assert re.fullmatch(r"nearest .*cat.*; length \d\.\d words; further out than \d+ % of words", second)
-    assert third == said[0]
+    assert re.fullmatch(r"dominance \d\.\d\d beside a car", third) and fourth == said[0]
     train(pack, microworld, images)
     assert "anchor" not in said[-1]
 
@@ -449,13 +449,29 @@ def test_close_ups_that_leave_out_what_the_mask_shows_are_not_learnt(pack: Any, 
     assert (training.pictures[..., 3].amax(dim=(1, 2)) > 0.1).all()
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_previews_dominance_is_1_for_the_class_word_itself_and_more_for_it_thrice(
+    pack: Any, microworld: Any, count: int
+):
+    training = run_with_masks(pack, microworld, [torch.rand(1, 64, 64, 3)], [], vectors=count)
+    said = training.preview({"clip_l": training.vocabularies["clip_l"].vector("cat").repeat(count, 1)})
+    assert said.pictures.shape == (2, 64, 64, 3)
+    assert said.dominance == pytest.approx(1) if count == 1 else said.dominance > 1.1
+
+
+def test_of_a_style_no_dominance_is_told(pack: Any, microworld: Any):
+    training = run_with_masks(pack, microworld, [torch.rand(1, 64, 64, 3)], [], kind="style")
+    assert training.preview(training.start).dominance is None
+
+
 def run_with_masks(
     pack: Any, microworld: Any, pictures: list[torch.Tensor], masks: list[torch.Tensor], **changes: Any
 ) -> Any:
     model, clip, vae = microworld
     training = sys.modules["compositional_inversion.compinv_core.host.training"]
     recipe = sys.modules["compositional_inversion.compinv_core.training.loop"].Recipe(1)
-    request = training.Request("masked", "cat", 1, pictures, masks, 64, "object", False, **changes)
+    settings = {"vectors": 1, "kind": "object", "mirror": False, **changes}
+    request = training.Request("masked", "cat", images=pictures, masks=masks, resolution=64, **settings)
     return training.Training(model, clip, vae, request, None, recipe)
 
 
