@@ -379,7 +379,8 @@ def readme_table(said: Mapping[str, Any]) -> str:
     }
     lines = ["| | " + " | ".join(titles[column] for column in columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for row, title in rows.items():
-        title = title.split(":")[0]
+        seeds, most = (said["pretrained word"][one]["seeds"] for one in (row, OURS))
+        title = title.split(":")[0] + (f" ({seeds} seed{'s'[: seeds > 1]})" if seeds < most else "")
         cells: list[str] = []
         for setting, key in columns:
             e = said[setting].get(row, {}).get("columns", {}).get(key)
