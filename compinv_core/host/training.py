@@ -479,7 +479,11 @@ class Training(Learning):
     def _companion(self) -> str:
         """An ordinary word to preview the concept beside."""
         known = next(iter(self.vocabularies.values()))
-        return next((w for w in ("car", "cat") if w != self.request.class_word and w in known), self.request.class_word)
+        taken = (
+            self.request.class_word,
+            self.request.name,
+        )  # in "embedding:car and a car" the subject could not be told
+        return next((w for w in ("car", "cat", "cup") if w not in taken and w in known), self.request.class_word)
 
     def _word(self) -> str:
         """The placeholder as training prompts write it."""

@@ -459,6 +459,11 @@ def test_a_previews_dominance_is_1_for_the_class_word_itself_and_more_for_it_thr
     assert said.dominance == pytest.approx(1) if count == 1 else said.dominance > 1.1
 
 
+def test_a_placeholder_called_as_the_companion_would_be_gets_another(pack: Any, microworld: Any):
+    training = run_with_masks(pack, microworld, [torch.rand(1, 64, 64, 3)], [], name="car")
+    assert training.companion == "cup" and training.preview(training.start).dominance == pytest.approx(1)
+
+
 def test_of_a_style_no_dominance_is_told(pack: Any, microworld: Any):
     training = run_with_masks(pack, microworld, [torch.rand(1, 64, 64, 3)], [], kind="style")
     assert training.preview(training.start).dominance is None
@@ -470,8 +475,8 @@ def run_with_masks(
     model, clip, vae = microworld
     training = sys.modules["compositional_inversion.compinv_core.host.training"]
     recipe = sys.modules["compositional_inversion.compinv_core.training.loop"].Recipe(1)
-    settings = {"vectors": 1, "kind": "object", "mirror": False, **changes}
-    request = training.Request("masked", "cat", images=pictures, masks=masks, resolution=64, **settings)
+    settings = {"name": "masked", "vectors": 1, "kind": "object", "mirror": False, **changes}
+    request = training.Request(class_word="cat", images=pictures, masks=masks, resolution=64, **settings)
     return training.Training(model, clip, vae, request, None, recipe)
 
 
