@@ -469,9 +469,8 @@ class Comparison:
 
     def learnt(self, words: Words, concept: ConceptSpec, seed: int) -> Concept:
         """The word, from the cache when it was learnt before."""
-        file = KEPT / "words" / f"{named(replace(words, layout=None))}-{seed}" / f"{concept.name}.safetensors"
+        file = word_file(words, concept, seed)
         if not file.exists():
-            file.parent.mkdir(parents=True, exist_ok=True)
             write_concept(self.bench.learn(words, concept, seed)[0], file)
         return read_concept(file)
 
@@ -482,6 +481,13 @@ SETTINGS = ("alone", "pretrained word", "two concepts")
 def named(words: Words | None) -> str:
     """A name of a recipe that changes with it."""
     return hashlib.sha256(repr(words).encode()).hexdigest()[:12]
+
+
+def word_file(words: Words, concept: ConceptSpec, seed: int) -> Path:
+    """Where a word is kept that was learnt so, in a folder that exists."""
+    file = KEPT / "words" / f"{named(replace(words, layout=None))}-{seed}" / f"{concept.name}.safetensors"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return file
 
 
 def compact(value: float | None) -> float | int | None:

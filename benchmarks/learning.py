@@ -4,7 +4,8 @@ python benchmarks/learning.py
 
 Along a run of the reference, whose learning rate never falls, the word is measured at MILESTONES; ours ends with the last of
 its steps, so each length is a run of its own. A measurement a line is appended to records/learning.jsonl; what it holds already
-is not done again, and a run that was stopped goes on. `make results` draws the curves; with `--draw FILE.png`, so does this.
+is not done again, and a run that was stopped goes on. Words of whole runs are kept where composition.py looks for them.
+`make results` draws the curves; with `--draw FILE.png`, so does this.
 """
 
 import argparse
@@ -13,12 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from composition import ANCHORED, Bench, Words, load_bench, reference
+from composition import ANCHORED, Bench, Words, load_bench, reference, word_file
 from curves import REFERENCE, draw, learning, table
 from recorded import FOLDER, records
 from torch import Tensor
 
-from compinv_core.concept import Concept
+from compinv_core.concept import Concept, write_concept
 from compinv_core.host.text_encoder import with_concept
 from compinv_core.training.loop import Progress
 from microworld.evaluate import sheet
@@ -54,7 +55,10 @@ def kept(
             torch.save(found, file)
 
     if steps[-1] not in found:
-        bench.training(words, concept, seed).run(folder, lambda: steps[-1] in found, keep)
+        training = bench.training(words, concept, seed)
+        end = training.run(folder, lambda: steps[-1] in found, keep)
+        if end.step == words.recipe.steps:
+            write_concept(training.concept(end), word_file(words, concept, seed))
     return found
 
 
