@@ -1,7 +1,6 @@
 """Compositional Inversion Train: pictures in, a concept out."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,8 +9,8 @@ from PIL import Image, ImageDraw
 
 from ..compinv_core.anchors import AnchorSet
 from ..compinv_core.host.text_encoder import check_new_placeholder
-from ..compinv_core.host.training import LIMITS, Preview, Request, Training
-from ..compinv_core.training.loop import REFERENCE, Losses, Progress, Recipe
+from ..compinv_core.host.training import LIMITS, Preview, Request, Training, as_reference
+from ..compinv_core.training.loop import Losses, Progress, Recipe
 from .learning import Picture, learn
 from .live_text import say
 from .pictures import from_image, to_image
@@ -158,27 +157,28 @@ class CompInvTrain(io.ComfyNode):
             anchors = None
         check_new_placeholder(one["clip"], one["placeholder"])
         options: Options = one.get("options") or Options()
-        class_word = one["class_word"].strip()
         request = Request(
             name=one["placeholder"],
-            class_word=class_word,
-            vectors=3 if options.paper else one["vectors"],
+            class_word=one["class_word"].strip(),
+            vectors=one["vectors"],
             images=inputs["images"],
             masks=inputs.get("masks") or [],
             resolution=one["resolution"],
             kind=one["kind"],
-            mirror=one["mirror"] or options.paper,
+            mirror=one["mirror"],
             rescale=options.rescale,
             prompts=options.prompts,
             captions=options.captions,
-            ignore_background=one["ignore_background"] and not options.paper,
-            class_word_too=options.paper,
+            ignore_background=one["ignore_background"],
             start_from=one.get("start_from"),
         )
-        recipe = Recipe(one["steps"], one["batch"], one["learning_rate"], 1 - weight, weight)
+        recipe = Recipe(
+            *(one["steps"], one["batch"], one["learning_rate"], 1 - weight, weight, one["seed"]),
+            growing=options.growing,
+            noise_levels=options.noise_levels,
+        )
         if options.paper:
-            recipe, anchors = REFERENCE, anchors and AnchorSet(class_word, (class_word,), (1.0,))
-        recipe = replace(recipe, seed=one["seed"], growing=options.growing, noise_levels=options.noise_levels)
+            request, recipe, anchors = as_reference(request, recipe, anchors)
         training = Training(one["model"], one["clip"], one["vae"], request, anchors, recipe)
         return cls._run(training)
 

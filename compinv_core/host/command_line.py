@@ -5,7 +5,7 @@ and the layout predictor of a base model.
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -24,12 +24,12 @@ import comfy.sd
 import folder_paths
 
 from ..anchors import weigh
-from ..concept import check_name, read_concept, write_concept
+from ..concept import Concept, check_name, read_concept, write_concept
 from ..training.loop import Progress, Recipe, Workers
 from ..training.objective import NoiseLevels
 from .predictor import Recoveries, train_predictor
 from .text_encoder import check_new_placeholder, text_encoders, vocabulary
-from .training import LIMITS, TEMPLATES, Request, Training
+from .training import LIMITS, TEMPLATES, Request, Training, as_reference
 
 log = logging.getLogger(__name__)
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -58,6 +58,10 @@ class Job:
         masks: a folder with a mask of the same name for each picture.
         ignore_background: without masks, whether the model's own attention to the class word takes their place.
         anchors: ordinary words; None is the class word alone, none of them plain textual inversion.
+        learn_weights: whether how strongly each anchor pulls is learnt as well, with few left in the end.
+        growing: whether the anchors pull ever more towards the end.
+        start_from: an embedding to go on with, a path or a name in the embeddings folder; it says how many vectors there are.
+        paper: whether to train as the reference implementation does, whatever else is set but the seed, growing and noise_levels.
         replace: whether a concept's file that is there already, and of another training, is written over.
     """
 
@@ -66,6 +70,10 @@ class Job:
     pictures: str
     masks: str = ""
     anchors: list[str] | None = None
+    learn_weights: bool = False
+    growing: bool = False
+    start_from: str = ""
+    paper: bool = False
     resolution: int = 512
     steps: int = DEFAULTS.steps
     batch: int = DEFAULTS.batch
@@ -184,11 +192,12 @@ def train_all(path: Path) -> list[str]:
             log.info("%s: learnt already, %s", job.placeholder, file)
             continue
 
-        def report(progress: Progress, job: Job = job) -> None:
+        def report(progress: Progress, training: Training = training) -> None:
             if progress.check is not None:
                 log.info(
                     "%s: step %d/%d: loss %.4f, with the class word %.4f",
-                    *(job.placeholder, progress.step, job.steps, progress.check, progress.checkpoint.before),
+                    *(training.placeholder, progress.step, training.recipe.steps),
+                    *(progress.check, progress.checkpoint.before),
                 )
 
         try:
@@ -293,6 +302,8 @@ def _training(model: Any, clip: Any, vae: Any, job: Job, base: Path) -> Training
     known = vocabulary(clip, next(iter(text_encoders(clip))))
     words = tuple([job.class_word] if job.anchors is None else job.anchors)
     anchors = weigh(job.class_word, words, known) if words and job.anchor_weight else None
+    if anchors is not None:
+        anchors = replace(anchors, learnt=job.learn_weights)
     texts = [f.with_suffix(".txt") for f in files]
     captions = all(text.is_file() for text in texts)
     request = Request(
@@ -308,6 +319,7 @@ def _training(model: Any, clip: Any, vae: Any, job: Job, base: Path) -> Training
         [text.read_text().strip() for text in texts] if captions else job.prompts,
         captions,
         job.ignore_background,
+        start_from=_start(job.start_from, base) if job.start_from else None,
     )
     recipe = Recipe(
         job.steps,
@@ -316,9 +328,21 @@ def _training(model: Any, clip: Any, vae: Any, job: Job, base: Path) -> Training
         1 - job.anchor_weight,
         job.anchor_weight,
         job.seed,
-        noise_levels=job.noise_levels,
+        job.growing,
+        job.noise_levels,
     )
+    if job.paper:
+        request, recipe, anchors = as_reference(request, recipe, anchors)
     return Training(model, clip, vae, request, anchors, recipe)
+
+
+def _start(name: str, base: Path) -> Concept:
+    if (base / name).is_file():
+        return read_concept(base / name)
+    named = folder_paths.get_full_path("embeddings", name)
+    if named is None:
+        raise ConfigError(f'start_from is "{name}", neither a file nor a name in ComfyUI\'s embeddings folder.')
+    return read_concept(Path(named))
 
 
 def _mask(folder: Path, picture: Path) -> Path:

@@ -20,7 +20,7 @@ from ..anchors import AnchorSet, sparsemax
 from ..concept import Concept, write_unfinished
 from ..prompts import CLOSE_UP, FAR_AWAY, OBJECT_TEMPLATES, STYLE_TEMPLATES
 from ..report import standing
-from ..training.loop import Checkpoint, Progress, Pull, Recipe, Task, Vectors, Workers, train
+from ..training.loop import REFERENCE, Checkpoint, Progress, Pull, Recipe, Task, Vectors, Workers, train
 from ..training.objective import Encoded, NoiseSchedule, sample
 from ..training.pictures import DARK, off_centre, rescaled, training_pictures
 from ..training.runs import fingerprint, load_run, save_run
@@ -132,6 +132,17 @@ class Request:
     ignore_background: bool = False
     class_word_too: bool = False
     start_from: Concept | None = None
+
+
+def as_reference(
+    request: Request, recipe: Recipe, anchors: AnchorSet | None
+) -> tuple[Request, Recipe, AnchorSet | None]:
+    """The same word, learnt as the reference implementation does: its recipe, three vectors, mirrored pictures of which the
+    background is learnt as well, the class word behind the new one, and as the one anchor, if there are anchors.
+    """
+    asked = replace(request, vectors=3, mirror=True, ignore_background=False, class_word_too=True)
+    settings = replace(REFERENCE, seed=recipe.seed, growing=recipe.growing, noise_levels=recipe.noise_levels)
+    return asked, settings, anchors and AnchorSet(request.class_word, (request.class_word,), (1.0,))
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -286,6 +287,23 @@ def test_pictures_come_with_captions_and_masks_of_their_names(place: Path, micro
         _training(*microworld, job, place)
     with pytest.raises(ConfigError, match="holds no picture"):
         _training(*microworld, Job("captioned", "cat", "empty"), place)
+
+
+def test_a_file_sets_what_the_nodes_do(base: Path, place: Path, microworld: Any):
+    from compinv_core.concept import Concept, write_concept
+    from compinv_core.host.command_line import ConfigError, Job, _training
+
+    write_concept(Concept("old", {"clip_l": torch.randn(2, 96)}), place / "old.safetensors")
+    pictures = str(base / "input" / "mittens")
+    job = Job("my-old", "cat", pictures, anchors=["cat", "cup"], resolution=64, start_from="old.safetensors", seed=7)
+    training = _training(*microworld, replace(job, learn_weights=True, growing=True), place)
+    assert training.anchors.learnt and training.recipe.growing and training.start["clip_l"].shape[0] == 2
+    with pytest.raises(ConfigError, match='start_from is "nowhere", neither a file nor a name'):
+        _training(*microworld, replace(job, start_from="nowhere"), place)
+    paper = _training(*microworld, replace(job, paper=True, start_from="", steps=3), place)
+    assert (paper.recipe.steps, paper.recipe.batch, paper.recipe.seed, paper.recipe.reference) == (5000, 8, 7, True)
+    assert paper.anchors.words == ("cat",) and paper.start["clip_l"].shape[0] == 3
+    assert paper.looks[0] == "a photo of a embedding:my-old cat"
 
 
 def test_a_checkpoints_layout_predictor_is_trained(place: Path, base: Path):
