@@ -185,8 +185,8 @@ class CompInvTrain(io.ComfyNode):
     @classmethod
     def _run(cls, training: Training) -> io.NodeOutput:
         looks = list[Preview]()
-        if training.cropped:
-            say(cls, training.cropped)
+        if training.notices:
+            say(cls, "\n".join(training.notices))
 
         def on_check(progress: Progress) -> Picture | None:
             vectors = progress.checkpoint.vectors
@@ -214,7 +214,7 @@ def _line(training: Training, progress: Progress, dominance: float | None) -> st
             f"{progress.checkpoint.before:.4f}{anchors}",
             training.describe(progress.checkpoint.vectors),
             f"dominance {dominance:.2f} beside a {training.companion}" if dominance is not None else "",
-            training.cropped,
+            *training.notices,
         )
         if line
     )

@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 TEMPLATES = {"object": OBJECT_TEMPLATES, "style": STYLE_TEMPLATES}
 PREVIEW_STEPS, PREVIEW_CFG = 12, 4.0
 GLIMPSES = (0.25, 0.5, 0.75)  # of the schedule, where a preview's attention is looked at
+SDXL_NEEDS = 768  # pixels a side: below, it draws badly
 RECOMPUTED_SHARE = 0.25  # of what a forward keeps, where blocks are computed twice
 LIMITS = {
     "resolution": {"min": 64, "max": 2048},
@@ -438,10 +439,15 @@ def filled(template: str, word: str) -> str:
     return re.sub(r"\s*(embedding:)?\{\}\s*", lambda _: f" {word} ", template).strip()
 
 
-def _cropped(sizes: Sequence[Sequence[int]], where: str) -> str:
-    """A sentence on pictures (H, W) that are not learnt whole; empty when all of them are square."""
-    count = sum(height != width for height, width in sizes)
-    return f"{count} of {len(sizes)} pictures cropped to the largest square {where}." if count else ""
+def _notices(model: Any, request: Request, sizes: Sequence[Sequence[int]]) -> list[str]:
+    """Sentences on what a user may not expect: pictures (H, W) that are not learnt whole, a resolution that makes a blurred word."""
+    notices: list[str] = []
+    if count := sum(height != width for height, width in sizes):
+        where = "around what the mask shows" if request.masks else "in the middle"
+        notices.append(f"{count} of {len(sizes)} pictures cropped to the largest square {where}.")
+    if isinstance(model.model, model_base.SDXL) and request.resolution < SDXL_NEEDS:
+        notices.append(f"SDXL was made for 1024 pixels; its words are blurred at a resolution of {request.resolution}.")
+    return notices
 
 
 @dataclass(frozen=True)
@@ -472,9 +478,9 @@ class Training(Learning):
             self.vae, self.request = vae, request
             sizes = [picture.shape[:2] for batch in request.images for picture in batch]
             self.count = len(sizes)
-            self.cropped = _cropped(sizes, "around what the mask shows" if request.masks else "in the middle")
-            if self.cropped:
-                log.info(self.cropped)
+            self.notices = _notices(model, request, sizes)
+            for notice in self.notices:
+                log.info(notice)
             masks = self._masks(sizes)
             shifts = [off_centre(mask) for mask in masks]
             pictures = training_pictures(request.images, request.resolution, shifts)

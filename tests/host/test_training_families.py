@@ -211,7 +211,9 @@ def test_what_reads_more_than_text_and_size_is_refused():
 
 
 @pytest.mark.parametrize("name", list(FAMILIES))
-def test_the_node_trains_every_family(name: str, pack: Any, microworld: Any, request: pytest.FixtureRequest):
+def test_the_node_trains_every_family(
+    name: str, pack: Any, microworld: Any, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
+):
     from compinv_core.host import text_encoder
 
     clip = request.getfixturevalue(name)
@@ -232,7 +234,7 @@ def test_the_node_trains_every_family(name: str, pack: Any, microworld: Any, req
         "ignore_background": False,
         "seed": 0,
     }
-    with torch.inference_mode():
+    with torch.inference_mode(), caplog.at_level("INFO"):
         (anchors, _) = pack.run(
             "CompInvAnchorSelect", clip=clip, class_word="cat", how="nearest words", words="", count=3
         )
@@ -241,6 +243,8 @@ def test_the_node_trains_every_family(name: str, pack: Any, microworld: Any, req
             "CompInvTrain", images=[torch.rand(3, 64, 64, 3)], anchors=[anchors], **lists
         )
     assert preview.shape == (2, 64, 64, 3)
+    blurred = "SDXL was made for 1024 pixels; its words are blurred at a resolution of 64."
+    assert (blurred in caplog.messages) == (name == "sdxl")
     for key in text_encoder.text_encoders(clip):
         start = text_encoder.vocabulary(clip, key).vector("cat")
         moved = (concept.vectors[key] - start).norm(dim=1)
