@@ -132,16 +132,14 @@ def towards_class_word(clip: Any, concept: Concept, mix: float) -> Concept:
 def _finder(stock: Any, name: str, vectors: Tensor) -> Any:
     """The tokenizer's look-up of `embedding:...`, which knows one name more.
 
-    It gives commas back to the text and nothing else, as the stock look-up of files does: a prompt must mean the same
-    whether the concept comes by wire or by file.
+    What of the prompt belongs to the name, and what is given back to the text, stays for the stock look-up to say: a prompt
+    must mean the same whether the concept comes by wire or by file.
     """
 
-    def find(embedding_name: str) -> tuple[Tensor | None, str]:
-        first, *rest = embedding_name.split()
-        base = first.rstrip(",")
-        if base != name:
-            return stock(embedding_name)
-        return vectors, " ".join([first[len(base) :], *rest]).lstrip()
+    def find(embedding_name: str) -> tuple[Any, ...]:
+        embed, *cleaned, leftover = stock(embedding_name)  # ComfyUI 0.3.75 does not tell the name as it understood it
+        called = (cleaned or embedding_name.split())[0].strip(",")
+        return (vectors if called == name else embed, *cleaned, leftover)
 
     return find
 
