@@ -35,6 +35,16 @@ def test_the_file_means_the_same_bit_for_bit_as_the_wire(clip, concept_for, embe
     path.unlink()
 
 
+@pytest.mark.parametrize("told", [[], ["my-cat,"]])
+def test_the_look_up_answers_as_the_hosts_own_does(told):
+    """ComfyUI after 0.8 says the name, too."""
+    vectors = torch.rand(2, 8)
+    find = text_encoder()._finder(lambda _: (None, *told, ", on grass"), "my-cat", vectors)
+    assert find("my-cat, on grass") == (vectors, *told, ", on grass")
+    find = text_encoder()._finder(lambda _: (None, *told, ", on grass"), "my-dog", vectors)
+    assert find("my-cat, on grass") == (None, *told, ", on grass")
+
+
 def test_applying_a_concept_changes_nothing_else(clip, concept_for):
     before = text_encoder().encode(clip, "a photo of a cat")
     tokenizer = copy.copy(vars(clip.tokenizer))
