@@ -1,8 +1,10 @@
 """A pretended accelerator: tensors of the CPU that say they lie elsewhere, and operations that refuse to mix the two.
 
 Neither a GPU nor a driver is needed, and every number is the CPU's own. What it cannot show is what kernels do differently.
+And models whose weights come and go, as newer versions of ComfyUI have them on GPUs.
 """
 
+import copy
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -162,3 +164,24 @@ class _Operations(TorchDispatchMode):
             elif isinstance(made, Tensor) and not given:
                 self.device.leave_open(made)
         return result
+
+
+def dynamic(patcher: Any) -> Any:
+    """A patcher as newer versions of ComfyUI have on a GPU: its weights come and go, and another has ones that stay."""
+
+    class Dynamic(type(patcher)):
+        cached_patcher_init: Any = (None, ())
+        asked = 0
+
+        def is_dynamic(self) -> bool:
+            return True
+
+        def get_non_dynamic_delegate(self) -> Any:
+            Dynamic.asked += 1
+            other = self.clone()
+            other.__class__, other.model = type(patcher), copy.deepcopy(self.model)
+            return other
+
+    clone = patcher.clone()
+    clone.__class__ = Dynamic
+    return clone

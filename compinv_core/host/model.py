@@ -17,7 +17,8 @@ from torch.utils.checkpoint import checkpoint
 
 from ..training.objective import Encoded, Predictor
 
-WITHOUT_BACKWARD = ("attention_sage", "attention_flash")  # of the host's kernels
+WITH_BACKWARD = ("attention_basic", "attention_pytorch", "attention_split", "attention_sub_quad", "attention_xformers")
+"""Of the host's kernels; SageAttention, flash attention and those of 8 bits have none."""
 HEADROOM = 1.2  # what a backward needs, in units of what the forward keeps for it
 
 
@@ -32,6 +33,25 @@ def load(model: Any, clip: Any, room: float = 0) -> None:
         room: bytes to be left free, for which the host keeps weights elsewhere, to fetch them when they are needed.
     """
     model_management.load_models_gpu([model, clip.patcher], memory_required=room)
+
+
+def staying(patcher: Any) -> Any:
+    """A MODEL, or the patcher of a CLIP, with weights that stay where they are loaded.
+
+    Newer versions of ComfyUI map weights into a GPU's memory while an operation reads them ("dynamic VRAM"); when a backward
+    reads them again, others may be there. Such a model is loaded anew, as the host itself does for hooks.
+
+    Raises:
+        ValueError: it comes from a loader that cannot load it again.
+    """
+    if not (hasattr(patcher, "is_dynamic") and patcher.is_dynamic()):
+        return patcher
+    if patcher.cached_patcher_init is None:
+        raise ValueError(
+            f"This {type(patcher.model).__name__} comes from a loader of another pack, and its weights do not stay in memory as "
+            "gradients need them; take it from one of ComfyUI's own loaders, or start ComfyUI with --disable-dynamic-vram."
+        )
+    return patcher.get_non_dynamic_delegate()
 
 
 def fitting(model: Any, latents: Tensor) -> int:
@@ -145,7 +165,7 @@ def _over_same_storage(held: Tensor) -> Tensor:
 
 
 def with_backward(transformer_options: dict[str, Any]) -> dict[str, Any]:
-    """A clone of transformer options without kernels of attention that have none, as SageAttention; torch's own is in their place.
+    """A clone of transformer options in which a kernel of attention that may have no backward gives way to torch's own.
 
     Which ones another pack put there is not known, so the host's own choice is taken instead.
     """
@@ -153,7 +173,7 @@ def with_backward(transformer_options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _differentiable(host: Any, *inputs: Any, **named: Any) -> Tensor:
-    kernel = attention_pytorch if host.__name__ in WITHOUT_BACKWARD else host
+    kernel = host if host.__name__ in WITH_BACKWARD else attention_pytorch
     return kernel(*inputs, **named)
 
 

@@ -92,8 +92,8 @@ class Repair(Learning):
             self.old, self.wanted, self.on_sampling = old, wanted, on_sampling
             self.before: Vectors = {key: old.vectors[key].detach().float().cpu().clone() for key in self.encoders}
             counts = {key: len(vectors) for key, vectors in self.before.items()}
-            self.taught = text_encoder.prepare(clip, _prompts(wanted.name, word), wanted.name, counts)
-            self.prepared = text_encoder.prepare(clip, _prompts(wanted.name), wanted.name, self.counts)
+            self.taught = text_encoder.prepare(self.clip, _prompts(wanted.name, word), wanted.name, counts)
+            self.prepared = text_encoder.prepare(self.clip, _prompts(wanted.name), wanted.name, self.counts)
 
     def lessons(self) -> Lessons:
         latents = self._paint()

@@ -33,7 +33,7 @@ from .attention import (
     watch,
 )
 from .composition import SUBJECTS, probes_of, subjects_of
-from .model import HEADROOM, frozen_weights, recomputed, weighed, with_backward
+from .model import HEADROOM, frozen_weights, recomputed, staying, weighed, with_backward
 from .training import context_width
 
 log = logging.getLogger(__name__)
@@ -157,9 +157,10 @@ def with_layout(
 
     Where nothing has anything to do, nothing is attached, and sampling is bit-identical to the MODEL's own.
     """
-    clone = model.clone()
     if layout is None or not layout.regions:
         layout, steering, guidance = None, Steering(0), Guidance(0)
+    model = model if guidance.idle else staying(model)
+    clone = model.clone()
     if steering.idle and guidance.idle and balance.idle:
         return clone
     everywhere, mine = all_blocks(model), object()  # of several layouts on one model, each has a run of its own

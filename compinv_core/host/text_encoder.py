@@ -17,7 +17,7 @@ from torch import Tensor
 from ..concept import Concept, check_name, is_ours, mixed
 from ..training.objective import Encoded
 from ..vocabulary import Vocabulary
-from .model import frozen_weights, other_forwards
+from .model import frozen_weights, other_forwards, staying
 
 KEYS = ("clip_l", "clip_g", "clip_h")
 SUPPORTED = "the text encoders of SD 1.x, SD 2.x and SDXL are supported"
@@ -106,6 +106,16 @@ def with_concept(clip: Any, concept: Concept) -> Any:
             words.embedding_directory = []
         setattr(clone.tokenizer, key, words)
     clone.tokenizer.compinv_concepts = {**known_concepts(clip), concept.name: concept}
+    return clone
+
+
+def staying_clip(clip: Any) -> Any:
+    """The same CLIP with weights that stay where they are loaded; see `staying`."""
+    patcher = staying(clip.patcher)
+    if patcher is clip.patcher:
+        return clip
+    clone = clip.clone()
+    clone.patcher, clone.cond_stage_model = patcher, patcher.model
     return clone
 
 

@@ -27,7 +27,7 @@ from ..training.runs import fingerprint, load_run, save_run
 from . import text_encoder
 from .composition import composition_prompt, subjects_of
 from .foreground import attention_to, find_foreground
-from .model import HEADROOM, fingerprint_of, fitting, frozen_weights, load, predictor, recomputed, weighed
+from .model import HEADROOM, fingerprint_of, fitting, frozen_weights, load, predictor, recomputed, staying, weighed
 
 log = logging.getLogger(__name__)
 TEMPLATES = {"object": OBJECT_TEMPLATES, "style": STYLE_TEMPLATES}
@@ -177,8 +177,8 @@ class Learning(ABC):
         recipe: Recipe,
     ):
         """`start` is a concept to go on with, or how many vectors begin at the class word."""
-        self.model, self.clip, self.placeholder, self.class_word = model, clip, placeholder, class_word
-        self.anchors, self.recipe = anchors, recipe
+        self.model, self.clip = model, clip = staying(model), text_encoder.staying_clip(clip)
+        self.placeholder, self.class_word, self.anchors, self.recipe = placeholder, class_word, anchors, recipe
         if "model_function_wrapper" in model.model_options:
             log.warning('Another node wraps what samplers call of the input "model"; training does without it.')
         self.encoders = text_encoder.text_encoders(clip)
@@ -490,7 +490,7 @@ class Training(Learning):
             look = TEMPLATES[request.kind][0].format(self._word())
             self.companion = self._companion()
             self.looks = [look, f"{look} and a {self.companion}"]  # of previews, never learnt from
-            self.prepared = text_encoder.prepare(clip, [*prompts, *self.looks], request.name, self.counts)
+            self.prepared = text_encoder.prepare(self.clip, [*prompts, *self.looks], request.name, self.counts)
             self.foreground: Tensor | None = None
 
     def _companion(self) -> str:

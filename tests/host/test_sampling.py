@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from pretended import dynamic
 
 TEXT = "a photo of a cat and a car"
 GUIDANCE = {"guidance": 30.0, "corrections": 2, "guidance_until": 0.5, "threshold": 0.0}
@@ -148,6 +149,15 @@ def test_each_picture_of_a_batch_is_left_alone_by_its_own_energy(pack: Any, micr
     assert len(reports) > 1  # one went on without the other
     alone = torch.cat([sampled([0], between), sampled([1], between)])
     assert torch.allclose(together, alone, atol=1e-4)  # float32 in batches of another size
+
+
+def test_a_gradient_is_taken_through_weights_that_stay(pack: Any, microworld: Any):
+    model, *rest = microworld
+    coming_and_going = dynamic(model)
+    steered = {"steering": 6.0, "guidance": 0.0, "layout": layout(pack, microworld)[0]}
+    for asked, changes in ((0, steered), (1, {**steered, "guidance": 30.0})):
+        images = [sample(pack, (m, *rest), **changes)[0]["samples"] for m in (model, coming_and_going)]
+        assert torch.equal(*images) and type(coming_and_going).asked == asked
 
 
 def test_the_node_and_the_model_patch_are_the_same(pack: Any, microworld: Any):

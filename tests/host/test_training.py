@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pretended import dynamic
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -584,6 +585,30 @@ def test_out_of_memory_says_what_to_lower_and_the_run_goes_on(
             train(pack, microworld, images, **settings)
     assert torch.equal(latent_of(microworld), before)
     assert torch.equal(train(pack, microworld, images, **settings)[0].vectors["clip_l"], undisturbed)
+
+
+def test_weights_that_come_and_go_are_loaded_anew_to_stay(
+    pack: Any, microworld: Any, images: list[torch.Tensor], monkeypatch: Any
+):
+    undisturbed = train(pack, microworld, images)[0].vectors["clip_l"]
+    model, clip, vae = microworld
+    mine = clip.clone()
+    unet, mine.patcher = dynamic(model), dynamic(clip.patcher)
+    used = set[Any]()
+    watched = [
+        part.register_forward_pre_hook(lambda module, _: used.add(module))
+        for part in (unet.model.diffusion_model, clip.cond_stage_model)
+    ]
+    try:
+        word = train(pack, (unet, mine, vae), images)[0].vectors["clip_l"]
+    finally:
+        for hook in watched:
+            hook.remove()
+    assert used and not used & {unet.model.diffusion_model, clip.cond_stage_model}
+    assert torch.equal(word, undisturbed) and (type(unet).asked, type(mine.patcher).asked) == (1, 1)
+    monkeypatch.setattr(type(unet), "cached_patcher_init", None)
+    with pytest.raises(ValueError, match=r"loader of another pack.*--disable-dynamic-vram"):
+        train(pack, (unet, mine, vae), images)
 
 
 def test_memory_that_runs_out_elsewhere_says_the_same(
