@@ -170,7 +170,6 @@ def dynamic(patcher: Any) -> Any:
     """A patcher as newer versions of ComfyUI have on a GPU: its weights come and go, and another has ones that stay."""
 
     class Dynamic(type(patcher)):
-        cached_patcher_init: Any = (None, ())
         asked = 0
 
         def is_dynamic(self) -> bool:
@@ -179,9 +178,11 @@ def dynamic(patcher: Any) -> Any:
         def get_non_dynamic_delegate(self) -> Any:
             Dynamic.asked += 1
             other = self.clone()
-            other.__class__, other.model = type(patcher), copy.deepcopy(self.model)
+            same = {id(config): config for config in [getattr(self.model, "model_config", None)]}
+            other.__class__, other.model = type(patcher), copy.deepcopy(self.model, same)
             return other
 
     clone = patcher.clone()
     clone.__class__ = Dynamic
+    clone.cached_patcher_init = (None, ())
     return clone
