@@ -415,7 +415,7 @@ def in_short(said: Mapping[str, Any], found: Sequence[Goal]) -> str:
     def share(row: str, setting: str, key: str) -> str:
         return f"{said[setting][row]['columns'][key].value:.0%}"
 
-    beside, two, _ = SETTINGS
+    beside, two, alone = SETTINGS
     if not all(set(said[setting]) >= NEEDED for setting in (beside, two)):
         return ""
     plain = {"with one vector": BASELINES[0], "with three": BASELINES[1], "as the reference trains it": REFERENCE}
@@ -424,6 +424,12 @@ def in_short(said: Mapping[str, Any], found: Sequence[Goal]) -> str:
         return ", ".join(f"{share(row, setting, key)} {how}" for how, row in plain.items() if row in said[setting])
 
     reached = sum(goal.reached for goal in found)
+    rooms = ""
+    if REFERENCE in said[beside] and REFERENCE in said[alone]:
+        theirs, ours = (said[beside][row]["columns"]["samples"].value for row in (REFERENCE, OURS))
+        rooms = f"""
+- The reference sees {theirs / ours:.0f} times as many pictures as ours, and its words bring their owner's room along: in {share(REFERENCE, beside, "room")} beside
+  another thing, in {share(REFERENCE, alone, "room")} alone; ours in {share(OURS, beside, "room")} and {share(BARE, alone, "room")}."""
     return f"""## In short
 
 - Beside an ordinary thing, plain textual inversion shows both in {baselines(beside, "both")}; ours in
@@ -432,7 +438,7 @@ def in_short(said: Mapping[str, Any], found: Sequence[Goal]) -> str:
 - Of two learnt words both are there in {baselines(two, "both")}; ours **{share(OURS, two, "both")}**, ordinary words {share(CEILING, two, "both")}. Each in its own
   look: {baselines(two, "both look")}; ours **{share(OURS, two, "both look")}**.
 - Training and sampling cure different things. This pack's training alone has both in {share(BARE, beside, "both")} and {share(BARE, two, "both")}, and leaves the
-  word's colour on the other thing in {share(BARE, beside, "stained")} of pictures; steering on top leaves it in {share(OURS, beside, "stained")}.
+  word's colour on the other thing in {share(BARE, beside, "stained")} of pictures; steering on top leaves it in {share(OURS, beside, "stained")}.{rooms}
 - {reached} of the {len(found)} goals below are reached; each has its figure, and those that are not the reason."""
 
 

@@ -154,10 +154,14 @@ def test_a_share_is_written_with_its_interval():
 def test_what_is_in_short_is_what_the_tables_say():
     # Of made words one vector has its class, three vectors the other thing, in one of four pictures, ours all.
     bare = [{**r, "row": "ours, no layout"} for r in made() if r["row"] == "three vectors"]
-    by_setting = tables([*made(), *bare])
+    a_room = {"samples": 4000, "room": [[1, 0, 0, 0]]}
+    trained = [{**r, "row": "reference", **a_room} for r in made() if r["row"] == "one vector"]
+    by_setting = tables([*made(), *bare, *trained])
     said = {setting: summary(table) for setting, table in by_setting.items()}
     text = " ".join(in_short(said, goals(by_setting, {}, JUDGE)).split())
-    assert "shows both in 25% with one vector, 25% with three; ours in **100%**" in text
+    assert "shows both in 25% with one vector, 25% with three, 25% as the reference trains it; ours in **100%**" in text
+    assert "sees 5 times as many pictures" in text
+    assert "room along: in 25% beside another thing, in 25% alone; ours in 100% and 100%." in text
     assert in_short({setting: {} for setting in said}, []) == ""
 
 
