@@ -415,7 +415,7 @@ def in_short(said: Mapping[str, Any], found: Sequence[Goal]) -> str:
     def share(row: str, setting: str, key: str) -> str:
         return f"{said[setting][row]['columns'][key].value:.0%}"
 
-    beside, two, alone = SETTINGS
+    beside, two, _ = SETTINGS
     if not all(set(said[setting]) >= NEEDED for setting in (beside, two)):
         return ""
     plain = {"with one vector": BASELINES[0], "with three": BASELINES[1], "as the reference trains it": REFERENCE}
@@ -425,11 +425,11 @@ def in_short(said: Mapping[str, Any], found: Sequence[Goal]) -> str:
 
     reached = sum(goal.reached for goal in found)
     rooms = ""
-    if REFERENCE in said[beside] and REFERENCE in said[alone]:
+    if REFERENCE in said[beside]:
         theirs, ours = (said[beside][row]["columns"]["samples"].value for row in (REFERENCE, OURS))
         rooms = f"""
-- The reference sees {theirs / ours:.0f} times as many pictures as ours, and its words bring their owner's room along: in {share(REFERENCE, beside, "room")} beside
-  another thing, in {share(REFERENCE, alone, "room")} alone; ours in {share(OURS, beside, "room")} and {share(BARE, alone, "room")}."""
+- The reference sees {theirs / ours:.0f} times as many pictures as ours, and its words bring their owner's room along: in {share(REFERENCE, beside, "room")} of pictures
+  beside another thing; ours in {share(OURS, beside, "room")}."""
     return f"""## In short
 
 - Beside an ordinary thing, plain textual inversion shows both in {baselines(beside, "both")}; ours in

@@ -161,7 +161,7 @@ def test_what_is_in_short_is_what_the_tables_say():
     text = " ".join(in_short(said, goals(by_setting, {}, JUDGE)).split())
     assert "shows both in 25% with one vector, 25% with three, 25% as the reference trains it; ours in **100%**" in text
     assert "sees 5 times as many pictures" in text
-    assert "room along: in 25% beside another thing, in 25% alone; ours in 100% and 100%." in text
+    assert "room along: in 25% of pictures beside another thing; ours in 100%." in text
     assert in_short({setting: {} for setting in said}, []) == ""
 
 
