@@ -334,6 +334,7 @@ def reference(learning_rate: float, anchor: float = 0.0) -> Words:
 
 RECIPES = {
     "one vector": Words(PLAIN),
+    "one vector, slowly": Words(replace(PLAIN, learning_rate=0.03)),
     "three vectors": THREE,
     "reference": reference(0.012),
     "+ semantic": SEMANTIC,
