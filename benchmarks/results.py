@@ -38,7 +38,7 @@ ROWS = {
     "one vector": "plain textual inversion, one vector, 800 pictures: at a rate of 0.1, falling to nothing; it is learnt, and gives up "
     "its class",
     "one vector, slowly": "plain textual inversion, one vector, 800 pictures, a lower rate: 0.03, which the validation concepts do not tell "
-    "from 0.1; it keeps its class, and little is learnt",
+    "from 0.1 by its look; it keeps its class, and little is learnt",
     "three vectors": "plain textual inversion, three vectors, 800 pictures: the best rate of three, falling to nothing",
     REFERENCE: "the reference's recipe, three vectors, 40,000 pictures: plain textual inversion as the reference implementation does it, its "
     "learning rate constant (the best of three on validation concepts), the class word behind the new one",
