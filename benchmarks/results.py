@@ -556,9 +556,11 @@ is about {1 / (count - 1) ** 0.5:.2f} over all words, and more, as words of one 
 
 Nearly every learnt word lies further out than all ordinary ones, with anchors too, so distance has little room to tell which of them
 compose; pulled in to where ordinary words are, one vector composes better by class. A higher entropy does not hold here: only {wider} of {count}
-words spread their attention more widely than their class word. Attention taken does make the other thing vanish: an ordinary word,
-written several times with nothing else changed, takes more of it each time, and the other thing is lost. Words of more vectors
-take as much, merely by their number. But among words of equally many it does not tell which of them loses the other thing."""
+words spread their attention more widely than their class word. Among words of one vector alone it goes along with what the paper
+says: those that spread theirs more widely lose the other thing more often, and their own class less. Attention taken does make the
+other thing vanish: an ordinary word, written several times with nothing else changed, takes more of it each time, and the other
+thing is lost. Words of more vectors take as much, merely by their number. But among words of equally many it does not tell which of
+them loses the other thing."""
     return text, figures
 
 
