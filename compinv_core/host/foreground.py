@@ -10,8 +10,8 @@ from torch import Tensor
 from ..attention import foreground_weights
 from ..training.objective import Encoded, NoiseSchedule
 from .attention import Capture, guided_blocks, resized_mean, until_last_map, watch
-from .composition import composition_prompt, subjects_of
 from .model import fitting, load, predictor
+from .text_encoder import columns_in_turn
 
 log = logging.getLogger(__name__)
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5)  # of the schedule: the picture is there still, and the prompt is needed
@@ -35,9 +35,9 @@ def find_foreground(
     Returns:
         (N, 1, h, w) in 0..1, or None where attention to this word is all over the pictures and says nothing.
     """
-    prompt = composition_prompt(clip, PROMPT.format(word), [word])
-    (subject,) = subjects_of(prompt)
-    context, pooled = clip.encode_from_tokens(clip.tokenize(PROMPT.format(word)), return_pooled=True)
+    prompt = PROMPT.format(word)
+    (columns,) = columns_in_turn(clip, prompt, [word])
+    context, pooled = clip.encode_from_tokens(clip.tokenize(prompt), return_pooled=True)
     height, width = latents.shape[-2:]
     timesteps = torch.tensor([round(level * len(schedule.alphas_cumprod)) for level in LEVELS], device=latents.device)
     generator = torch.Generator().manual_seed(seed)
@@ -51,7 +51,7 @@ def find_foreground(
             noisy = schedule.noisy(latent.expand_as(noise), noise, timesteps)
             seen: list[Tensor] = []
             for part, steps in zip(noisy.split(at_once), timesteps.split(at_once), strict=True):
-                maps = attention_to(model, Encoded(context, pooled), subject.columns, part, steps)
+                maps = attention_to(model, Encoded(context, pooled), columns, part, steps)
                 maps = [m / m.mean((-2, -1), keepdim=True).clamp_min(1e-8) for m in maps]
                 seen.append(resized_mean(maps, height, width).sum(1))
             total += torch.cat(seen).mean(0)

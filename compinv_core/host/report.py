@@ -1,6 +1,5 @@
 """A concept's report from a MODEL and a CLIP: words are watched while they are sampled, the concept as its class word."""
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from random import Random
@@ -20,7 +19,7 @@ from .text_encoder import (
     check_class_word,
     check_width,
     check_word,
-    columns_between,
+    columns_in_turn,
     encode,
     text_encoders,
     vocabulary,
@@ -68,7 +67,7 @@ def observe(
         latent: (1, C, h, w), an empty latent of the size wanted.
     """
     written = [encode(clip, text) for text, _ in prompts]
-    places = {tuple(columns_between(clip, text, *span) for span in _spans(text, of)) for text, of in prompts}
+    places = {tuple(columns_in_turn(clip, text, of)) for text, of in prompts}
     assert len(places) == 1
     (columns,) = places
     check_fit(model, written[0])
@@ -96,16 +95,6 @@ def observe(
         watching, noise, steps, cfg, "euler", "normal", positive, negative, latent, disable_pbar=True, seed=seed
     )
     return Seen(torch.stack(shares).cpu(), torch.stack(entropies).cpu(), latents)
-
-
-def _spans(text: str, subjects: Sequence[str]) -> list[tuple[int, int]]:
-    """Where each subject's last occurrence before the next subject begins and ends: in "a photo of a photo" the thing is the second."""
-    spans: list[tuple[int, int]] = []
-    for phrase in reversed(subjects):
-        before = text[: spans[0][0]] if spans else text
-        *_, last = re.finditer(rf"(?<![\w-]){re.escape(phrase)}(?![\w-])", before)
-        spans.insert(0, last.span())
-    return spans
 
 
 def _by_subject(maps: Tensor, columns: Sequence[Sequence[int]]) -> Tensor:

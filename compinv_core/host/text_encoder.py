@@ -189,25 +189,35 @@ def _rows(clip: Any, text: str) -> list[list[tuple[Any, int]]]:
     return [[(entry[0], entry[2]) for entry in chunk] for chunk in chunks]
 
 
-def find_columns(clip: Any, text: str, phrase: str) -> tuple[int, ...]:
-    """Where a phrase's first occurrence sits on the token axis of the encoded prompt.
+def find_phrase(text: str, phrase: str) -> tuple[int, int]:
+    """Where a phrase's first occurrence as whole words begins and ends, in characters.
 
     Raises:
-        ValueError: the prompt does not have the phrase, or the end of a chunk of 77 tokens cuts it in two.
+        ValueError: the prompt does not have the phrase.
     """
-    return columns_between(clip, text, *find_phrase(text, phrase))
-
-
-def find_phrase(text: str, phrase: str) -> tuple[int, int]:
-    """Where a phrase's first occurrence as whole words begins and ends, in characters."""
     match = re.search(rf"(?<![\w-]){re.escape(phrase)}(?![\w-])", text)
     if match is None:
         raise ValueError(f'The subject "{phrase}" is not in the prompt "{text}"; write it exactly as the prompt does.')
     return match.span()
 
 
+def columns_in_turn(clip: Any, text: str, phrases: Sequence[str]) -> list[tuple[int, ...]]:
+    """Where phrases sit that a prompt has in this order, each in its last place before the next: of "a photo of a photo" the second."""
+    found: list[tuple[int, ...]] = []
+    end = len(text)
+    for phrase in reversed(phrases):
+        *_, last = re.finditer(rf"(?<![\w-]){re.escape(phrase)}(?![\w-])", text[:end])
+        found.insert(0, columns_between(clip, text, *last.span()))
+        end = last.start()
+    return found
+
+
 def columns_between(clip: Any, text: str, start: int, end: int) -> tuple[int, ...]:
-    """Where the characters `start` to `end` of a prompt sit on the token axis of the encoded prompt."""
+    """Where the characters `start` to `end` of a prompt sit on the token axis of the encoded prompt.
+
+    Raises:
+        ValueError: they are no tokens of their own, or the end of a chunk of 77 tokens cuts them in two.
+    """
     phrase = text[start:end]
     rows = _rows(clip, text)
     length = len(rows[0])

@@ -25,7 +25,6 @@ from ..training.objective import Encoded, NoiseSchedule, sample
 from ..training.pictures import DARK, off_centre, rescaled, training_pictures
 from ..training.runs import fingerprint, load_run, save_run
 from . import text_encoder
-from .composition import composition_prompt, subjects_of
 from .foreground import attention_to, find_foreground
 from .model import HEADROOM, fingerprint_of, fitting, frozen_weights, load, predictor, recomputed, staying, weighed
 
@@ -647,11 +646,10 @@ class Training(Learning):
 
         def part(word: str) -> float:
             template = TEMPLATES[self.request.kind][0]
-            ((context, rest),) = prompt = composition_prompt(
-                clip, f"{template.format(word)} and a {self.companion}", [word, self.companion]
-            )
-            own, other = (subject.columns for subject in subjects_of(prompt))
-            asked = Encoded(context.to(latents.device), rest["pooled_output"].to(latents.device))
+            prompt = f"{template.format(word)} and a {self.companion}"
+            own, other = text_encoder.columns_in_turn(clip, prompt, [word, self.companion])
+            context, pooled = clip.encode_from_tokens(clip.tokenize(prompt), return_pooled=True)
+            asked = Encoded(context.to(latents.device), pooled.to(latents.device))
             load(self.model, self.clip)
             seen = [
                 maps.float().mean((0, 2, 3))

@@ -58,7 +58,11 @@ def test_concepts_are_chained_and_outlive_the_clones_that_stock_nodes_make(clip,
     applied = text_encoder().with_concept(clip, concept_for(clip, "one"))
     applied = text_encoder().with_concept(applied, concept_for(clip, "two", 3)).clone()
     assert list(text_encoder().known_concepts(applied)) == ["one", "two"]
-    assert text_encoder().find_columns(applied, "embedding:one and embedding:two", "embedding:two") == (4, 5, 6)
+    assert find_columns(applied, "embedding:one and embedding:two", "embedding:two") == (4, 5, 6)
+
+
+def find_columns(clip, text, phrase):
+    return text_encoder().columns_between(clip, text, *text_encoder().find_phrase(text, phrase))
 
 
 @pytest.mark.parametrize(
@@ -78,8 +82,23 @@ def test_concepts_are_chained_and_outlive_the_clones_that_stock_nodes_make(clip,
 )
 def test_columns(clip, concept_for, text, phrase, columns):
     applied = text_encoder().with_concept(clip, concept_for(clip))
-    assert text_encoder().find_columns(applied, text, phrase) == columns
+    assert find_columns(applied, text, phrase) == columns
     assert columns[-1] < text_encoder().encode(applied, text)[0][0].shape[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "phrases", "columns"),
+    [
+        ("a photo of a photo", ["photo"], [(5,)]),
+        ("a photo of a photo and a car", ["photo", "car"], [(5,), (8,)]),
+        ("a photo of a cat and a photo", ["cat", "photo"], [(5,), (8,)]),
+        ("a photo of a embedding:my-cat and a cat", ["embedding:my-cat", "cat"], [(5, 6), (9,)]),
+    ],
+)
+def test_columns_of_what_is_asked_for_are_not_those_of_the_words_around_it(clip, concept_for, text, phrases, columns):
+    assert (
+        text_encoder().columns_in_turn(text_encoder().with_concept(clip, concept_for(clip)), text, phrases) == columns
+    )
 
 
 @pytest.mark.parametrize(
@@ -95,7 +114,7 @@ def test_columns(clip, concept_for, text, phrase, columns):
 def test_a_subject_that_the_prompt_lacks_or_cuts_is_refused(sd1, concept_for, text, phrase, message):
     with pytest.raises(ValueError, match=message):
         applied = text_encoder().with_concept(sd1, concept_for(sd1))
-        text_encoder().find_columns(applied, text, phrase)
+        find_columns(applied, text, phrase)
 
 
 @pytest.mark.parametrize("layer", [None, -1, -2])
