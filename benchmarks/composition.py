@@ -132,11 +132,14 @@ room: whether it is the room of an owner's pictures.
 
 @dataclass(frozen=True)
 class Bench:
+    """The micro world, its judge and its model, sampled with a CFG scale."""
+
     world: World
     judge: Judge
     model: Any
     clip: Any
     vae: Any
+    cfg: float = CFG
 
     def training(self, words: Words, concept: ConceptSpec, seed: int) -> Training:
         known = vocabulary(self.clip, "clip_l")
@@ -196,7 +199,7 @@ class Bench:
             match how.layout:
                 case "recovered":
                     empty = torch.zeros(1, 4, 8, 8)
-                    layout, *_ = recover_layout(self.model, positive, negative, empty, seed + i, PROBE_STEPS, CFG)
+                    layout, *_ = recover_layout(self.model, positive, negative, empty, seed + i, PROBE_STEPS, self.cfg)
                 case "predicted":
                     layout = predicted_layout(self.model, positive)
                 case "side by side":
@@ -214,7 +217,7 @@ class Bench:
 
     def _sampled(self, model: Any, positive: Any, negative: Any, indices: range, seed: int) -> Tensor:
         latent = {"samples": torch.zeros(len(indices), 4, 8, 8), "batch_index": list(indices)}
-        (sampled,) = nodes.common_ksampler(model, seed, STEPS, CFG, "euler", "normal", positive, negative, latent)
+        (sampled,) = nodes.common_ksampler(model, seed, STEPS, self.cfg, "euler", "normal", positive, negative, latent)
         return self.vae.decode(sampled["samples"]).clamp(0, 1)
 
     def read(self, images: Tensor, prompts: list[Prompt], owners: dict[str, Tensor]) -> list[Reading]:

@@ -10,6 +10,7 @@ from intervals import Estimate, change, estimate
 from recorded import Record
 
 OURS, REFERENCE = "ours", "reference 0.012"  # its learning rate, which did best on validation concepts
+LARGER = "ours 8"  # pictures a step, twice the default
 DEFAULT = 1600  # pictures that ours sees at its defaults
 COLORS = {OURS: (31, 119, 180), REFERENCE: (214, 96, 20)}
 SHARES = {
@@ -64,7 +65,8 @@ def at(found: Sequence[Record], samples: int, share: str) -> np.ndarray:
 def learning(records: Sequence[Record]) -> dict[str, Any]:
     """For each share, both curves; after how many samples ours is where the reference is at its end and at its best for the
     first time; and by what fraction ours at its defaults is above the reference's end. `leak`: in how many pictures of a word
-    beside another the reference's words bring their owner's room along, at their worst, and ours.
+    beside another the reference's words bring their owner's room along, at their worst, and ours. `larger`: what ours is
+    worth with twice the pictures a step, where that has been through the same runs.
     """
     found = compared(records)
     if not all(found.values()):
@@ -91,7 +93,12 @@ def learning(records: Sequence[Record]) -> dict[str, Any]:
             ends |= {"at its defaults": estimate(mine), "against its end": change(mine, end)}
         shares[share] = {"curves": curves, **ends}
     leak = {recipe: max((e.value, samples) for samples, e in curve(mine, "room")) for recipe, mine in found.items()}
-    return {"runs": runs, "default": DEFAULT, "shares": shares, "leak": leak}
+    said = {"runs": runs, "default": DEFAULT, "shares": shares, "leak": leak}
+    larger = [r for r in records if r["recipe"] == LARGER]
+    if comparable(said) and whole_runs(larger, LARGER) == whole_runs(found[OURS], OURS):
+        values = {share: estimate(grid(larger, share)) for share in SHARES}
+        said["larger"] = {"samples": larger[0]["samples"], "shares": values}
+    return said
 
 
 def comparable(said: Mapping[str, Any]) -> bool:
@@ -144,4 +151,10 @@ def table(said: Mapping[str, Any]) -> str:
         f"The owner's room comes along in {theirs:.0%} of the pictures of a word beside something else with the reference, at its "
         f"worst (after {after:,} pictures), and with ours in at most {ours:.0%}.",
     ]
+    if "larger" in said:
+        of_it = ", ".join(f"{title} {percent(said['larger']['shares'][share])}" for share, title in SHARES.items())
+        lines += [
+            "",
+            f"Twice as many pictures a step, {said['larger']['samples']:,} in all, buy likeness and cost company: {of_it}.",
+        ]
     return "\n".join(lines)

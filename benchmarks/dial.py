@@ -2,13 +2,14 @@
 
 python benchmarks/dial.py --words causes_output
 
-Each kind of dial at each of its values, for the words of three recipes on the validation concepts. Words lie in the folder as
+Each kind of dial at each of its values, for the words of RECIPES on the validation concepts. Words lie in the folder as
 those of causes.py do. A line a measurement is appended to records/dial.jsonl; what it holds already is not done again.
 """
 
 import argparse
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from microworld.spec import load_world
 RECORDS = FOLDER / "dial.jsonl"
 SEED = 40_000  # of sampling
 EACH = 2  # pictures of each pair, and twice as many of the word alone
-RECIPES = ("three vectors", "one vector", "three, anchored .2")
+RECIPES = ("three vectors", "one vector", "three, anchored .2", "with anchors")
 COLUMNS = ("both by class", "both", "alone", "class", "other")
 
 
@@ -43,9 +44,11 @@ def scaled(vectors: Tensor, word: Tensor, factor: float) -> Tensor:
 
 KINDS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {"length": scaled, "mix": mixed, "turn": turned}
 WEIGHT = "weight in the prompt"  # ComfyUI's own, (embedding:name:0.8)
+SCALE = "cfg"  # of sampling, which is at another value elsewhere
 POINTS: tuple[tuple[str, float], ...] = (
     ("length", 1.0), ("mix", -0.25), ("mix", 0.125), ("mix", 0.25), ("mix", 0.5), ("mix", 0.75), ("turn", 0.25),
     ("length", 0.25), ("length", 0.5), ("length", 0.75), ("length", 1.5), ("length", 2.0), (WEIGHT, 0.75),
+    (SCALE, 2.0), (SCALE, 3.0), (SCALE, 8.0),
 )  # fmt: skip
 
 
@@ -64,13 +67,15 @@ def main() -> None:
                 for concept in (c for c in world.concepts.values() if c.split == "validation"):
                     if (recipe, concept.name, kind, value) in done:
                         continue
-                    vectors, word = learnt(bench, recipe, concept, args.words), "embedding:mine"
+                    vectors, word, sampling = learnt(bench, recipe, concept, args.words), "embedding:mine", bench
                     if kind == WEIGHT:
                         word = f"({word}:{value})"
+                    elif kind == SCALE:
+                        sampling = replace(bench, cfg=value)
                     else:
                         vectors = KINDS[kind](vectors, known.vector(concept.word), value)
                     clip = with_concept(bench.clip, Concept("mine", {"clip_l": vectors}, concept.word))
-                    figures, _ = bench.measure(clip, word, concept.name, concept, None, SEED, EACH)
+                    figures, _ = sampling.measure(clip, word, concept.name, concept, None, SEED, EACH)
                     record = {"recipe": recipe, "concept": concept.name, "dial": kind, "value": value, **figures}
                     with RECORDS.open("a") as file:
                         file.write(

@@ -33,6 +33,9 @@ DIALS = {
     ("length", 1.5): "strength 1.5",
     ("length", 2.0): "strength 2",
     ("weight in the prompt", 0.75): "ComfyUI's weight, (word:0.75)",
+    ("cfg", 2.0): "sampled at CFG 2",
+    ("cfg", 3.0): "sampled at CFG 3",
+    ("cfg", 8.0): "sampled at CFG 8",
 }
 SHARES = {
     "both by class": "its class and the other",

@@ -14,8 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from composition import ANCHORED, Bench, Words, load_bench, reference, word_file
-from curves import REFERENCE, draw, learning, table
+from composition import RECIPES, Bench, Words, load_bench, reference, word_file
+from curves import LARGER, OURS, REFERENCE, draw, learning, table
 from recorded import FOLDER, records
 from torch import Tensor
 
@@ -38,8 +38,10 @@ def runs_of(name: str) -> list[tuple[Words, tuple[int, ...]]]:
     kind, *numbers = name.split()
     if kind == "reference":
         return [(reference(*map(float, numbers)), MILESTONES)]
-    ours = Words(ANCHORED, 3, anchors=1, everything=False)
-    return [(replace(ours, recipe=replace(ANCHORED, steps=steps)), (steps,)) for steps in LENGTHS]
+    ours = RECIPES["ours, no layout"]
+    if numbers:
+        return [(replace(ours, recipe=replace(ours.recipe, batch=int(numbers[0]))), (ours.recipe.steps,))]
+    return [(replace(ours, recipe=replace(ours.recipe, steps=steps)), (steps,)) for steps in LENGTHS]
 
 
 def kept(
@@ -96,8 +98,8 @@ def main() -> None:
     parser.add_argument(
         "--recipes",
         nargs="+",
-        default=[REFERENCE, "ours"],
-        help="ours, or reference and its learning rate and anchor's weight",
+        default=[REFERENCE, OURS, LARGER],
+        help="ours, of so many pictures a step if that is said, or reference and its learning rate and anchor's weight",
     )
     parser.add_argument("--concepts", nargs="+", default=CONCEPTS)
     parser.add_argument("--seeds", type=int, default=3, help="of training")

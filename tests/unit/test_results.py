@@ -218,6 +218,15 @@ def test_the_worst_leak_is_told_of_both():
     assert curves.learning(REFERENCE_RUN + ours)["leak"] == {curves.REFERENCE: (0.9, 1000), curves.OURS: (0.2, 50)}
 
 
+def test_more_pictures_a_step_are_told_of_the_same_runs_only():
+    ours = [length(curves.OURS, "throne", samples, 0.5) for samples in (50, 1600)]
+    said = curves.learning(REFERENCE_RUN + ours + [length(curves.LARGER, "throne", 3200, 0.7)])
+    assert said["larger"]["samples"] == 3200 and said["larger"]["shares"]["alone"].value == 0.7
+    assert "alone, in its colour 70% (" in curves.table(said)
+    other = curves.learning(REFERENCE_RUN + ours + [length(curves.LARGER, "canopy", 3200, 0.7)])
+    assert "larger" not in other and "Twice as many" not in curves.table(other)
+
+
 def test_only_whole_runs_of_the_same_concepts_are_compared():
     ours = [length(curves.OURS, concept, 1600, 0.8) for concept in ("throne", "dinghy")]
     begun = [length(curves.REFERENCE, "dinghy", 100, 0.0)]
