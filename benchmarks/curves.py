@@ -66,7 +66,7 @@ def learning(records: Sequence[Record]) -> dict[str, Any]:
     """For each share, both curves; after how many samples ours is where the reference is at its end and at its best for the
     first time; and by what fraction ours at its defaults is above the reference's end. `leak`: in how many pictures of a word
     beside another the reference's words bring their owner's room along, at their worst, and ours. `larger`: what ours is
-    worth with twice the pictures a step, where that has been through the same runs.
+    worth with twice the pictures a step, where that has been through the same runs, and against the reference's end.
     """
     found = compared(records)
     if not all(found.values()):
@@ -96,8 +96,13 @@ def learning(records: Sequence[Record]) -> dict[str, Any]:
     said = {"runs": runs, "default": DEFAULT, "shares": shares, "leak": leak}
     larger = [r for r in records if r["recipe"] == LARGER]
     if comparable(said) and whole_runs(larger, LARGER) == whole_runs(found[OURS], OURS):
-        values = {share: estimate(grid(larger, share)) for share in SHARES}
-        said["larger"] = {"samples": larger[0]["samples"], "shares": values}
+        last = max(r["samples"] for r in found[REFERENCE])
+        worth = {share: grid(larger, share) for share in SHARES}
+        said["larger"] = {
+            "samples": larger[0]["samples"],
+            "shares": {share: estimate(values) for share, values in worth.items()},
+            "against its end": {s: change(values, at(found[REFERENCE], last, s)) for s, values in worth.items()},
+        }
     return said
 
 
@@ -152,9 +157,14 @@ def table(said: Mapping[str, Any]) -> str:
         f"worst (after {after:,} pictures), and with ours in at most {ours:.0%}.",
     ]
     if "larger" in said:
-        of_it = ", ".join(f"{title} {percent(said['larger']['shares'][share])}" for share, title in SHARES.items())
+        larger = said["larger"]
+        of_it = (
+            f"{title} {larger['shares'][share].value:.0%}, which is {e.value:+.0%} ({e.low:+.0%} to {e.high:+.0%})"
+            for (share, title), e in zip(SHARES.items(), larger["against its end"].values(), strict=True)
+        )
         lines += [
             "",
-            f"Twice as many pictures a step, {said['larger']['samples']:,} in all, buy likeness and cost company: {of_it}.",
+            f"Twice as many pictures a step, {larger['samples']:,} in all, buy likeness and cost company; against the reference's end: "
+            f"{'; '.join(of_it)}.",
         ]
     return "\n".join(lines)

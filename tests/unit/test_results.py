@@ -222,7 +222,8 @@ def test_more_pictures_a_step_are_told_of_the_same_runs_only():
     ours = [length(curves.OURS, "throne", samples, 0.5) for samples in (50, 1600)]
     said = curves.learning(REFERENCE_RUN + ours + [length(curves.LARGER, "throne", 3200, 0.7)])
     assert said["larger"]["samples"] == 3200 and said["larger"]["shares"]["alone"].value == 0.7
-    assert "alone, in its colour 70% (" in curves.table(said)
+    assert said["larger"]["against its end"]["alone"].value == pytest.approx(0.7 / 0.6 - 1)
+    assert "alone, in its colour 70%, which is +17% (" in curves.table(said)
     other = curves.learning(REFERENCE_RUN + ours + [length(curves.LARGER, "canopy", 3200, 0.7)])
     assert "larger" not in other and "Twice as many" not in curves.table(other)
 
