@@ -166,13 +166,16 @@ def goals(tables: Mapping[str, Table], learning: Mapping[str, Any], judge: Mappi
             )
         )
         result.append(Goal(f"{setting}: both are there {more:.0%} more often", more, gain("both"), reason=room("both")))
-        result.append(Goal(f"{setting}: both in their own look {more:.0%} more often", more, gain("both look")))
+        look = colour(tables, judge)
+        result.append(
+            Goal(f"{setting}: both in their own look {more:.0%} more often", more, gain("both look"), reason=look)
+        )
         parts = {
             "both by class": part_of(ours["both"], ceiling["both"], table.members),
             "both in their own look": part_of(ours["both look"], ceiling["both"], table.members),
         }
         for name, part in parts.items():
-            reason = "" if name == "both by class" else colour(tables, judge)
+            reason = weakest(table) if name == "both by class" else look
             result.append(
                 Goal(f"{setting}: {name} in 90% of what the class word reaches", 0.9, {"of it": part}, reason=reason)
             )
@@ -224,6 +227,14 @@ PROBE = (
     "layout sampling costs what plain sampling does"
 )
 UNSURE = "what the old word renders half of the time is not made surer by learning from what it renders"
+
+
+def weakest(table: Table) -> str:
+    """Where ours has both least often, and what ordinary words have there."""
+    ours, most = (np.nanmean(table.rows[row]["both"], axis=(1, 2, 3)) for row in (OURS, CEILING))
+    least = int(ours.argmin())
+    where = " and ".join(sorted(table.members[least]))
+    return f"least of all with {where}: {ours[least]:.0%}, where ordinary words have {most[least]:.0%}"
 
 
 def colour(tables: Mapping[str, Table], judge: Mapping[str, Any]) -> str:
@@ -567,7 +578,7 @@ is about {1 / (count - 1) ** 0.5:.2f} over all words, and more, as words of one 
 Nearly every learnt word lies further out than all ordinary ones, with anchors too, so distance has little room to tell which of them
 compose; pulled in to where ordinary words are, one vector composes better by class. A higher entropy does not hold here: only {wider} of {count}
 words spread their attention more widely than their class word. Among words of one vector alone it goes along with what the paper
-says: those that spread theirs more widely lose the other thing more often, and their own class less. Attention taken does make the
+says: those that spread theirs more widely lose the other thing more often, seldom as that is, and their own class less. Attention taken does make the
 other thing vanish: an ordinary word, written several times with nothing else changed, takes more of it each time, and the other
 thing is lost. Words of more vectors take as much, merely by their number. But among words of equally many it does not tell which of
 them loses the other thing."""
@@ -579,8 +590,8 @@ def dial_section(found: list[Record]) -> Section:
     table, figures = findings.dial(found)
     text = f"""## Dials that need no training
 
-Apply Concept's *anchor_mix* and *strength*, and what was tried beside them, on {each} validation concepts, 56 pictures of pairs a line;
-in brackets intervals over concepts. *anchor_mix* saves words of one vector that give up their class; a word that composes gains
+Apply Concept's *anchor_mix* and *strength*, and what was tried beside them, on {each} validation concepts, 56 pictures of pairs a line and 16 of
+the word alone; in brackets intervals over concepts. *anchor_mix* saves words of one vector that give up their class; a word that composes gains
 nothing from it. *strength*, the length of the vectors, changes little here from 0.75 to 2, and a weight in the prompt is worse.
 Words of three vectors overshoot with CFG: alone they are in their colour more often at 3 than at 5, where all else is sampled, and
 less often at 8, their colours too bright or too deep; beside another thing 3 gives no more of it.

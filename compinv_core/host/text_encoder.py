@@ -189,13 +189,18 @@ def _rows(clip: Any, text: str) -> list[list[tuple[Any, int]]]:
     return [[(entry[0], entry[2]) for entry in chunk] for chunk in chunks]
 
 
+def _whole(phrase: str) -> str:
+    """The pattern of a phrase as whole words."""
+    return rf"(?<![\w-]){re.escape(phrase)}(?![\w-])"
+
+
 def find_phrase(text: str, phrase: str) -> tuple[int, int]:
     """Where a phrase's first occurrence as whole words begins and ends, in characters.
 
     Raises:
         ValueError: the prompt does not have the phrase.
     """
-    match = re.search(rf"(?<![\w-]){re.escape(phrase)}(?![\w-])", text)
+    match = re.search(_whole(phrase), text)
     if match is None:
         raise ValueError(f'The subject "{phrase}" is not in the prompt "{text}"; write it exactly as the prompt does.')
     return match.span()
@@ -206,7 +211,7 @@ def columns_in_turn(clip: Any, text: str, phrases: Sequence[str]) -> list[tuple[
     found: list[tuple[int, ...]] = []
     end = len(text)
     for phrase in reversed(phrases):
-        *_, last = re.finditer(rf"(?<![\w-]){re.escape(phrase)}(?![\w-])", text[:end])
+        *_, last = re.finditer(_whole(phrase), text[:end])
         found.insert(0, columns_between(clip, text, *last.span()))
         end = last.start()
     return found

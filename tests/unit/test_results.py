@@ -84,6 +84,15 @@ def test_the_ceiling_is_the_class_words_presence(looks: list[int], share: float)
     assert goal.figures["of it"].value == pytest.approx(share) and goal.reached == (share >= 0.9)
 
 
+def test_where_both_are_there_least_often_is_told():
+    lacking = [
+        {**r, "other": [[1, 0, 0, 0]]} if (r["row"], r["unit"]) == ("ours", "throne") else r
+        for r in made(other=[1, 1, 1, 0])
+    ]
+    goal = answers(lacking)["pretrained word: both by class in 90% of what the class word reaches"]
+    assert not goal.reached and goal.reason == "least of all with throne: 25%, where ordinary words have 100%"
+
+
 @pytest.mark.parametrize(
     ("bound", "most", "reached", "sure"),
     [(0.2, False, True, True), (0.4, False, True, False), (0.6, False, False, False), (0.8, False, False, True),
