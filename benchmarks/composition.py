@@ -5,9 +5,10 @@ python benchmarks/composition.py --candidates                                   
 python benchmarks/composition.py --frontier                                      every way of sampling, presence against cost
 
 Each row learns each concept of the split once a seed. The word is then asked for alone, beside every other class ("pretrained
-word"), and beside every other learnt word ("two concepts"); prompts and noise are the same for every row. What the judge says
-of each picture is appended to records/, a line for each concept or pair; what that holds already is not done again. Words and
-pictures are kept in composition_output/, so that rows that differ only in sampling learn once.
+word"), beside every other learnt word ("two concepts"), and in every room that a prompt can name ("in a scene"); prompts and noise
+are the same for every row. What the judge says of each picture is appended to records/, a line for each concept or pair; what that
+holds already is not done again. Words and pictures are kept in composition_output/, so that rows that differ only in sampling learn
+once.
 """
 
 import argparse
@@ -48,6 +49,7 @@ STEPS, PROBE_STEPS, CFG = 20, 8, 5.0
 EACH = 4  # pictures of a prompt; of a thing alone, twice as many
 GUIDED = 1.05  # forward passes in FLOPs, of one up to the last map and back, on SD 1.5 (S1)
 WORLD = ROOT / "microworld"
+WALLPAPER = "wallpaper"
 UNSTEERED, UNGUIDED, UNBALANCED = Steering(0), Guidance(0), Balance(0)
 KEPT = ROOT / "composition_output"  # words and pictures
 
@@ -109,11 +111,15 @@ class Thing:
 
 @dataclass(frozen=True)
 class Prompt:
+    """What a prompt asks for: things, and perhaps a room, which `where` says ("on grass")."""
+
     things: tuple[Thing, ...]
+    room: str | None = None
+    where: str = ""
 
     @property
     def text(self) -> str:
-        return f"a photo of {' and '.join(thing.phrase for thing in self.things)}"
+        return " ".join(f"a photo of {' and '.join(thing.phrase for thing in self.things)} {self.where}".split())
 
     @property
     def subjects(self) -> list[str]:
@@ -126,7 +132,8 @@ Reading = dict[str, float | None]
 class, look: whether the first thing is there, as its class and as the concept; other, other look: the second one.
 aligned: the judge's features where a concept stands against those of its owner's pictures, as a cosine.
 stained: whether the second thing wears the first one's colour; of two concepts, the mean of both ways.
-room: whether it is the room of an owner's pictures.
+room: whether it is the room of an owner's pictures. wallpaper: whether its walls are papered at all, as owners' all are.
+scene: whether it is the room that the prompt asks for, where it asks for one.
 """
 
 
@@ -236,12 +243,15 @@ class Bench:
                 "class": first.word in said.present,
                 "look": first.concept.name in said.present if first.concept else None,
                 "room": said.room in [f"room of {concept.name}" for concept in concepts],
+                "wallpaper": said.room == WALLPAPER or said.room.startswith("room of "),
                 "aligned": mean(
                     torch.cosine_similarity(owners[c.name], at(features[i], said.places[c.word])[None]).mean().item()
                     for c in concepts
                     if c.word in said.places
                 ),
             }
+            if prompts[i // each].room:
+                reading["scene"] = said.room == prompts[i // each].room
             for other in others:
                 reading["other"] = other.word in said.present
                 reading["other look"] = other.concept.name in said.present if other.concept else None
@@ -344,6 +354,7 @@ RECIPES = {
     "+ spatial": replace(THREE, layout=PAPERS),
     "+ spatial, steered": replace(THREE, layout=OURS),
     "+ both": replace(SEMANTIC, layout=PAPERS),
+    "ours, 8 a step": Words(replace(DEFAULTS, batch=8), 3, anchors=1, everything=False),
     "ours, no layout": Words(DEFAULTS, 3, anchors=1, everything=False),
     "ours": Words(DEFAULTS, 3, anchors=1, everything=False, layout=OURS),
 }
@@ -456,7 +467,9 @@ class Comparison:
         return {
             "samples": words.recipe.steps * words.recipe.batch if words else 0,
             "forwards": sum(calls) / len(images),
-            "prompts": [" and ".join((t.concept.name if t.concept else t.word) for t in p.things) for p in prompts],
+            "prompts": [
+                p.room or " and ".join((t.concept.name if t.concept else t.word) for t in p.things) for p in prompts
+            ],
             "diversity": [round(bench.diversity(part), 4) for part in images.split(each)],
             **{key: [[compact(r[key]) for r in part] for part in parts] for key in readings[0]},
         }
@@ -467,6 +480,9 @@ class Comparison:
                 return [Prompt((things[0],))]
             case "two concepts":
                 return [Prompt(tuple(order)) for order in itertools.permutations(things)]
+            case "in a scene":
+                rooms = {room: said["phrase"] for room, said in self.bench.world.rooms.items() if room != WALLPAPER}
+                return [Prompt((things[0],), room, phrase.format("")) for room, phrase in rooms.items()]
             case _:
                 others = [word for word in self.bench.world.classes if word != things[0].word]
                 return [Prompt((things[0], Thing(word, word))) for word in others]
@@ -479,7 +495,7 @@ class Comparison:
         return read_concept(file)
 
 
-SETTINGS = ("alone", "pretrained word", "two concepts")
+SETTINGS = ("alone", "pretrained word", "two concepts", "in a scene")
 
 
 def named(words: Words | None) -> str:

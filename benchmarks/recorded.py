@@ -43,7 +43,8 @@ def columns(found: Sequence[Record], seeds: Sequence[int]) -> Columns:
     """What one row's records of one setting say, of these seeds. Units stand in the order of the alphabet.
 
     class, look: the first thing, as its class and as the concept; other: the second, a concept in its look where it is
-    one; both, both in look; text: the mean share of the things asked for that are there; the rest is the records' own.
+    one; both, both in look; in scene, look in scene: the first thing, where its room is the one asked for; text: the mean share
+    of the things asked for that are there; the rest is the records' own.
     """
     by_key = {(r["unit"], r["seed"]): r for r in found}
     grid = [[by_key[unit, seed] for seed in seeds] for unit in sorted(units_of(found))]
@@ -52,8 +53,14 @@ def columns(found: Sequence[Record], seeds: Sequence[int]) -> Columns:
         return np.array([[r[key] for r in row] for row in grid], dtype=float)
 
     said = {key: array(key) for key in ("class", "look", "aligned", "room")}
+    if all("wallpaper" in r for row in grid for r in row):
+        said["wallpaper"] = array("wallpaper")
     said |= {"diversity": array("diversity")[..., None]}
     said |= {key: array(key)[..., None, None] for key in ("forwards", "samples")}
+    if "scene" in grid[0][0]:
+        scene = array("scene")
+        both = {"in scene": said["class"] * scene, "look in scene": said["look"] * scene}
+        return {**said, "scene": scene, **both, "text": (said["class"] + scene) / 2}
     if "other" not in grid[0][0]:
         return {**said, "text": said["class"]}
     other, other_look = array("other"), array("other look")

@@ -46,6 +46,7 @@ ROWS = {
     "+ spatial": "three vectors, sampled with the paper's guidance: towards a recovered layout",
     "+ spatial, steered": "three vectors, sampled with attention steered to that layout instead",
     "+ both": "that anchor and the paper's guidance",
+    "ours, 8 a step": "this pack's training with twice as many pictures a step, 3,200 pictures: else at its defaults",
     BARE: "this pack's training at its defaults, 1,600 pictures: background left out, anchor 0.1, three vectors",
     OURS: "this pack's training and sampling at their defaults: steered to a recovered layout",
 }
@@ -54,6 +55,7 @@ REPAIR = ("with anchors", BASELINES)  # the row that repair is held against, and
 SETTINGS = {
     "pretrained word": "The word beside an ordinary one",
     "two concepts": "Two learnt words",
+    "in a scene": "The word in a scene",
     "alone": "The word alone",
 }
 PERCENT = {
@@ -63,8 +65,12 @@ PERCENT = {
     "other look": "the other in its own look",
     "both": "**both**",
     "both look": "**both, in their own look**",
+    "scene": "the scene is there",
+    "in scene": "**both**",
+    "look in scene": "**both, in its own look**",
     "text": "text alignment",
     "room": "owner's background",
+    "wallpaper": "wallpaper",
     "stained": "colour on the other thing",
 }
 NUMBERS = {
@@ -73,7 +79,7 @@ NUMBERS = {
     "forwards": "UNet forwards a picture",
     "samples": "training samples",
 }
-ORDER = ("class", "look", "other", "other look", "both", "both look", "text", "aligned", "room", "stained", "diversity", "forwards", "samples")  # fmt: skip
+ORDER = ("class", "look", "other", "other look", "both", "both look", "scene", "in scene", "look in scene", "text", "aligned", "room", "wallpaper", "stained", "diversity", "forwards", "samples")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -198,8 +204,13 @@ def goals(tables: Mapping[str, Table], learning: Mapping[str, Any], judge: Mappi
             wanted = (
                 f"training: {curves.SHARES[share]} after {ours:,} pictures as often as with the reference after {end:,}"
             )
-            reason = likeness(learning) if share == "alone" else ""
+            reason = likeness(tables["alone"]) if share == "alone" else ""
             result.append(Goal(wanted, 0.0, {"against the reference": said["against its end"]}, reason=reason))
+    scenes = tables["in a scene"]
+    if {BARE, REFERENCE} <= set(scenes.rows):
+        wanted = "training: in its colour, in a scene that the prompt names, as often as with the reference"
+        against = {"against the reference": scenes.above(BARE, REFERENCE, "look in scene")}
+        result.append(Goal(wanted, 0.0, against))
     return result
 
 
@@ -249,13 +260,29 @@ def colour(tables: Mapping[str, Table], judge: Mapping[str, Any]) -> str:
     )
 
 
-def likeness(learning: Mapping[str, Any]) -> str:
-    """Why a word is less alike alone than the reference's, and what makes it more so."""
-    reason = "its colour overshoots at CFG 5, and much less at 3 (see the dials)"
-    if "larger" in learning:
-        share, samples = learning["larger"]["shares"]["alone"], learning["larger"]["samples"]
-        reason += f"; {samples:,} pictures give {share.value:.0%}, for less company"
-    return reason
+def likeness(alone: Table) -> str:
+    """Why a word is less alike alone than the reference's, where no scene is asked for."""
+    if not {CEILING, BARE, REFERENCE} <= set(alone.rows) or "wallpaper" not in alone.rows[BARE]:
+        return ""
+    theirs, ours, most = (f"{np.nanmean(alone.rows[row]['wallpaper']):.0%}" for row in (REFERENCE, BARE, CEILING))
+    return (
+        f"where the prompt names no scene the reference's words bring wallpaper as in their owners' pictures: it is in {theirs} of "
+        f"theirs, {ours} of ours, {most} of the class word's; before the sea or at night the same colour is harder to keep, and CFG "
+        "makes too much of it"
+    )
+
+
+def by_scene(found: Sequence[Record]) -> str:
+    """In which scenes words have their own look."""
+    lines: list[str] = []
+    for row in (REFERENCE, BARE):
+        mine = [r for r in found if r["row"] == row and r["setting"] == "in a scene"]
+        if mine:
+            shares = np.mean([r["look"] for r in mine], axis=(0, 2))
+            lines.append(
+                f"{row}: " + ", ".join(f"{room} {s:.0%}" for room, s in zip(mine[0]["prompts"], shares, strict=True))
+            )
+    return f"In its own look, scene by scene: {'; '.join(lines)}." if lines else ""
 
 
 def cell(key: str, e: Estimate | None) -> str:
@@ -391,6 +418,7 @@ def readme_table(said: Mapping[str, Any]) -> str:
         for setting, keys in (
             ("pretrained word", ("both", "both look", "stained")),
             ("two concepts", ("both", "both look")),
+            ("in a scene", ("look in scene",)),
         )
         for key in keys
     ]
@@ -400,6 +428,7 @@ def readme_table(said: Mapping[str, Any]) -> str:
         ("pretrained word", "stained"): "your colour on the other",
         ("two concepts", "both"): "two of yours: both are there",
         ("two concepts", "both look"): "each in its colour",
+        ("in a scene", "look in scene"): "yours in its colour, in a scene you name",
     }
     lines = ["| | " + " | ".join(titles[column] for column in columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for row, title in rows.items():
@@ -408,14 +437,14 @@ def readme_table(said: Mapping[str, Any]) -> str:
         cells: list[str] = []
         for setting, key in columns:
             e = said[setting].get(row, {}).get("columns", {}).get(key)
-            chance = row == CEILING and key == "both look"  # a class word asks for no look
+            chance = row == CEILING and key in ("both look", "look in scene")  # a class word asks for no look
             cells.append("" if e is None or chance else f"{e.value:.0%}" if row != OURS else f"**{e.value:.0%}**")
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
-    counts = [said[setting][OURS] for setting in ("pretrained word", "two concepts")]
+    counts = [said[setting].get(OURS, {"pictures": 0}) for setting in ("pretrained word", "two concepts", "in a scene")]
     lines += [
         "",
         f"*{counts[0]['units']} concepts that chose no setting, {counts[0]['seeds']} seed{'s'[: counts[0]['seeds'] > 1]} of training, {counts[0]['pictures']:,} "
-        f"pictures a row beside ordinary words and {counts[1]['pictures']:,} of two learnt words. Intervals, more rows and what was "
+        f"pictures a row beside ordinary words, {counts[1]['pictures']:,} of two learnt words and {counts[2]['pictures']:,} in scenes. Intervals, more rows and what was "
         "not reached: [docs/RESULTS.md](docs/RESULTS.md).*",
     ]
     return "\n".join(lines)
@@ -439,7 +468,7 @@ def in_short(said: Mapping[str, Any], found: Sequence[Goal]) -> str:
     def share(row: str, setting: str, key: str) -> str:
         return f"{said[setting][row]['columns'][key].value:.0%}"
 
-    beside, two, _ = SETTINGS
+    beside, two, scene, alone = SETTINGS
     if not all(set(said[setting]) >= NEEDED for setting in (beside, two)):
         return ""
     plain = {"with one vector": BASELINES[0], "with three": BASELINES[1], "as the reference trains it": REFERENCE}
@@ -448,19 +477,25 @@ def in_short(said: Mapping[str, Any], found: Sequence[Goal]) -> str:
         return ", ".join(f"{share(row, setting, key)} {how}" for how, row in plain.items() if row in said[setting])
 
     reached = sum(goal.reached for goal in found)
-    rooms = ""
+    scenes = rooms = walls = ""
+    if set(said[scene]) >= NEEDED:
+        scenes = f"""
+- In a scene that the prompt names, and in its own look: {baselines(scene, "look in scene")}; ours **{share(OURS, scene, "look in scene")}**."""
+    if all("wallpaper" in said[alone].get(row, {"columns": ()})["columns"] for row in (CEILING, BARE, REFERENCE)):
+        walls = f""" Where a prompt names no scene, {share(REFERENCE, alone, "wallpaper")} of its pictures
+  show wallpaper, as its owners' all do, {share(BARE, alone, "wallpaper")} of ours, and {share(CEILING, alone, "wallpaper")} of the class word's."""
     if REFERENCE in said[beside]:
         theirs, ours = (said[beside][row]["columns"]["samples"].value for row in (REFERENCE, OURS))
         rooms = f"""
 - The reference sees {theirs / ours:.0f} times as many pictures as ours, and its words bring their owner's room along: in {share(REFERENCE, beside, "room")} of pictures
-  beside another thing; ours in {share(OURS, beside, "room")}."""
+  beside another thing; ours in {share(OURS, beside, "room")}.{walls}"""
     return f"""## In short
 
 - Beside an ordinary thing, plain textual inversion shows both in {baselines(beside, "both")}; ours in
   **{share(OURS, beside, "both")}**, where ordinary words have {share(CEILING, beside, "both")}. In its own look, and the other there: {baselines(beside, "both look")};
   ours **{share(OURS, beside, "both look")}**.
 - Of two learnt words both are there in {baselines(two, "both")}; ours **{share(OURS, two, "both")}**, ordinary words {share(CEILING, two, "both")}. Each in its own
-  look: {baselines(two, "both look")}; ours **{share(OURS, two, "both look")}**.
+  look: {baselines(two, "both look")}; ours **{share(OURS, two, "both look")}**.{scenes}
 - Training and sampling cure different things. This pack's training alone has both in {share(BARE, beside, "both")} and {share(BARE, two, "both")}, and leaves the
   word's colour on the other thing in {share(BARE, beside, "stained")} of pictures; steering on top leaves it in {share(OURS, beside, "stained")}.{rooms}
 - {reached} of the {len(found)} goals below are reached; each has its figure, and those that are not the reason."""
@@ -473,7 +508,9 @@ def results_page(
     learning: Mapping[str, Any],
     tried: list[Record],
     asides: Sequence[str],
+    notes: Mapping[str, str],
 ) -> str:
+    """`notes` are told below the tables of settings."""
     parts = [
         """# Results
 
@@ -491,8 +528,10 @@ Prompts and noise are the same for every row: euler, 20 steps, CFG 5.
         """- *there*: the micro world's judge, a detector, finds it; *in its own look*: it finds the owner's thing, not another one of
   its class. In the class word's row that is chance.
 - *text alignment*: the mean share of the things asked for that the judge finds; there is no pretrained CLIP here.
+- *scene*: the prompt names a room, "on grass", "in the snow", "at night" and the like; the judge takes the room for it.
 - *image alignment*: where the thing's class is found, the cosine similarity of the judge's features at its place to those at the
-  thing's place in the owner's pictures, so their background is out of it. *Owner's background*: the judge takes the room for theirs.
+  thing's place in the owner's pictures, so their background is out of it. *Owner's background*: the judge takes the room for theirs;
+  *wallpaper*: it takes it for one with papered walls, as owners' all are.
 - *colour on the other thing*: three tenths of the pixels about its place have the concept's hue; of two concepts, both ways.
 - *diversity*: 1 - the mean cosine similarity of two pictures of one prompt, in the judge's pooled features.
 - *UNet forwards*: the model's calls, counted in pictures, a layout's probe and guidance's corrections among them; a correction
@@ -505,9 +544,10 @@ Prompts and noise are the same for every row: euler, 20 steps, CFG 5.
         if said[setting]:
             most = max(said[setting].values(), key=lambda row: row["seeds"])
             units = "pairs of concepts" if setting == "two concepts" else "concepts"
+            note = f"\n\n{notes[setting]}" if setting in notes else ""
             parts.append(
                 f"## {title}\n\n{most['units']} {units}, {most['seeds']} training seed{'s'[: most['seeds'] > 1]}, "
-                f"{most['pictures']:,} pictures a row.\n\n{markdown(said[setting])}"
+                f"{most['pictures']:,} pictures a row.\n\n{markdown(said[setting])}{note}"
             )
     if found:
         parts.append("## The goals\n\n| wanted | | found |\n|---|---|---|\n" + "\n".join(map(told, found)))
@@ -699,7 +739,8 @@ def main() -> None:
     file.write_text(json.dumps(written, indent=1) + "\n")
     tried = latest(records(FOLDER / "candidates.jsonl"))
     told = [text for text, _ in asides.values()]
-    (DOCS / "RESULTS.md").write_text(results_page(said, judge, answered, learning, tried, told))
+    notes = {"in a scene": by_scene(found)}
+    (DOCS / "RESULTS.md").write_text(results_page(said, judge, answered, learning, tried, told, notes))
     if args.readme and any(NEEDED - set(said[setting]) for setting in ("pretrained word", "two concepts")):
         print("The README's table waits for rows that are not on record yet.")
     elif args.readme:
