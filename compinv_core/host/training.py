@@ -495,10 +495,7 @@ class Training(Learning):
     def _companion(self) -> str:
         """An ordinary word to preview the concept beside."""
         known = next(iter(self.vocabularies.values()))
-        taken = (
-            self.request.class_word,
-            self.request.name,
-        )  # in "embedding:car and a car" the subject could not be told
+        taken = (self.request.class_word, self.request.name)  # "embedding:car and a car" could not be told apart
         return next((w for w in ("car", "cat", "cup") if w not in taken and w in known), self.request.class_word)
 
     def _word(self) -> str:
