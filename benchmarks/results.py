@@ -266,9 +266,8 @@ def likeness(alone: Table) -> str:
         return ""
     theirs, ours, most = (f"{np.nanmean(alone.rows[row]['wallpaper']):.0%}" for row in (REFERENCE, BARE, CEILING))
     return (
-        f"where the prompt names no scene the reference's words bring wallpaper as in their owners' pictures: it is in {theirs} of "
-        f"theirs, {ours} of ours, {most} of the class word's; before the sea or at night the same colour is harder to keep, and CFG "
-        "makes too much of it"
+        f"where the prompt names no scene the reference's words bring what they were learnt with, wallpaper: it is in {theirs} of "
+        f"their pictures, {ours} of ours, {most} of the class word's; in scenes that the prompt names see below"
     )
 
 
@@ -334,6 +333,7 @@ def draw_sheets(found: list[Record]) -> None:
     single = sorted(unit for setting, unit in prompts if setting == "pretrained word")
     double = sorted(unit for setting, unit in prompts if setting == "two concepts")
     wanted = {unit: ("pretrained word", [unit]) for unit in single} | {"two_concepts": ("two concepts", double)}
+    wanted |= {f"{unit}_in_a_scene": ("in a scene", [unit]) for unit in single}
     for name, (setting, units) in wanted.items():
         files = {row: [PICTURES / f"test, {row}, {setting}, {unit}.png" for unit in units] for row in ROWS}
         files = {row: mine for row, mine in files.items() if mine and all(file.exists() for file in mine)}

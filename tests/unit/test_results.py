@@ -280,7 +280,7 @@ def test_more_pictures_a_step_are_told_of_the_same_runs_only():
     assert said["larger"]["against its end"]["alone"].value == pytest.approx(0.7 / 0.6 - 1)
     assert "alone, in its colour 70%, which is +17% (" in curves.table(said)
     other = curves.learning(REFERENCE_RUN + ours + [length(curves.LARGER, "canopy", 3200, 0.7)])
-    assert "larger" not in other and "Twice as many" not in curves.table(other)
+    assert "larger" not in other and "twice as many" not in curves.table(other)
 
 
 def test_only_whole_runs_of_the_same_concepts_are_compared():
