@@ -468,7 +468,7 @@ def in_short(said: Mapping[str, Any], found: Sequence[Goal]) -> str:
     def share(row: str, setting: str, key: str) -> str:
         return f"{said[setting][row]['columns'][key].value:.0%}"
 
-    beside, two, scene, alone = SETTINGS
+    beside, two, scene, _ = SETTINGS
     if not all(set(said[setting]) >= NEEDED for setting in (beside, two)):
         return ""
     plain = {"with one vector": BASELINES[0], "with three": BASELINES[1], "as the reference trains it": REFERENCE}
@@ -481,9 +481,9 @@ def in_short(said: Mapping[str, Any], found: Sequence[Goal]) -> str:
     if set(said[scene]) >= NEEDED:
         scenes = f"""
 - In a scene that the prompt names, and in its own look: {baselines(scene, "look in scene")}; ours **{share(OURS, scene, "look in scene")}**."""
-    if all("wallpaper" in said[alone].get(row, {"columns": ()})["columns"] for row in (CEILING, BARE, REFERENCE)):
-        walls = f""" Where a prompt names no scene, {share(REFERENCE, alone, "wallpaper")} of its pictures
-  show wallpaper, as its owners' all do, {share(BARE, alone, "wallpaper")} of ours, and {share(CEILING, alone, "wallpaper")} of the class word's."""
+    if all("wallpaper" in said[beside].get(row, {"columns": ()})["columns"] for row in (*NEEDED, REFERENCE)):
+        walls = f""" Wallpaper of any kind, as all owners' pictures have it, is in {share(REFERENCE, beside, "wallpaper")} of
+  its pictures, {share("three vectors", beside, "wallpaper")} with three plain vectors, {share(OURS, beside, "wallpaper")} of ours, and {share(CEILING, beside, "wallpaper")} with ordinary words."""
     if REFERENCE in said[beside]:
         theirs, ours = (said[beside][row]["columns"]["samples"].value for row in (REFERENCE, OURS))
         rooms = f"""
@@ -525,7 +525,9 @@ Prompts and noise are the same for every row: euler, 20 steps, CFG 5.
 
 """
         + "\n".join(f"- **{row}**: {what}." for row, what in ROWS.items()),
-        """- *there*: the micro world's judge, a detector, finds it; *in its own look*: it finds the owner's thing, not another one of
+        """In the tables:
+
+- *there*: the micro world's judge, a detector, finds it; *in its own look*: it finds the owner's thing, not another one of
   its class. In the class word's row that is chance.
 - *text alignment*: the mean share of the things asked for that the judge finds; there is no pretrained CLIP here.
 - *scene*: the prompt names a room, "on grass", "in the snow", "at night" and the like; the judge takes the room for it.
