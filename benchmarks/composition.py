@@ -263,6 +263,18 @@ class Bench:
             readings.append({key: value if value is None else float(value) for key, value in reading.items()})
         return readings
 
+    def scenes(self, thing: Thing) -> list[Prompt]:
+        """The thing in every room but wallpaper, which would come along with a word that has learnt its owner's."""
+        phrases = {room: said["phrase"] for room, said in self.world.rooms.items() if room != WALLPAPER}
+        return [Prompt((thing,), room, phrase.format("")) for room, phrase in phrases.items()]
+
+    def in_scenes(self, clip: Any, word: str, concept: ConceptSpec, seed: int, each: int) -> float:
+        """The share of pictures of a word, as prompts write it, in its own look and in the room that the prompt names."""
+        prompts = self.scenes(Thing(concept.word, word, concept))
+        images = self.paint(clip, [(prompt.text, prompt.subjects) for prompt in prompts], each, seed, None)
+        said = self.read(images, prompts, {concept.name: self.owner(concept)})
+        return share(r["look"] and r["scene"] for r in said)
+
     def features(self, images: Tensor) -> Tensor:
         return self.judge.features(images.movedim(-1, 1) - 0.5)
 
@@ -481,8 +493,7 @@ class Comparison:
             case "two concepts":
                 return [Prompt(tuple(order)) for order in itertools.permutations(things)]
             case "in a scene":
-                rooms = {room: said["phrase"] for room, said in self.bench.world.rooms.items() if room != WALLPAPER}
-                return [Prompt((things[0],), room, phrase.format("")) for room, phrase in rooms.items()]
+                return self.bench.scenes(things[0])
             case _:
                 others = [word for word in self.bench.world.classes if word != things[0].word]
                 return [Prompt((things[0], Thing(word, word))) for word in others]

@@ -18,6 +18,7 @@ SHARES = {
     "both": "in its colour and the other thing",
     "alone": "alone, in its colour",
 }
+SCENES = "in a scene"  # where the prompt names one, in its colour: a share that whole runs have alone
 
 
 def grid(found: Sequence[Record], share: str) -> np.ndarray:
@@ -67,6 +68,7 @@ def learning(records: Sequence[Record]) -> dict[str, Any]:
     first time; and by what fraction ours at its defaults is above the reference's end. `leak`: in how many pictures of a word
     beside another the reference's words bring their owner's room along, at their worst, and ours. `larger`: what ours is
     worth with twice the pictures a step, where that has been through the same runs, and against the reference's end.
+    `scenes`: the share of SCENES, of each recipe's whole runs, and of ours at its defaults against the reference's end.
     """
     found = compared(records)
     if not all(found.values()):
@@ -94,15 +96,26 @@ def learning(records: Sequence[Record]) -> dict[str, Any]:
         shares[share] = {"curves": curves, **ends}
     leak = {recipe: max((e.value, samples) for samples, e in curve(mine, "room")) for recipe, mine in found.items()}
     said = {"runs": runs, "default": DEFAULT, "shares": shares, "leak": leak}
+    if not comparable(said):
+        return said
+    last = max(r["samples"] for r in found[REFERENCE])
     larger = [r for r in records if r["recipe"] == LARGER]
-    if comparable(said) and whole_runs(larger, LARGER) == whole_runs(found[OURS], OURS):
-        last = max(r["samples"] for r in found[REFERENCE])
+    if whole_runs(larger, LARGER) == whole_runs(found[OURS], OURS):
         worth = {share: grid(larger, share) for share in SHARES}
         said["larger"] = {
             "samples": larger[0]["samples"],
             "shares": {share: estimate(values) for share, values in worth.items()},
             "against its end": {s: change(values, at(found[REFERENCE], last, s)) for s, values in worth.items()},
         }
+    ends = {
+        REFERENCE: [r for r in found[REFERENCE] if r["samples"] == last],
+        OURS: [r for r in found[OURS] if r["samples"] == DEFAULT],
+        LARGER: larger if "larger" in said else [],
+    }
+    known = {recipe: grid(mine, SCENES) for recipe, mine in ends.items() if mine and all(SCENES in r for r in mine)}
+    if {OURS, REFERENCE} <= set(known):
+        worth = {recipe: estimate(values) for recipe, values in known.items()}
+        said["scenes"] = {"shares": worth, "against its end": change(known[OURS], known[REFERENCE])}
     return said
 
 
@@ -165,6 +178,10 @@ def table(said: Mapping[str, Any]) -> str:
         lines += [
             "",
             f"With twice as many pictures a step, {larger['samples']:,} in all, against the reference's end: {'; '.join(of_it)}. What "
-            "they gain alone is wallpaper (see *ours, 8 a step* above): in a scene that the prompt names they gain nothing.",
+            "they gain alone is wallpaper (see *ours, 8 a step* above).",
         ]
+    if "scenes" in said:
+        names = {REFERENCE: "the reference at its end", OURS: "ours at its defaults", LARGER: "twice as many a step"}
+        told = ", ".join(f"{names[recipe]} {percent(e)}" for recipe, e in said["scenes"]["shares"].items())
+        lines += ["", f"Where the prompt names a scene, the word is there in its colour and in that scene: {told}."]
     return "\n".join(lines)

@@ -3,7 +3,7 @@
 python benchmarks/learning.py
 
 Along a run of the reference, whose learning rate never falls, the word is measured at MILESTONES; ours ends with the last of
-its steps, so each length is a run of its own. A measurement a line is appended to records/learning.jsonl; what it holds already
+its steps, so each length is a run of its own; what a whole run gives is also asked for in scenes. A measurement a line is appended to records/learning.jsonl; what it holds already
 is not done again, and a run that was stopped goes on. Words of whole runs are kept where composition.py looks for them.
 `make results` draws the curves; with `--draw FILE.png`, so does this.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 from composition import RECIPES, Bench, Words, load_bench, reference, word_file
-from curves import LARGER, OURS, REFERENCE, draw, learning, table
+from curves import LARGER, OURS, REFERENCE, SCENES, draw, learning, table
 from recorded import FOLDER, records
 from torch import Tensor
 
@@ -89,6 +89,8 @@ def measure(bench: Bench, name: str, concept: ConceptSpec, seed: int, until: int
                 **{key: round(value, 4) for key, value in figures.items()},
                 "length": round(bench.length(vectors), 3),
             }
+            if step == milestones[-1]:
+                record[SCENES] = round(bench.in_scenes(clip, word, concept, SEED + seed, EACH), 4)
             with RECORDS.open("a") as file:
                 file.write(json.dumps(record) + "\n")
 

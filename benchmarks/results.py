@@ -206,11 +206,10 @@ def goals(tables: Mapping[str, Table], learning: Mapping[str, Any], judge: Mappi
             )
             reason = likeness(tables["alone"]) if share == "alone" else ""
             result.append(Goal(wanted, 0.0, {"against the reference": said["against its end"]}, reason=reason))
-    scenes = tables["in a scene"]
-    if {BARE, REFERENCE} <= set(scenes.rows):
-        wanted = "training: in its colour, in a scene that the prompt names, as often as with the reference"
-        against = {"against the reference": scenes.above(BARE, REFERENCE, "look in scene")}
-        result.append(Goal(wanted, 0.0, against))
+        if "scenes" in learning:
+            wanted = f"training: in its colour in a scene that the prompt names, after {learning['default']:,} pictures as often"
+            against = {"against the reference": learning["scenes"]["against its end"]}
+            result.append(Goal(wanted, 0.0, against, reason=steered(tables["in a scene"])))
     return result
 
 
@@ -269,6 +268,14 @@ def likeness(alone: Table) -> str:
         f"where the prompt names no scene the reference's words bring what they were learnt with, wallpaper: it is in {theirs} of "
         f"their pictures, {ours} of ours, {most} of the class word's; in scenes that the prompt names see below"
     )
+
+
+def steered(scenes: Table) -> str:
+    """What sampling adds to training where a scene is named."""
+    if not {OURS, BARE, REFERENCE} <= set(scenes.rows):
+        return ""
+    ours, bare, theirs = (f"{np.nanmean(scenes.rows[row]['look in scene']):.0%}" for row in (OURS, BARE, REFERENCE))
+    return f"of the test concepts alone it is {bare} and {theirs}, and with this pack's sampling, too, {ours}"
 
 
 def by_scene(found: Sequence[Record]) -> str:
