@@ -3,9 +3,9 @@
 python benchmarks/learning.py
 
 Along a run of the reference, whose learning rate never falls, the word is measured at MILESTONES; ours ends with the last of
-its steps, so each length is a run of its own; what a whole run gives is also asked for in scenes. A measurement a line is appended to records/learning.jsonl; what it holds already
-is not done again, and a run that was stopped goes on. Words of whole runs are kept where composition.py looks for them.
-`make results` draws the curves; with `--draw FILE.png`, so does this.
+its steps, so each length is a run of its own. The word of a whole run is asked for in scenes, too. A measurement a line is
+appended to records/learning.jsonl; what it holds already is not done again, and a run that was stopped goes on. Words of whole
+runs are kept where composition.py looks for them. `make results` draws the curves; with `--draw FILE.png`, so does this.
 """
 
 import argparse

@@ -207,7 +207,10 @@ def goals(tables: Mapping[str, Table], learning: Mapping[str, Any], judge: Mappi
             reason = likeness(tables["alone"]) if share == "alone" else ""
             result.append(Goal(wanted, 0.0, {"against the reference": said["against its end"]}, reason=reason))
         if "scenes" in learning:
-            wanted = f"training: in its colour in a scene that the prompt names, after {learning['default']:,} pictures as often"
+            wanted = (
+                f"training: in its colour in a scene that the prompt names after {learning['default']:,} pictures as often as "
+                "with the reference"
+            )
             against = {"against the reference": learning["scenes"]["against its end"]}
             result.append(Goal(wanted, 0.0, against, reason=steered(tables["in a scene"])))
     return result
@@ -275,7 +278,7 @@ def steered(scenes: Table) -> str:
     if not {OURS, BARE, REFERENCE} <= set(scenes.rows):
         return ""
     ours, bare, theirs = (f"{np.nanmean(scenes.rows[row]['look in scene']):.0%}" for row in (OURS, BARE, REFERENCE))
-    return f"of the test concepts alone it is {bare} and {theirs}, and with this pack's sampling, too, {ours}"
+    return f"on the test concepts ours has {bare} and the reference {theirs}, and ours sampled at this pack's defaults {ours}"
 
 
 def by_scene(found: Sequence[Record]) -> str:
