@@ -177,8 +177,8 @@ def table(said: Mapping[str, Any]) -> str:
         )
         lines += [
             "",
-            f"With twice as many pictures a step, {larger['samples']:,} in all, against the reference's end: {'; '.join(of_it)}. What "
-            "they gain alone is wallpaper (see *ours, 8 a step* above).",
+            f"With twice as many pictures a step, {larger['samples']:,} in all, against the reference's end: {'; '.join(of_it)}. Alone "
+            "they bring wallpaper more often, too (see *ours, 8 a step* above).",
         ]
     if "scenes" in said:
         names = {REFERENCE: "the reference at its end", OURS: "ours at its defaults", LARGER: "twice as many a step"}

@@ -267,9 +267,12 @@ def likeness(alone: Table) -> str:
     if not {CEILING, BARE, REFERENCE} <= set(alone.rows) or "wallpaper" not in alone.rows[BARE]:
         return ""
     theirs, ours, most = (f"{np.nanmean(alone.rows[row]['wallpaper']):.0%}" for row in (REFERENCE, BARE, CEILING))
+    look, papered = (alone.rows[BARE][key] for key in ("look", "wallpaper"))
+    before, elsewhere = (f"{np.nanmean(look[papered == there]):.0%}" for there in (1, 0))
     return (
-        f"where the prompt names no scene the reference's words bring what they were learnt with, wallpaper: it is in {theirs} of "
-        f"their pictures, {ours} of ours, {most} of the class word's; in scenes that the prompt names see below"
+        f"where the prompt names no scene the reference's words bring what they were learnt with, wallpaper, in {theirs} of their "
+        f"pictures (ours in {ours}, the class word in {most}), and where it names one their lead is smaller, see below; but wallpaper "
+        f"alone does not explain it: ours is in its look in {before} of the pictures with it and in {elsewhere} of the others"
     )
 
 

@@ -21,6 +21,7 @@ from results import (
     by_scene,
     goals,
     in_short,
+    likeness,
     markdown,
     plain,
     readme_table,
@@ -150,6 +151,14 @@ def test_a_word_counts_in_a_scene_where_it_and_the_scene_are():
     assert (
         by_scene(trained) == "In its own look, scene by scene: reference: at night 25%; ours, no layout: at night 50%."
     )
+
+
+def test_whether_a_word_is_alike_before_wallpaper_is_told():
+    found = made(look=[1, 1, 0, 0], wallpaper=[1, 0, 0, 0])
+    rows = {"ours": "ours, no layout", "one vector": "reference"}
+    alone = tables([*found, *({**r, "row": rows[r["row"]]} for r in found if r["row"] in rows)])["alone"]
+    assert "in 100% of their pictures (ours in 25%, the class word in 100%)" in likeness(alone)
+    assert likeness(alone).endswith("ours is in its look in 100% of the pictures with it and in 33% of the others")
 
 
 @pytest.mark.parametrize(("aligned", "reached"), [(0.78, True), (0.77, False)])
