@@ -263,7 +263,7 @@ def colour(tables: Mapping[str, Table], judge: Mapping[str, Any]) -> str:
 
 
 def likeness(alone: Table) -> str:
-    """Why a word is less alike alone than the reference's, where no scene is asked for."""
+    """What is known of why a word is less alike alone than the reference's."""
     if not {CEILING, BARE, REFERENCE} <= set(alone.rows) or "wallpaper" not in alone.rows[BARE]:
         return ""
     theirs, ours, most = (f"{np.nanmean(alone.rows[row]['wallpaper']):.0%}" for row in (REFERENCE, BARE, CEILING))
