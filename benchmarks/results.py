@@ -51,6 +51,12 @@ ROWS = {
     OURS: "this pack's training and sampling at their defaults: steered to a recovered layout",
 }
 """What each row is; before the colon, in few words."""
+SHOWN = {
+    "pretrained word": ("both", "both look", "stained"),
+    "two concepts": ("both", "both look"),
+    "in a scene": ("look in scene",),
+}
+"""Of each setting, what the README's table shows."""
 REPAIR = ("with anchors", BASELINES)  # the row that repair is held against, and what is repaired
 SETTINGS = {
     "pretrained word": "The word beside an ordinary one",
@@ -284,17 +290,20 @@ def steered(scenes: Table) -> str:
     return f"on the test concepts ours has {bare} and the reference {theirs}, and ours sampled at this pack's defaults {ours}"
 
 
-def by_scene(found: Sequence[Record]) -> str:
-    """In which scenes words have their own look."""
-    lines: list[str] = []
+def by_scene(found: Sequence[Record]) -> dict[str, dict[str, float]]:
+    """In which scenes words have their own look: by row the share in each."""
+    said: dict[str, dict[str, float]] = {}
     for row in (REFERENCE, BARE):
         mine = [r for r in found if r["row"] == row and r["setting"] == "in a scene"]
         if mine:
-            shares = np.mean([r["look"] for r in mine], axis=(0, 2))
-            lines.append(
-                f"{row}: " + ", ".join(f"{room} {s:.0%}" for room, s in zip(mine[0]["prompts"], shares, strict=True))
-            )
-    return f"In its own look, scene by scene: {'; '.join(lines)}." if lines else ""
+            shares = np.mean([r["look"] for r in mine], axis=(0, 2)).tolist()
+            said[row] = dict(zip(mine[0]["prompts"], shares, strict=True))
+    return said
+
+
+def scene_by_scene(said: Mapping[str, Mapping[str, float]]) -> str:
+    rows = (f"{row}: " + ", ".join(f"{room} {e:.0%}" for room, e in rooms.items()) for row, rooms in said.items())
+    return f"In its own look, scene by scene: {'; '.join(rows)}." if said else ""
 
 
 def cell(key: str, e: Estimate | None) -> str:
@@ -426,15 +435,7 @@ def candidates_section(found: list[Record]) -> str:
 
 def readme_table(said: Mapping[str, Any]) -> str:
     rows = {row: ROWS[row] for row in (*BASELINES, REFERENCE, BARE, OURS, CEILING) if row in said["pretrained word"]}
-    columns = [
-        (setting, key)
-        for setting, keys in (
-            ("pretrained word", ("both", "both look", "stained")),
-            ("two concepts", ("both", "both look")),
-            ("in a scene", ("look in scene",)),
-        )
-        for key in keys
-    ]
+    columns = [(setting, key) for setting, keys in SHOWN.items() for key in keys]
     titles = {
         ("pretrained word", "both"): "yours and the other are there",
         ("pretrained word", "both look"): "and yours in its colour",
@@ -453,7 +454,7 @@ def readme_table(said: Mapping[str, Any]) -> str:
             chance = row == CEILING and key in ("both look", "look in scene")  # a class word asks for no look
             cells.append("" if e is None or chance else f"{e.value:.0%}" if row != OURS else f"**{e.value:.0%}**")
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
-    counts = [said[setting].get(OURS, {"pictures": 0}) for setting in ("pretrained word", "two concepts", "in a scene")]
+    counts = [said[setting][OURS] for setting in SHOWN]
     lines += [
         "",
         f"*{counts[0]['units']} concepts that chose no setting, {counts[0]['seeds']} seed{'s'[: counts[0]['seeds'] > 1]} of training, {counts[0]['pictures']:,} "
@@ -737,12 +738,14 @@ def main() -> None:
     answered = goals(by_setting, learning, judge) + repair_goals(records(FOLDER / "repair.jsonl"))
     kept = {name: records(FOLDER / f"{name}.jsonl") for name in SECTIONS}
     asides = {name: tell(kept[name]) for name, tell in SECTIONS.items() if kept[name]}
+    scenes = by_scene(found)
     draw_sheets(found)
     if learning:
         curves.draw(learning, DOCS / "results" / "learning.png")
     report = {
         "settings": said,
         "ceiling": CEILING,
+        "scenes": scenes,
         "goals": [{**asdict(goal), "reached": goal.reached, "sure": goal.sure} for goal in answered],
         "learning": learning,
         "judge": judge,
@@ -754,9 +757,9 @@ def main() -> None:
     file.write_text(json.dumps(written, indent=1) + "\n")
     tried = latest(records(FOLDER / "candidates.jsonl"))
     told = [text for text, _ in asides.values()]
-    notes = {"in a scene": by_scene(found)}
+    notes = {"in a scene": scene_by_scene(scenes)}
     (DOCS / "RESULTS.md").write_text(results_page(said, judge, answered, learning, tried, told, notes))
-    if args.readme and any(NEEDED - set(said[setting]) for setting in ("pretrained word", "two concepts")):
+    if args.readme and any(NEEDED - set(said[setting]) for setting in SHOWN):
         print("The README's table waits for rows that are not on record yet.")
     elif args.readme:
         readme = ROOT / "README.md"

@@ -25,6 +25,7 @@ from results import (
     markdown,
     plain,
     readme_table,
+    scene_by_scene,
     summary,
     tables,
     with_table,
@@ -148,9 +149,8 @@ def test_a_word_counts_in_a_scene_where_it_and_the_scene_are():
     assert [ours[key].mean() for key in ("scene", "in scene", "look in scene", "text")] == [0.5, 0.5, 0.25, 0.75]
     rows = {"ours": "ours, no layout", "one vector": "reference"}
     trained = [{**r, "row": rows[r["row"]]} for r in found if r["row"] in rows]
-    assert (
-        by_scene(trained) == "In its own look, scene by scene: reference: at night 25%; ours, no layout: at night 50%."
-    )
+    told = "In its own look, scene by scene: reference: at night 25%; ours, no layout: at night 50%."
+    assert scene_by_scene(by_scene(trained)) == told and scene_by_scene({}) == ""
 
 
 def test_whether_a_word_is_alike_before_wallpaper_is_told():
