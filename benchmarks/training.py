@@ -20,12 +20,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 from torch.utils.flop_counter import FlopCounterMode
 
+from compinv_core.backbone import Encoded, NoiseSchedule
 from compinv_core.host import text_encoder
 from compinv_core.host.model import recomputed
 from compinv_core.host.training import Request, Training, noise_schedule, predictor
-from compinv_core.prompts import OBJECT_TEMPLATES
+from compinv_core.prompts.templates import OBJECT_TEMPLATES
 from compinv_core.training.loop import Progress, Recipe, Task, train
-from compinv_core.training.objective import Encoded, NoiseSchedule, diffusion_loss
+from compinv_core.training.objective import diffusion_loss
 
 VECTORS, WORDS = 3, 49408
 

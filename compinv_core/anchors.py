@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .vocabulary import Vocabulary
+from .prompts.vocabulary import Vocabulary
 
 COCO = tuple(
     "person bicycle car motorcycle airplane bus train truck boat|traffic light|fire hydrant|stop sign|parking meter|"

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..concept import Concept
-from ..prompts import Subject
+from ..prompts.spans import Subject
 from .text_encoder import columns_between, encode, find_phrase, known_concepts
 
 SUBJECTS, PROBE = "compinv_subjects", "compinv_probe"

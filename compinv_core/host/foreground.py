@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..attention import foreground_weights
-from ..training.objective import Encoded, NoiseSchedule
+from ..backbone import Encoded, NoiseSchedule
 from .attention import Capture, guided_blocks, resized_mean, until_last_map, watch
 from .model import fitting, load, predictor
 from .text_encoder import columns_in_turn

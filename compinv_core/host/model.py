@@ -15,7 +15,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.checkpoint import checkpoint
 
-from ..training.objective import Encoded, Predictor
+from ..backbone import Encoded, Predictor
 
 WITH_BACKWARD = ("attention_basic", "attention_pytorch", "attention_split", "attention_sub_quad", "attention_xformers")
 """Of the host's kernels; SageAttention, flash attention and those of 8 bits have none."""

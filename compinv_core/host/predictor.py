@@ -16,7 +16,8 @@ from ..anchors import COCO_CATEGORIES
 from ..files import whole_file
 from ..layout import Layout
 from ..predictor import Example, LayoutPredictor, learn, read_predictor, write_predictor
-from ..prompts import Subject, prompts_about
+from ..prompts.spans import Subject
+from ..prompts.templates import prompts_about
 from ..training.runs import fingerprint
 from .attention import all_blocks
 from .composition import composition_prompt, probes_of

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from ..anchors import COCO_CATEGORIES, AnchorSet
+from ..backbone import Encoded
 from ..concept import Concept
-from ..prompts import OBJECT_TEMPLATES
+from ..prompts.templates import OBJECT_TEMPLATES
+from ..prompts.vocabulary import Vocabulary
 from ..report import Attention, dominance, kept
 from ..training.loop import Checkpoint, Recipe, Vectors
-from ..training.objective import Encoded
-from ..vocabulary import Vocabulary
 from . import text_encoder
 from .foreground import find_foreground
 from .report import ALONE, NAME, attend, check_concept, one_by_one, other_words, repeating

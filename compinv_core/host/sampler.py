@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..attention import attention_probabilities, balancing_bias, layout_energy, steering_bias
 from ..layout import Layout, Region, default_layout, layout_from_attention
-from ..prompts import Subject
+from ..prompts.spans import Subject
 from ..sampling import Balance, Energy, Guidance, Report, Steering, correct, passed
 from .attention import (
     Bias,

@@ -14,9 +14,9 @@ import torch
 from comfy.sd1_clip import SDClipModel
 from torch import Tensor
 
+from ..backbone import Encoded
 from ..concept import Concept, check_name, is_ours, mixed
-from ..training.objective import Encoded
-from ..vocabulary import Vocabulary
+from ..prompts.vocabulary import Vocabulary
 from .model import frozen_weights, other_forwards, staying
 
 KEYS = ("clip_l", "clip_g", "clip_h")

@@ -17,11 +17,12 @@ from torch import Tensor
 
 from .. import __version__
 from ..anchors import AnchorSet, sparsemax
+from ..backbone import Encoded, NoiseSchedule
 from ..concept import Concept, write_unfinished
-from ..prompts import CLOSE_UP, FAR_AWAY, OBJECT_TEMPLATES, STYLE_TEMPLATES
+from ..prompts.templates import CLOSE_UP, FAR_AWAY, OBJECT_TEMPLATES, STYLE_TEMPLATES
 from ..report import standing
 from ..training.loop import REFERENCE, Checkpoint, Progress, Pull, Recipe, Task, Vectors, Workers, train
-from ..training.objective import Encoded, NoiseSchedule, sample
+from ..training.objective import sample
 from ..training.pictures import DARK, off_centre, rescaled, training_pictures
 from ..training.runs import fingerprint, load_run, save_run
 from . import text_encoder

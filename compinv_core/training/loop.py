@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ..anchors import ON_PAR, anchor_loss, density, paper_anchor_loss, sparsemax
-from .objective import Encoded, NoiseLevels, NoiseSchedule, Predictor, diffusion_loss, timesteps_at
+from ..backbone import Encoded, NoiseSchedule, Predictor
+from .objective import NoiseLevels, diffusion_loss, timesteps_at
 
 REPORT = 10  # steps; a report has to wait for the device
 CHECKS = 10  # in a run

@@ -1,77 +1,14 @@
 """What a step minimises: the diffusion loss of textual inversion and the anchor loss of compositional inversion."""
 
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
-Prediction = Literal["epsilon", "v"]
+from ..backbone import Encoded, NoiseSchedule, Predictor
+
 NoiseLevels = Literal["even", "high", "low"]
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Prompts as a UNet reads them.
-
-    Attributes:
-        context: (B, L, E), for cross-attention; the widths of all text encoders side by side.
-        pooled: (B, P), one vector for a whole prompt, which SDXL reads too.
-    """
-
-    context: Tensor
-    pooled: Tensor
-
-    def with_others(self, others: "Encoded") -> "Encoded":
-        """These prompts, then others."""
-        return Encoded(torch.cat([self.context, others.context]), torch.cat([self.pooled, others.pooled]))
-
-    def split(self, size: int) -> "list[Encoded]":
-        """These prompts, so many at a time."""
-        starts = range(0, len(self.context), size)
-        return [Encoded(self.context[i : i + size], self.pooled[i : i + size]) for i in starts]
-
-
-class Predictor(Protocol):
-    """The frozen UNet: what it predicts for noisy latents (B, C, h, w) at timesteps (B,) under B prompts."""
-
-    def __call__(self, noisy: Tensor, timesteps: Tensor, prompts: Encoded) -> Tensor: ...
-
-
-@dataclass(frozen=True)
-class NoiseSchedule:
-    """The checkpoint's own schedule.
-
-    Attributes:
-        alphas_cumprod: (T,), the share of the signal left at each timestep.
-        prediction: what the UNet was trained to predict.
-    """
-
-    alphas_cumprod: Tensor
-    prediction: Prediction
-
-    def noisy(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        signal, spread = self._scales(timesteps)
-        return signal * latents + spread * noise
-
-    def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        if self.prediction == "epsilon":
-            return noise
-        signal, spread = self._scales(timesteps)
-        return signal * noise - spread * latents
-
-    def clean(self, noisy: Tensor, output: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        """(latents, noise) that the UNet's output amounts to."""
-        signal, spread = self._scales(timesteps)
-        if self.prediction == "epsilon":
-            return (noisy - spread * output) / signal, output
-        return signal * noisy - spread * output, signal * output + spread * noisy
-
-    def _scales(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        alpha = rearrange(self.alphas_cumprod[timesteps], "b -> b 1 1 1")
-        return alpha.sqrt(), (1 - alpha).sqrt()
 
 
 def diffusion_loss(

@@ -272,8 +272,8 @@ def test_the_hosts_own_kernel_is_kept_where_it_has_a_backward(pack: Any):
 
 
 def test_training_leaves_it_aside_as_well(pack: Any, microworld: Any):
+    from compositional_inversion.compinv_core.backbone import Encoded
     from compositional_inversion.compinv_core.host.model import frozen_weights, predictor
-    from compositional_inversion.compinv_core.training.objective import Encoded
 
     model = microworld[0].clone()
     model.model_options["transformer_options"]["optimized_attention_override"] = lambda *_, **__: pytest.fail("called")

@@ -504,8 +504,8 @@ def test_patches_of_the_model_are_told_what_a_sampler_tells_them(
 
 
 def test_patches_are_told_the_noise_level(pack: Any, microworld: Any):
+    from compositional_inversion.compinv_core.backbone import Encoded
     from compositional_inversion.compinv_core.host.model import predictor
-    from compositional_inversion.compinv_core.training.objective import Encoded
 
     told: list[dict[str, Any]] = []
     patched = microworld[0].clone()

@@ -254,9 +254,9 @@ def test_the_node_trains_every_family(
 @pytest.mark.parametrize("name", list(FAMILIES))
 def test_a_gradient_of_recomputed_blocks_is_the_same_bit_for_bit(name: str):
     """Also where a patch does another thing in each block, which ComfyUI's own recomputing gets wrong."""
+    from compinv_core.backbone import Encoded
     from compinv_core.host.model import frozen_weights, recomputed
     from compinv_core.host.training import predictor
-    from compinv_core.training.objective import Encoded
 
     family = FAMILIES[name]
     model = comfy_model(family)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from compinv_core.anchors import COCO_CATEGORIES, AnchorSet, anchor_loss, density, paper_anchor_loss, sparsemax, weigh
-from compinv_core.vocabulary import Vocabulary
+from compinv_core.prompts.vocabulary import Vocabulary
 
 # Ten words in two groups on the axes of a plane, a step of 0.1 between neighbours, and one word apart.
 WORDS = (*(f"{group}{i}" for group in ("cat", "car") for i in range(10)), "odd")

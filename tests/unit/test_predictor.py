@@ -19,7 +19,7 @@ from compinv_core.predictor import (
     read_predictor,
     write_predictor,
 )
-from compinv_core.prompts import prompts_about
+from compinv_core.prompts.templates import prompts_about
 
 WIDTH = 12
 WORDS = {name: torch.randn(WIDTH, generator=torch.Generator().manual_seed(i)) for i, name in enumerate("abcdefgh")}

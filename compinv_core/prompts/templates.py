@@ -1,8 +1,7 @@
-"""Prompts to train with, and where each subject's tokens sit in an encoded prompt."""
+"""Prompts to train with and to read layouts from."""
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from random import Random
 
 OBJECT_TEMPLATES = tuple(
@@ -29,28 +28,6 @@ STYLE_TEMPLATES = tuple(
 FAR_AWAY = ("far away", "very small")
 CLOSE_UP = ("close up", "zoomed in")
 JOINTS = ("and", "next to", "with")
-
-
-@dataclass(frozen=True)
-class Subject:
-    """Something that a prompt names.
-
-    Attributes:
-        phrase: as the prompt writes it, such as "embedding:mittens" or "red car".
-        class_phrase: what stands for it in the probe: a concept's class word; an ordinary phrase itself.
-        columns: its tokens on the token axis of the encoded prompt; token p of chunk c sits at 77 c + p.
-        probe_columns: the same in the probe.
-    """
-
-    phrase: str
-    class_phrase: str
-    columns: tuple[int, ...]
-    probe_columns: tuple[int, ...]
-
-    @property
-    def name(self) -> str:
-        """Short, for pictures and messages."""
-        return self.phrase.removeprefix("embedding:")
 
 
 def prompts_about(words: Sequence[str], count: int, seed: int) -> list[tuple[str, tuple[str, ...]]]:

@@ -1,0 +1,1 @@
+"""Prompts: templates, the vocabulary, and where subjects are in an encoded prompt."""
