@@ -12,6 +12,7 @@ lint:
 	$(HOST) python -m ruff format --check .
 	$(HOST) python -m ruff check .
 	$(HOST) python -m pyright
+	$(HOST) python -m pyright -p pyright-host.json
 
 # A line for each goal of speed and memory, measured here and now; fails when one is missed.
 bench:

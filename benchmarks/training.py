@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from compinv_core.host.training import Request, Training, noise_schedule, predictor
 from host import SD15, SDXL, Architecture, goal
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -23,7 +24,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from compinv_core.backbone import Encoded, NoiseSchedule
 from compinv_core.host import text_encoder
 from compinv_core.host.model import recomputed
-from compinv_core.host.training import Request, Training, noise_schedule, predictor
 from compinv_core.prompts.templates import OBJECT_TEMPLATES
 from compinv_core.training.loop import Progress, Recipe, Task, train
 from compinv_core.training.objective import diffusion_loss

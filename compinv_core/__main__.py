@@ -15,7 +15,8 @@ def main() -> int:
         print(f'"{host}" is not a ComfyUI folder; set COMFYUI_PATH to yours.', file=sys.stderr)
         return 2
     sys.path.insert(0, str(host))
-    from .host.command_line import ConfigError, train_all, train_layouts
+    from .cli.config import ConfigError
+    from .cli.train import train_all, train_layouts
 
     try:
         if asked.what == "train":

@@ -25,6 +25,8 @@ COCO_CATEGORIES = tuple(name for part in COCO for name in ([part] if part in _PH
 # so that equal weights of both losses are a fair fight. By estimate the reference's .95 and .05 on SD 1.x come to .1 and .9
 # here, for its loss is a mean over 77 positions, nearly all of them 0.
 ON_PAR = 1e-3
+# The same for text features, of whose angle to the class word's the loss is 1 - cosine.
+TEXT_ON_PAR = 1e-1
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,17 @@ def anchor_loss(vectors: Tensor, target: Tensor, spread: float) -> Tensor:
     return (vectors - target).square().sum(dim=-1).mean() / spread
 
 
-def paper_anchor_loss(vectors: Tensor, target: Tensor, positions: int = 77) -> Tensor:
+def embedded_prompt_loss(vectors: Tensor, target: Tensor, positions: int = 77) -> Tensor:
     """The reference implementation's: a mean over the whole embedded prompt (positions x E), of which only n rows differ."""
     return (vectors - target).square().sum() / (positions * vectors.shape[-1])
+
+
+def text_feature_loss(learnt: Tensor, ordinary: Tensor) -> Tensor:
+    """How far prompts with a placeholder are from the same prompts with its class word, as a text encoder sums them up.
+
+    The semantic preservation loss of ClassDiffusion (Huang et al. 2025), a mean of 1 - cosine.
+
+    Args:
+        learnt, ordinary: (B, P), pooled outputs.
+    """
+    return (1 - torch.cosine_similarity(learnt.float(), ordinary.float(), dim=-1)).mean()

@@ -65,6 +65,12 @@ def layout_energy(maps: Sequence[Tensor], owners: Sequence[int], cells: Sequence
     return torch.stack(of_subjects).mean(dim=0)
 
 
+def resized_mean(maps: Sequence[Tensor], height: int, width: int) -> Tensor:
+    """The mean of maps (B, P, h, w) of several sizes: (B, P, height, width)."""
+    sized = [torch.nn.functional.interpolate(m.float(), size=(height, width), mode="bilinear") for m in maps]
+    return torch.stack(sized).mean(dim=0)
+
+
 VAGUE = 0.15  # of its mean, how much a map of a thing that is somewhere at least varies
 BACKGROUND = 0.1  # what counts of it; none at all would leave what surrounds the thing to chance
 

@@ -113,15 +113,32 @@ class PreparedPrompts:
 
     Attributes:
         embeds: (P, L, E), the input embeddings, zero where a placeholder goes.
-        positions: (P, n), the columns of the prompt's placeholder.
+        positions: (P,), the column where a prompt's placeholder begins.
         lengths: P numbers of tokens, which the pooled output needs.
         placeholders: P names: whose place it is.
+        counts: placeholder -> how many vectors it has.
     """
 
     embeds: Mapping[str, Tensor]
     positions: Mapping[str, Tensor]
     lengths: Mapping[str, list[int]]
     placeholders: tuple[str, ...]
+    counts: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Images, and what their subjects got of the attention while they were sampled: means over the blocks and cells.
+
+    Attributes:
+        shares: (T, B, S) in 0..1, how much of a step's attention went to a subject's tokens, of all tokens' 1.
+        entropies: (T, B, S) in 0..1, how widely it was spread.
+        latents: (B, C, h, w), finished, as the autoencoder takes them.
+    """
+
+    shares: Tensor
+    entropies: Tensor
+    latents: Tensor
 
 
 WeightChange = Callable[[Tensor], Tensor]
@@ -186,8 +203,9 @@ class Backbone(Protocol):
         """Where phrases, which a prompt has in this order, sit on the token axis."""
         ...
 
-    def predict(self, noisy: Tensor, timesteps: Tensor, prompts: Encoded) -> Tensor:
-        """See `Predictor`."""
+    @property
+    def predict(self) -> Predictor:
+        """The UNet's raw output, as the checkpoint predicts."""
         ...
 
     def attention_to(self, prompt: Encoded, columns: Sequence[int], noisy: Tensor, timesteps: Tensor) -> list[Tensor]:
@@ -195,10 +213,17 @@ class Backbone(Protocol):
         ...
 
     def sample(
-        self, texts: Sequence[str], concepts: Sequence[Concept], noise: Tensor, steps: int, cfg: float, seed: int,
-        on_step: Callable[..., None] | None = None,
+        self, texts: Sequence[str], concepts: Sequence[Concept], noise: Tensor, *,
+        steps: int, cfg: float, seed: int, on_step: Callable[..., None] | None = None,
     ) -> Tensor:  # fmt: skip
         """The host's own Euler sampler from noise (B, C, h, w), a prompt each: latents as the UNet sees them."""
+        ...
+
+    def observe(
+        self, text: str, subjects: Sequence[str], concepts: Sequence[Concept], shape: tuple[int, int, int], *,
+        seed: int, steps: int, cfg: float,
+    ) -> Observed:  # fmt: skip
+        """Sample one prompt and watch its subjects, which it has in this order."""
         ...
 
     def encode_images(self, images: Tensor) -> Tensor:
@@ -209,12 +234,21 @@ class Backbone(Protocol):
         """(B, C, h, w) as the UNet sees them -> (B, H, W, 3) in 0..1."""
         ...
 
+    @property
+    def lora_names(self) -> Mapping[str, str]:
+        """Path of a weight of the UNet -> its name in LoRA files, without an ending."""
+        ...
+
     def weight(self, path: str) -> Tensor:
         """A weight of the UNet, patches applied, in its own dtype; paths are its own module names."""
         ...
 
-    def weights_of(self, kind: Literal["cross-attention keys and values", "attention", "all"]) -> list[str]:
-        """Paths of the UNet's weights of a kind, in the order in which they run."""
+    def weights_of(self, kind: str) -> list[str]:
+        """Paths of the UNet's weights, in the order in which they run.
+
+        Args:
+            kind: "cross-attention keys and values", "attention" or "all".
+        """
         ...
 
     def trainable(self, checkpointing: bool, reserve: float) -> AbstractContextManager[None]:

@@ -8,11 +8,10 @@ from typing import Any, cast
 
 import safetensors
 import torch
-from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
 from . import __version__
-from .files import whole_file
+from .files import write_tensors
 
 safe_open = cast(Any, safetensors.safe_open)  # its signature has no types
 WIDTHS = {768: "clip_l", 1280: "clip_g", 1024: "clip_h"}  # of a file that does not name its text encoder
@@ -71,6 +70,23 @@ class Concept:
         return f'"{self.name}" is an embedding for {family}: {self.count} vector{"s"[: self.count > 1]}, {sizes}{told}.'
 
 
+def check_family(concept: Concept, widths: Mapping[str, int]) -> None:
+    """Raises ValueError when a concept's vectors are not of these text encoders, no more and no less.
+
+    The refiner of SDXL, which has one of the two, takes SDXL's concepts.
+
+    Args:
+        widths: text-encoder key -> the width of its input embeddings.
+    """
+    given = {key: vectors.shape[1] for key, vectors in concept.vectors.items()}
+    if given != widths and not (set(widths) == {"clip_g"} and widths.items() <= given.items()):
+        has, needs = (", ".join(f"{key}: {width}" for key, width in w.items()) for w in (given, widths))
+        raise ValueError(
+            f'The concept "{concept.name}" is for another family of models: it has vectors of width ({has}), '
+            f"but this CLIP needs {needs}."
+        )
+
+
 def mixed(vectors: Tensor, word: Tensor, mix: float) -> Tensor:
     """Vectors (n, E) part of the way to an ordinary word's (E,): at 0 as they are, at 1 that word, below 0 away from it."""
     return vectors + mix * (word - vectors)
@@ -98,8 +114,7 @@ def write_concept(concept: Concept, path: Path, replace: bool = False) -> None:
     if path.exists() and not replace:
         raise FileExistsError(f'The embedding "{path.name}" exists already; choose another name, or to replace it.')
     metadata = {**concept.provenance, "class_word": concept.class_word, "format": FORMAT, "written_by": __version__}
-    with whole_file(path) as new:
-        save_file({key: v.detach().float().cpu().contiguous() for key, v in concept.vectors.items()}, new, metadata)
+    write_tensors({key: vectors.float() for key, vectors in concept.vectors.items()}, path, metadata)
 
 
 def write_unfinished(concept: Concept, folder: Path) -> Path:

@@ -1,9 +1,12 @@
 """Files that are whole or not there."""
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+
+from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
+from torch import Tensor
 
 
 @contextmanager
@@ -26,3 +29,9 @@ def whole_file(path: Path) -> Generator[Path]:
         raise OSError(f'"{path}" cannot be written: {error}') from error
     finally:
         new.unlink(missing_ok=True)
+
+
+def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
+    """Write a `.safetensors` file, whole or not at all."""
+    with whole_file(path) as new:
+        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, new, dict(metadata))

@@ -11,25 +11,25 @@ import folder_paths
 from comfy_api.latest import io
 from PIL import Image
 
-from ..compinv_core.host.training import Learning
-from ..compinv_core.training.loop import Checkpoint, Progress
+from ..compinv_core.training.checkpoint import Checkpoint, Progress
+from ..compinv_core.training.run import TrainingRun
 from .live_text import say
 
 log = logging.getLogger(__name__)
 Picture = tuple[str, Image.Image, int]
 
 
-def learn(cls: type[io.ComfyNode], learning: Learning, on_check: Callable[[Progress], Picture | None]) -> Checkpoint:
+def learn(cls: type[io.ComfyNode], run: TrainingRun, on_evaluation: Callable[[Progress], Picture | None]) -> Checkpoint:
     """Run it with a progress bar. What a run had learnt that was cancelled or failed is kept in output/embeddings,
     where Load Concept will not list it until the user moves it there.
 
     Args:
-        on_check: called at every check; what it returns is shown on the node.
+        on_evaluation: called at every evaluation; what it returns is shown on the node.
 
     Returns:
         The state at the end.
     """
-    management, steps = comfy.model_management, learning.recipe.steps
+    management, steps = comfy.model_management, run.recipe.steps
     bar = comfy.utils.ProgressBar(steps)
 
     def interrupted() -> bool:
@@ -39,25 +39,25 @@ def learn(cls: type[io.ComfyNode], learning: Learning, on_check: Callable[[Progr
         return False
 
     def on_report(progress: Progress) -> None:
-        bar.update_absolute(progress.step, steps, None if progress.check is None else on_check(progress))
+        bar.update_absolute(progress.step, steps, None if progress.evaluation is None else on_evaluation(progress))
 
     folder = Path(folder_paths.get_user_directory()) / "compositional_inversion" / "runs"
-    with kept(cls, learning):
-        end = learning.run(folder, interrupted, on_report)
+    with kept(cls, run):
+        end = run.run(folder, interrupted, on_report)
         if end.step < steps:
             management.interrupt_current_processing(False)  # as raising it does
             raise management.InterruptProcessingException
-    learning.forget(folder)
+    run.forget(folder)
     return end
 
 
 @contextmanager
-def kept(cls: type[io.ComfyNode], learning: Learning) -> Generator[None]:
+def kept(cls: type[io.ComfyNode], run: TrainingRun) -> Generator[None]:
     """Saves the word learnt so far, and says where, when what happens within is cancelled or fails."""
     management = comfy.model_management
     ends = {
         management.InterruptProcessingException: "was cancelled",
-        FloatingPointError: "went astray",
+        FloatingPointError: "diverged",
         MemoryError: "ran out of memory",
         management.OOM_EXCEPTION: "ran out of memory",
     }
@@ -65,7 +65,7 @@ def kept(cls: type[io.ComfyNode], learning: Learning) -> Generator[None]:
         yield
     except tuple(ends) as error:
         how = next(how for kind, how in ends.items() if isinstance(error, kind))
-        notice = f"Training {how} {learning.keep(Path(folder_paths.get_output_directory()) / 'embeddings')}"
+        notice = f"Training {how} {run.keep(Path(folder_paths.get_output_directory()) / 'embeddings')}"
         log.info(notice)
         say(cls, notice)
         raise

@@ -7,15 +7,17 @@ import latent_preview
 from comfy_api.latest import io
 
 from ..compinv_core.concept import Concept
-from ..compinv_core.host.repair import LIMITS, RECIPE, STEPS, Repair, Wanted
+from ..compinv_core.host.backbone import ComfyBackbone
 from ..compinv_core.host.text_encoder import check_new_placeholder
-from ..compinv_core.host.training import LIMITS as TRAINING_LIMITS
-from ..compinv_core.training.loop import Progress, Recipe
+from ..compinv_core.training.checkpoint import Progress
+from ..compinv_core.training.recipe import Recipe
+from ..compinv_core.training.repair import LIMITS, RECIPE, STEPS, Repair, RepairRequest
+from ..compinv_core.training.request import LIMITS as TRAINING_LIMITS
 from .learning import kept, learn
 from .live_text import say
 from .types import CATEGORY, ConceptType
 
-DEFAULTS = Wanted("")
+DEFAULTS = RepairRequest("")
 
 
 class CompInvRepairConcept(io.ComfyNode):
@@ -121,27 +123,33 @@ class CompInvRepairConcept(io.ComfyNode):
     ) -> io.NodeOutput:
         name = placeholder.strip() or re.sub(r"[^A-Za-z0-9_]+", "-", f"{concept.name}-repaired")
         check_new_placeholder(clip, name)
-        recipe = Recipe(steps, batch, reconstruction_weight=1 - anchor_weight, anchor_weight=anchor_weight, seed=seed)
-        wanted = Wanted(name, class_word.strip(), vectors, resolution, pictures, cfg)
+        recipe = Recipe(
+            steps=steps, batch=batch, reconstruction_weight=1 - anchor_weight, anchor_weight=anchor_weight, seed=seed
+        )  # fmt: skip
+        request = RepairRequest(
+            name, class_word=class_word.strip(), vectors=vectors, resolution=resolution, pictures=pictures, cfg=cfg
+        )  # fmt: skip
 
         def on_sampling(done: int) -> Any:
-            say(cls, f"painting what embedding:{concept.name} gives now: {done} of {pictures}")
+            say(cls, f"rendering what embedding:{concept.name} gives now: {done} of {pictures}")
             return latent_preview.prepare_callback(model, STEPS)
 
-        repair = Repair(model, clip, concept, wanted, recipe, on_sampling)
+        repair = Repair(ComfyBackbone(model, clip), concept, request, recipe, on_sampling)
 
-        def on_check(progress: Progress) -> None:
+        def on_evaluation(progress: Progress) -> None:
+            end = progress.checkpoint
             say(
                 cls,
-                f"step {progress.step}/{steps}: loss {progress.check:.3g}, with the class word "
-                f"{progress.checkpoint.before:.3g}\n{repair.describe(progress.checkpoint.vectors)}",
+                f"step {progress.step}/{steps}: evaluation loss {progress.evaluation:.3g}, with the class word "
+                f"{end.initial_loss:.3g}\n{repair.describe(repair.way.words(end.parameters)[name])}",
             )
 
-        end = learn(cls, repair, on_check)
+        end = learn(cls, repair, on_evaluation)
         with kept(cls, repair):
-            report = repair.report(end, end.history[-1].check or 0.0)
+            report = repair.report(end, end.history[-1].evaluation or 0.0)
         say(cls, report)
-        return io.NodeOutput(repair.concept(end), report)
+        (repaired,) = repair.concepts(end)
+        return io.NodeOutput(repaired, report)
 
 
 NODES = [CompInvRepairConcept]

@@ -10,9 +10,17 @@ from comfy_api.latest import io
 from PIL import Image, ImageDraw, ImageFont
 
 from ..compinv_core.concept import Concept
-from ..compinv_core.host.report import Painted, likeness, other_words, pictures_of, report_concept
-from ..compinv_core.host.training import LIMITS
-from ..compinv_core.report import Report
+from ..compinv_core.host.backbone import ComfyBackbone
+from ..compinv_core.report.figures import Report
+from ..compinv_core.report.measuring import (
+    Rendered,
+    Sampling,
+    image_count,
+    likeness,
+    other_words,
+    report_concept,
+)
+from ..compinv_core.training.request import LIMITS
 from .pictures import from_image, to_image
 from .types import CATEGORY, ConceptType
 
@@ -116,13 +124,16 @@ class CompInvConceptReport(io.ComfyNode):
         words = list(dict.fromkeys(word.strip().lower() for word in beside.split(",") if word.strip()))
         if class_word in words:
             raise ValueError(f'The input "beside" has the class word "{class_word}" itself; write other words.')
-        words = words or other_words(clip, class_word, seed)
+        backbone = ComfyBackbone(model, clip, vae)
+        words = words or other_words(backbone, class_word, seed)
         if not words:
             raise ValueError('The text encoder knows no COCO category; write ordinary words in the input "beside".')
-        latent = torch.zeros(1, 4, resolution // 8, resolution // 8)
-        bar = comfy.utils.ProgressBar(pictures_of(concept, words))
+        family = backbone.family
+        side = resolution // family.stride
+        sampling = Sampling((family.channels, side, side), seed=seed, steps=steps, cfg=cfg)
+        bar = comfy.utils.ProgressBar(image_count(concept, words))
         report, own, ordinary = report_concept(
-            model, clip, concept, class_word, words, latent, seed, steps, cfg, lambda: bar.update(1)
+            backbone, concept, class_word, words, sampling=sampling, each=lambda: bar.update(1)
         )
         grid = _lines([NO_GRID])
         if vae is not None:
@@ -136,8 +147,8 @@ class CompInvConceptReport(io.ComfyNode):
         return io.NodeOutput(from_image(table), from_image(grid), report.to_json(), report.verdict())
 
 
-def _decoded(vae: Any, painted: Painted) -> tuple[torch.Tensor, torch.Tensor]:
-    return vae.decode(painted.alone).clamp(0, 1), vae.decode(painted.beside).clamp(0, 1)
+def _decoded(vae: Any, rendered: Rendered) -> tuple[torch.Tensor, torch.Tensor]:
+    return vae.decode(rendered.alone).clamp(0, 1), vae.decode(rendered.beside).clamp(0, 1)
 
 
 def _font() -> Any:

@@ -7,10 +7,13 @@ import torch
 from comfy_api.latest import io
 from PIL import Image, ImageDraw
 
-from ..compinv_core.anchors import AnchorSet
+from ..compinv_core.host.backbone import ComfyBackbone
 from ..compinv_core.host.text_encoder import check_new_placeholder
-from ..compinv_core.host.training import LIMITS, Preview, Request, Training, as_reference
-from ..compinv_core.training.loop import Losses, Progress, Recipe
+from ..compinv_core.training.checkpoint import Checkpoint, Losses, Progress
+from ..compinv_core.training.concept_training import ConceptTraining
+from ..compinv_core.training.preview import Preview
+from ..compinv_core.training.recipe import Recipe
+from ..compinv_core.training.request import LIMITS, Request, as_paper
 from .learning import Picture, learn
 from .live_text import say
 from .pictures import from_image, to_image
@@ -151,10 +154,7 @@ class CompInvTrain(io.ComfyNode):
     @classmethod
     def execute(cls, **inputs: list[Any]) -> io.NodeOutput:
         one = {name: values[0] for name, values in inputs.items() if values}
-        anchors: AnchorSet | None = one.get("anchors")
         weight = one["anchor_weight"]
-        if weight == 0:
-            anchors = None
         check_new_placeholder(one["clip"], one["placeholder"])
         options: Options = one.get("options") or Options()
         request = Request(
@@ -171,56 +171,65 @@ class CompInvTrain(io.ComfyNode):
             captions=options.captions,
             ignore_background=one["ignore_background"],
             start_from=one.get("start_from"),
+            anchors=one.get("anchors") if weight else None,
         )
         recipe = Recipe(
-            *(one["steps"], one["batch"], one["learning_rate"], 1 - weight, weight, one["seed"]),
-            growing=options.growing,
+            steps=one["steps"],
+            batch=one["batch"],
+            learning_rate=one["learning_rate"],
+            reconstruction_weight=1 - weight,
+            anchor_weight=weight,
+            seed=one["seed"],
+            anchor_schedule=options.anchor_schedule,
             noise_levels=options.noise_levels,
         )
         if options.paper:
-            request, recipe, anchors = as_reference(request, recipe, anchors)
-        training = Training(one["model"], one["clip"], one["vae"], request, anchors, recipe)
-        return cls._run(training)
+            request, recipe = as_paper(request, recipe)
+        backbone = ComfyBackbone(one["model"], one["clip"], one["vae"])
+        return cls._run(ConceptTraining(backbone, [request], recipe))
 
     @classmethod
-    def _run(cls, training: Training) -> io.NodeOutput:
+    def _run(cls, training: ConceptTraining) -> io.NodeOutput:
         looks = list[Preview]()
         if training.notices:
             say(cls, "\n".join(training.notices))
 
-        def on_check(progress: Progress) -> Picture | None:
-            vectors = progress.checkpoint.vectors
-            if looked := training.recipe.previews(progress.step):
-                looks[:] = [training.preview(vectors)]  # the last one is made while the run is still on disk
-            dominance = looks[0].dominance if looks else None
-            say(cls, _line(training, progress, dominance))
-            return ("JPEG", to_image(torch.cat(list(looks[0].pictures), dim=1)), 512) if looked else None
+        def on_evaluation(progress: Progress) -> Picture | None:
+            looked = training.recipe.previews(progress.step)
+            if looked:
+                looks[:] = [
+                    training.preview(progress.checkpoint.parameters)
+                ]  # the last one while the run is still on disk
+            say(cls, _line(training, progress, looks[0].dominance if looks else None))
+            return ("JPEG", to_image(torch.cat(list(looks[0].images), dim=1)), 512) if looked else None
 
-        end = learn(cls, training, on_check)
-        losses = {"loss": [end.before, *(p.check for p in end.history if p.check is not None)]}
-        last, best = training.concept(end), training.concept(end, best=True)
-        return io.NodeOutput(last, _plot(end.history), looks[0].pictures, best, losses, training.learnt)
-
-
-def _line(training: Training, progress: Progress, dominance: float | None) -> str:
-    """How far a training is: its step, both losses, where the word lies, and what it takes of a picture of two things."""
-    anchors = (
-        f"; anchor loss {progress.anchor:.3g}, {training.pulling(progress.checkpoint)}" if training.anchors else ""
-    )
-    return "\n".join(
-        line
-        for line in (
-            f"step {progress.step}/{training.recipe.steps}: loss {progress.check:.4f}, with the class word "
-            f"{progress.checkpoint.before:.4f}{anchors}",
-            training.describe(progress.checkpoint.vectors),
-            f"dominance {dominance:.2f} beside a {training.companion}" if dominance is not None else "",
-            *training.notices,
-        )
-        if line
-    )
+        end = learn(cls, training, on_evaluation)
+        (last,), (best,) = training.concepts(end), training.concepts(end, best=True)
+        return io.NodeOutput(last, loss_plot(end.history), looks[0].images, best, loss_map(end), training.learnt())
 
 
-def _plot(history: Sequence[Losses]) -> torch.Tensor:
+def loss_map(end: Checkpoint) -> dict[str, list[float]]:
+    """The losses of a run's evaluations, for Plot Loss Graph."""
+    return {"loss": [end.initial_loss, *(p.evaluation for p in end.history if p.evaluation is not None)]}
+
+
+def _line(training: ConceptTraining, progress: Progress, dominance: float | None) -> str:
+    """How far a training is: its step, the losses, where the words lie, and what the first takes of an image of two things."""
+    end = progress.checkpoint
+    lines = [
+        f"step {progress.step}/{training.recipe.steps}: evaluation loss {progress.evaluation:.4f}, with the class word "
+        f"{end.initial_loss:.4f}"
+    ]
+    for word in training.words:
+        if word.anchors is not None:
+            lines[0] += f"; anchor loss {progress.anchor:.3g}, {training.anchors_of(word, end)}"
+        lines.append(training.describe(training.way.words(end.parameters)[word.name]))
+    if dominance is not None:
+        lines.append(f"dominance {dominance:.2f} beside a {training.companion}")
+    return "\n".join([*lines, *training.notices])
+
+
+def loss_plot(history: Sequence[Losses]) -> torch.Tensor:
     """Both losses over the steps, each on its own scale from zero, averaged over a fiftieth of the run."""
     width, height, margin = 512, 320, 24
     image = Image.new("RGB", (width, height), "white")

@@ -6,6 +6,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..compinv_core.training.objective import NoiseLevels
+from ..compinv_core.training.recipe import AnchorSchedule
 from .types import CATEGORY, OptionsType
 
 OURS, PAPER = "as set on the training node", "paper"
@@ -17,7 +18,7 @@ class Options:
     """See the inputs of the node."""
 
     paper: bool = False
-    growing: bool = False
+    anchor_schedule: AnchorSchedule = "constant"
     noise_levels: NoiseLevels = "even"
     rescale: bool = False
     prompts: tuple[str, ...] = ()
@@ -80,7 +81,7 @@ class CompInvTrainingOptions(io.ComfyNode):
     def execute(
         cls,
         preset: list[str],
-        anchor_schedule: list[str],
+        anchor_schedule: list[Any],
         noise_levels: list[Any],
         rescale: list[bool],
         prompts: list[str],
@@ -89,12 +90,12 @@ class CompInvTrainingOptions(io.ComfyNode):
         lines = tuple(line.strip() for line in prompts[0].splitlines() if line.strip())
         return io.NodeOutput(
             Options(
-                preset[0] == PAPER,
-                anchor_schedule[0] == GROWING,
-                noise_levels[0],
-                rescale[0],
-                tuple(captions) if captions else lines,
-                bool(captions),
+                paper=preset[0] == PAPER,
+                anchor_schedule=anchor_schedule[0],
+                noise_levels=noise_levels[0],
+                rescale=rescale[0],
+                prompts=tuple(captions) if captions else lines,
+                captions=bool(captions),
             )
         )
 

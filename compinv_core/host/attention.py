@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ..attention import attention_maps
+from ..backbone import Encoded
+from .model import predictor
 
 FINE_ENOUGH = 8  # cells along the shorter side of a map
 
@@ -233,7 +235,17 @@ def until_last_map(run: Callable[[], Any]) -> None:
         run()
 
 
-def resized_mean(maps: Sequence[Tensor], height: int, width: int) -> Tensor:
-    """The mean of maps (B, P, h, w) of several sizes: (B, P, height, width)."""
-    sized = [torch.nn.functional.interpolate(m.float(), size=(height, width), mode="bilinear") for m in maps]
-    return torch.stack(sized).mean(dim=0)
+def attention_to(model: Any, prompt: Encoded, columns: Sequence[int], noisy: Tensor, timesteps: Tensor) -> list[Tensor]:
+    """The attention of each of the blocks that are guided to P token columns of one prompt: (B, P, h, w) each.
+
+    Args:
+        noisy, timesteps: (B, C, h, w) and (B,), what the UNet is shown, as far as the last of these blocks.
+    """
+    context, pooled = prompt.context, prompt.pooled
+    capture = Capture(guided_blocks(model, *noisy.shape[-2:]), "asked", columns, context.shape[1])
+    seeing = model.clone()
+    seeing.model_options = watch(seeing.model_options, [capture], stop=True)
+    seeing.model_options["transformer_options"]["uuids"] = ["asked"]
+    asked = Encoded(context.expand(len(noisy), -1, -1), pooled.expand(len(noisy), -1))
+    until_last_map(lambda: predictor(seeing)(noisy, timesteps, asked))
+    return list(capture.maps.values())

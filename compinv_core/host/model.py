@@ -19,23 +19,22 @@ from ..backbone import Encoded, Predictor
 
 WITH_BACKWARD = ("attention_basic", "attention_pytorch", "attention_split", "attention_sub_quad", "attention_xformers")
 """Of the host's kernels; SageAttention, flash attention and those of 8 bits have none."""
-HEADROOM = 1.2  # what a backward needs, in units of what the forward keeps for it
 
 
 @torch.inference_mode()
-def load(model: Any, clip: Any, room: float = 0) -> None:
+def load(model: Any, clip: Any, reserve: float = 0) -> None:
     """Bring both to their devices at once, their LoRAs applied, so that neither evicts the other.
 
     As everything that makes the host move a model it needs inference mode: weights that were made in it and are moved outside
     cannot be used any more, neither here nor by a sampler.
 
     Args:
-        room: bytes to be left free, for which the host keeps weights elsewhere, to fetch them when they are needed.
+        reserve: bytes to be left free, for which the host keeps weights elsewhere, to fetch them when they are needed.
     """
-    model_management.load_models_gpu([model, clip.patcher], memory_required=room)
+    model_management.load_models_gpu([model, clip.patcher], memory_required=reserve)
 
 
-def staying(patcher: Any) -> Any:
+def non_dynamic(patcher: Any) -> Any:
     """A MODEL, or the patcher of a CLIP, with weights that stay where they are loaded.
 
     Newer versions of ComfyUI map weights into a GPU's memory while an operation reads them ("dynamic VRAM"); when a backward
@@ -54,7 +53,7 @@ def staying(patcher: Any) -> Any:
     return patcher.get_non_dynamic_delegate()
 
 
-def fitting(model: Any, latents: Tensor) -> int:
+def max_batch(model: Any, latents: Tensor) -> int:
     """How many of such latents (B, C, h, w) go through a loaded MODEL at once, without a backward, by the host's estimate."""
     free = model_management.get_free_memory(model.load_device)
     return max(1, int(free / model.memory_required([1, *latents.shape[1:]])))
@@ -69,25 +68,26 @@ def frozen_weights(*modules: nn.Module) -> Generator[None]:
     original Parameters come back on exit, also on error. Buffers are swapped too. What the host puts in their place or moves
     elsewhere meanwhile stays.
     """
-    kept: list[tuple[dict[str, Any], str, Any]] = []
+    swapped: list[tuple[dict[str, Any], str, Any]] = []
     seen: dict[int, Tensor] = {}
     try:
         with torch.inference_mode(False), torch.no_grad():
             for module in modules:
                 for part in module.modules():
+                    slots: dict[str, Any]
                     for slots in (part._parameters, part._buffers):
-                        for name, held in slots.items():
-                            if type(held) not in (Tensor, nn.Parameter):  # None, or another pack's quantised weight
+                        for name, original in slots.items():
+                            if type(original) not in (Tensor, nn.Parameter):  # None, or another pack's quantised weight
                                 continue
-                            kept.append((slots, name, held))
-                            if id(held) not in seen:
-                                seen[id(held)] = _over_same_storage(held)
-                            slots[name] = seen[id(held)]
+                            swapped.append((slots, name, original))
+                            if id(original) not in seen:
+                                seen[id(original)] = _over_same_storage(original)
+                            slots[name] = seen[id(original)]
         yield
     finally:
-        for slots, name, held in kept:
-            if slots[name] is seen[id(held)] and slots[name].device == held.device:
-                slots[name] = held
+        for slots, name, original in swapped:
+            if slots[name] is seen[id(original)] and slots[name].device == original.device:
+                slots[name] = original
 
 
 @contextmanager
@@ -106,15 +106,16 @@ def other_forwards(modules: Sequence[nn.Module], other: Callable[[nn.Module], Ca
 
 
 @contextmanager
-def recomputed(unet: nn.Module) -> Generator[None]:
-    """For its time, residual blocks and transformers keep only what enters them, and a backward computes the rest again.
+def checkpointed(unet: nn.Module) -> Generator[None]:
+    """Gradient checkpointing: for its time, residual blocks and transformers save their inputs alone, and a backward computes the rest
+    again.
 
     A quarter of the memory for four tenths more time, and the gradient is the same, bit for bit. Each block gets a copy of
     the transformer options: ComfyUI changes them while it runs, and a block that is computed again would see another's.
     """
     blocks = [module for module in unet.modules() if isinstance(module, (ResBlock, SpatialTransformer))]
 
-    def twice(once: Callable[..., Any]) -> Callable[..., Any]:
+    def checkpointing(once: Callable[..., Any]) -> Callable[..., Any]:
         def forward(*inputs: Any, **named: Any) -> Any:
             named = {key: dict(value) if isinstance(value, dict) else value for key, value in named.items()}
             inputs = tuple(dict(value) if isinstance(value, dict) else value for value in inputs)
@@ -122,29 +123,29 @@ def recomputed(unet: nn.Module) -> Generator[None]:
 
         return forward
 
-    with other_forwards(blocks, lambda block: twice(block.forward)):
+    with other_forwards(blocks, lambda block: checkpointing(block.forward)):
         yield
 
 
 @contextmanager
-def weighed(*modules: nn.Module) -> Generator[Callable[[], int]]:
-    """For its time, a forward keeps nothing for a backward; what it would have kept is counted instead.
+def measuring_saved_activations(*modules: nn.Module) -> Generator[Callable[[], int]]:
+    """For its time, a forward saves nothing for a backward; what it would have saved is counted instead.
 
     Yields:
         How many bytes, the modules' own weights not among them.
     """
     weights = {StorageWeakRef(t.untyped_storage()) for m in modules for t in m.state_dict(keep_vars=True).values()}
-    kept: dict[StorageWeakRef, int] = {}  # weak references, which no later storage at the same address can equal
+    saved: dict[StorageWeakRef, int] = {}  # weak references, which no later storage at the same address can equal
 
-    def weigh(tensor: Tensor) -> None:
+    def count(tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
-        kept[StorageWeakRef(storage)] = storage.nbytes()
+        saved[StorageWeakRef(storage)] = storage.nbytes()
 
     def refuse(_: None) -> Tensor:
-        raise RuntimeError("What was weighed was not kept.")
+        raise RuntimeError("What was measured was not saved.")
 
-    with saved_tensors_hooks(weigh, refuse):
-        yield lambda: sum(size for storage, size in kept.items() if storage not in weights)
+    with saved_tensors_hooks(count, refuse):
+        yield lambda: sum(size for storage, size in saved.items() if storage not in weights)
 
 
 def fingerprint_of(model: Any) -> str:
@@ -160,7 +161,7 @@ def fingerprint_of(model: Any) -> str:
 
 
 def _over_same_storage(held: Tensor) -> Tensor:
-    view = torch.empty(0, dtype=held.dtype, device=held.device).set_(held)
+    view = torch.empty(0, dtype=held.dtype, device=held.device).set_(held)  # pyright: ignore[reportArgumentType]
     return nn.Parameter(view, requires_grad=False) if isinstance(held, nn.Parameter) else view
 
 

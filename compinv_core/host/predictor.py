@@ -18,7 +18,7 @@ from ..layout import Layout
 from ..predictor import Example, LayoutPredictor, learn, read_predictor, write_predictor
 from ..prompts.spans import Subject
 from ..prompts.templates import prompts_about
-from ..training.runs import fingerprint
+from ..training.checkpoint import fingerprint
 from .attention import all_blocks
 from .composition import composition_prompt, probes_of
 from .model import fingerprint_of

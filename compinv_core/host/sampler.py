@@ -16,8 +16,9 @@ from comfy.extra_samplers import uni_pc
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ..attention import attention_probabilities, balancing_bias, layout_energy, steering_bias
+from ..attention import attention_probabilities, balancing_bias, layout_energy, resized_mean, steering_bias
 from ..layout import Layout, Region, default_layout, layout_from_attention
+from ..memory import HEADROOM
 from ..prompts.spans import Subject
 from ..sampling import Balance, Energy, Guidance, Report, Steering, correct, passed
 from .attention import (
@@ -26,15 +27,14 @@ from .attention import (
     Capture,
     all_blocks,
     guided_blocks,
-    resized_mean,
     skips_apart,
     steer,
     until_last_map,
     watch,
 )
 from .composition import SUBJECTS, probes_of, subjects_of
-from .model import HEADROOM, frozen_weights, recomputed, staying, weighed, with_backward
-from .training import context_width
+from .latents import context_width
+from .model import checkpointed, frozen_weights, measuring_saved_activations, non_dynamic, with_backward
 
 log = logging.getLogger(__name__)
 KEY = "compositional_inversion"
@@ -159,7 +159,7 @@ def with_layout(
     """
     if layout is None or not layout.regions:
         layout, steering, guidance = None, Steering(0), Guidance(0)
-    model = model if guidance.idle else staying(model)
+    model = model if guidance.idle else non_dynamic(model)
     clone = model.clone()
     if steering.idle and guidance.idle and balance.idle:
         return clone
@@ -320,7 +320,7 @@ def _guided(
         if run.twice is None:
             run.twice = _memory_is_short(unet, energy, x.clone())
         settled = run.settled.get(_names(held))
-        with recomputed(unet) if run.twice else nullcontext():
+        with checkpointed(unet) if run.twice else nullcontext():
             moved, met = correct(x.clone(), sigma.flatten()[0].item(), energy, guidance, settled)
         low = (torch.stack(met) <= guidance.threshold).any(dim=0)
         run.settled[_names(held)] = low if settled is None else low | settled
@@ -331,7 +331,7 @@ def _guided(
 
 def _memory_is_short(unet: Any, energy: Energy, latents: Tensor) -> bool:
     """Whether a guided pass would keep more than there is room for; said in one line."""
-    with weighed(unet) as kept:
+    with measuring_saved_activations(unet) as kept:
         energy(latents.requires_grad_())
     free = model_management.get_free_memory(latents.device)
     short = kept() * HEADROOM > free

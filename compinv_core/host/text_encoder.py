@@ -1,11 +1,9 @@
-"""What we know of ComfyUI's CLIP: its tokenizers, embeddings on the wire, columns of words, and a backward through it."""
+"""What we know of ComfyUI's CLIP: its tokenizers, embeddings on the wire, columns of words."""
 
 import copy
 import re
-import types
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -14,10 +12,9 @@ import torch
 from comfy.sd1_clip import SDClipModel
 from torch import Tensor
 
-from ..backbone import Encoded
-from ..concept import Concept, check_name, is_ours, mixed
+from ..concept import Concept, check_family, check_name, is_ours, mixed
 from ..prompts.vocabulary import Vocabulary
-from .model import frozen_weights, other_forwards, staying
+from .model import non_dynamic
 
 KEYS = ("clip_l", "clip_g", "clip_h")
 SUPPORTED = "the text encoders of SD 1.x, SD 2.x and SDXL are supported"
@@ -56,38 +53,17 @@ def vocabulary(clip: Any, key: str) -> Vocabulary:
     return _vocabularies[encoder]
 
 
-def check_word(clip: Any, word: str, wanted: str) -> None:
-    """Raises ValueError unless every text encoder knows a word; see `Vocabulary.vector`."""
-    for key in text_encoders(clip):
-        vocabulary(clip, key).vector(word, wanted)
-
-
-def check_class_word(clip: Any, word: str, concept: Concept) -> None:
-    """The same of a class word that is a node's input, or else the concept's own."""
-    own = word.lower() == concept.class_word.lower()
-    brought = f', for this one comes with the concept "{concept.name}"' if own else ""
-    check_word(clip, word, f'"class_word"{brought}')
-
-
 def known_concepts(clip: Any) -> Mapping[str, Concept]:
     """The concepts that were applied to this CLIP, by name."""
     return getattr(clip.tokenizer, "compinv_concepts", {})  # stock nodes clone the CLIP; its tokenizer stays
 
 
 def check_width(clip: Any, concept: Concept) -> None:
-    """Raises ValueError when a concept's vectors are not of these text encoders, no more and no less.
-
-    The refiner of SDXL, which has one of the two, takes SDXL's concepts.
-    """
+    """Raises ValueError when a concept's vectors are not of these text encoders; see `check_family`."""
     encoders = text_encoders(clip).items()
-    needed = {key: encoder.transformer.get_input_embeddings().weight.shape[1] for key, encoder in encoders}
-    given = {key: vectors.shape[1] for key, vectors in concept.vectors.items()}
-    if given != needed and not (needed.keys() == {"clip_g"} and needed.items() <= given.items()):
-        has, needs = (", ".join(f"{key}: {width}" for key, width in w.items()) for w in (given, needed))
-        raise ValueError(
-            f'The concept "{concept.name}" is for another family of models: it has vectors of width ({has}), '
-            f"but this CLIP needs {needs}."
-        )
+    check_family(
+        concept, {key: encoder.transformer.get_input_embeddings().weight.shape[1] for key, encoder in encoders}
+    )
 
 
 def with_concept(clip: Any, concept: Concept) -> Any:
@@ -109,9 +85,9 @@ def with_concept(clip: Any, concept: Concept) -> Any:
     return clone
 
 
-def staying_clip(clip: Any) -> Any:
-    """The same CLIP with weights that stay where they are loaded; see `staying`."""
-    patcher = staying(clip.patcher)
+def non_dynamic_clip(clip: Any) -> Any:
+    """The same CLIP with weights that stay where they are loaded; see `non_dynamic`."""
+    patcher = non_dynamic(clip.patcher)
     if patcher is clip.patcher:
         return clip
     clone = clip.clone()
@@ -255,120 +231,3 @@ def _same(token: Any, other: Any) -> bool:
     if isinstance(token, Tensor) and isinstance(other, Tensor):
         return torch.equal(token, other)
     return type(token) is type(other) and token == other
-
-
-# ---- a backward through it
-
-
-@contextmanager
-def differentiable(clip: Any) -> Generator[None]:
-    """For its time, this CLIP's layers add their residuals out of place, as autograd needs; other CLIPs are untouched."""
-    layers = [layer for e in text_encoders(clip).values() for layer in e.transformer.text_model.encoder.layers]
-
-    def forward(self: Any, x: Tensor, mask: Tensor | None = None, optimized_attention: Any = None) -> Tensor:
-        x = x + self.self_attn(self.layer_norm1(x), mask, optimized_attention)
-        return x + self.mlp(self.layer_norm2(x))
-
-    with other_forwards(layers, lambda layer: types.MethodType(forward, layer)):
-        yield
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Prompts whose constant part is done, by text encoder.
-
-    Attributes:
-        embeds: (P, L, E), the input embeddings, zero where the placeholder goes.
-        positions: (P, n), where it goes.
-        lengths: P numbers of tokens, which the pooled output needs.
-    """
-
-    embeds: Mapping[str, Tensor]
-    positions: Mapping[str, Tensor]
-    lengths: Mapping[str, list[int]]
-
-    @property
-    def count(self) -> int:
-        """P."""
-        return len(next(iter(self.embeds.values())))
-
-    def on(self, device: torch.device) -> "Prepared":
-        """The same, at hand for a text encoder there."""
-        embeds, positions = (
-            {key: value.to(device) for key, value in values.items()} for values in (self.embeds, self.positions)
-        )
-        return replace(self, embeds=embeds, positions=positions)
-
-
-def prepare(clip: Any, prompts: Sequence[str], name: str, counts: Mapping[str, int]) -> Prepared:
-    """Tokenise prompts that hold `embedding:<name>` once, with `counts` vectors for each text encoder.
-
-    Raises:
-        ValueError: a prompt is longer than one chunk of the text encoder, or does not hold the placeholder once.
-    """
-    encoders = text_encoders(clip)
-    widths = {key: encoder.transformer.get_input_embeddings().weight.shape[1] for key, encoder in encoders.items()}
-    places = {key: torch.zeros(counts[key], widths[key]) for key in encoders}
-    marked = with_concept(clip, Concept(name, places))
-    embeds, positions, lengths = {}, {}, {}
-    with torch.no_grad(), frozen_weights(*encoders.values()):
-        for key, encoder in encoders.items():
-            chunks = [marked.tokenize(prompt)[key.removeprefix("clip_")] for prompt in prompts]
-            for prompt, chunk in zip(prompts, chunks, strict=True):
-                if len(chunk) > 1:
-                    raise ValueError(
-                        f'The prompt "{prompt}" with {counts[key]} vectors is longer than one chunk of '
-                        f"{len(chunk[0])} tokens; use fewer vectors."
-                    )
-            rows = [[token for token, _ in chunk[0]] for chunk in chunks]
-            spots = [[i for i, token in enumerate(row) if _is_part(token, places[key])] for row in rows]
-            for prompt, found in zip(prompts, spots, strict=True):
-                if len(found) != counts[key]:
-                    raise ValueError(
-                        f'The prompt "{prompt}" must hold "embedding:{name}" once, with a space before and after it.'
-                    )
-            device = encoder.transformer.get_input_embeddings().weight.device
-            values, _, lengths[key], _ = encoder.process_tokens(rows, device)
-            embeds[key], positions[key] = values.clone(), torch.tensor(spots, device=device)
-    return Prepared(embeds, positions, lengths)
-
-
-def _is_part(token: Any, vectors: Tensor) -> bool:
-    """Whether it is one of these vectors, and not of another embedding in the prompt."""
-    return isinstance(token, Tensor) and token.untyped_storage().data_ptr() == vectors.untyped_storage().data_ptr()
-
-
-def encode_batch(clip: Any, prepared: Prepared, indices: Sequence[int], vectors: Mapping[str, Tensor]) -> Encoded:
-    """Encode prepared prompts with the placeholder's vectors written in; equal to ComfyUI's own encoding of the text.
-
-    To be called within `differentiable(clip)` and `frozen_weights`, for a gradient.
-
-    The pooled output is that of the last text encoder, as ComfyUI has it.
-    """
-    clip.cond_stage_model.reset_clip_options()
-    if clip.layer_idx is not None:
-        clip.cond_stage_model.set_clip_options({"layer": clip.layer_idx})
-    outputs: list[Tensor] = []
-    pooled: list[Tensor] = []
-    which = torch.tensor(list(indices))
-    for key, encoder in text_encoders(clip).items():
-        device = encoder.transformer.get_input_embeddings().weight.device
-        asked = which.to(device, non_blocking=True)
-        embeds, spots = (values[key].to(device)[asked] for values in (prepared.embeds, prepared.positions))
-        rows = torch.arange(len(spots), device=device)[:, None].expand_as(spots)
-        words = vectors[key].to(device).expand(len(spots), -1, -1)
-        embeds = embeds.index_put((rows, spots), words)
-        # Where the end is, as tokens say it and not as numbers: those the CPU would have to wait for.
-        ends = torch.tensor([prepared.lengths[key][i] - 1 for i in indices])[:, None]
-        tokens = torch.where(torch.arange(embeds.shape[1]) == ends, encoder.transformer.text_model.eos_token_id, -1)
-        result = encoder.transformer(
-            tokens.to(device, non_blocking=True),
-            None,
-            embeds=embeds,
-            intermediate_output=None if encoder.layer == "last" else encoder.layer_idx,
-            final_layer_norm_intermediate=encoder.layer_norm_hidden_state,
-            dtype=torch.float32,
-        )
-        outputs.append((result[0] if encoder.layer == "last" else result[1]).float())
-        pooled.append((result[2] if encoder.return_projected_pooled else result[3]).float())
-    return Encoded(torch.cat(outputs, dim=-1), pooled[-1])

@@ -789,12 +789,12 @@ def test_a_model_and_clip_that_do_not_belong_together_are_refused(
 def test_the_gradient_is_that_of_diffusers(pack: Any, microworld: Any):
     """Same weights, latents, noise, timesteps; UNet and text encoder of diffusers and transformers, float32."""
     import comfy.utils
+    from compinv_core.host.training import noise_schedule, predictor
     from diffusers import DDPMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
     from compinv_core.host import text_encoder
     from compinv_core.host.model import frozen_weights
-    from compinv_core.host.training import noise_schedule, predictor
     from compinv_core.training.objective import diffusion_loss
 
     model, clip, _ = microworld

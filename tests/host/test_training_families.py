@@ -155,11 +155,11 @@ def encoded_by_transformers(clip: Any, vectors: dict[str, Tensor]) -> tuple[Tens
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("name", list(FAMILIES))
 def test_loss_and_gradient_are_those_of_diffusers(name: str, masked: bool, request: pytest.FixtureRequest):
+    from compinv_core.host.training import noise_schedule, predictor
     from diffusers import DDPMScheduler
 
     from compinv_core.host import text_encoder
     from compinv_core.host.model import frozen_weights
-    from compinv_core.host.training import noise_schedule, predictor
     from compinv_core.training.objective import diffusion_loss
 
     family, clip = FAMILIES[name], request.getfixturevalue(name)
@@ -254,9 +254,10 @@ def test_the_node_trains_every_family(
 @pytest.mark.parametrize("name", list(FAMILIES))
 def test_a_gradient_of_recomputed_blocks_is_the_same_bit_for_bit(name: str):
     """Also where a patch does another thing in each block, which ComfyUI's own recomputing gets wrong."""
+    from compinv_core.host.training import predictor
+
     from compinv_core.backbone import Encoded
     from compinv_core.host.model import frozen_weights, recomputed
-    from compinv_core.host.training import predictor
 
     family = FAMILIES[name]
     model = comfy_model(family)

@@ -3,12 +3,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from compinv_core.training.pictures import off_centre, rescaled, training_pictures
 
 from compinv_core.anchors import sparsemax
 from compinv_core.backbone import Encoded, NoiseSchedule, Predictor
 from compinv_core.training.loop import REFERENCE, Progress, Pull, Recipe, Task, train
 from compinv_core.training.objective import diffusion_loss, timesteps_at
-from compinv_core.training.pictures import off_centre, rescaled, training_pictures
 
 EPSILON = NoiseSchedule(torch.linspace(0.99, 0.01, 10), "epsilon")
 ONE_PROMPT = torch.zeros(1, 1, dtype=torch.long)

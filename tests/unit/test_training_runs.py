@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from compinv_core.training.runs import fingerprint, load_run, save_run
 
 from compinv_core.backbone import Encoded, NoiseSchedule
 from compinv_core.training.loop import Checkpoint, Losses, Progress, Recipe, Task, train
-from compinv_core.training.runs import fingerprint, load_run, save_run
 
 PROBE = torch.tensor([1.0, -2.0])
 

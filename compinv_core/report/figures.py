@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from .prompts.vocabulary import Vocabulary
+from ..prompts.vocabulary import Vocabulary
 
 
 def entropy(maps: Tensor) -> Tensor:

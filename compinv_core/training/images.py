@@ -1,4 +1,4 @@
-"""The user's pictures, as the autoencoder wants them."""
+"""The user's images, as the autoencoder wants them."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -12,7 +12,7 @@ DARK = 1 / 255  # of a mask; below it nothing is shown
 SMALLEST_SIDE = 16  # pixels; below it there is nothing that a latent could hold
 
 
-def training_pictures(images: Sequence[Tensor], resolution: int, shifts: Sequence[tuple[int, int]] = ()) -> Tensor:
+def training_images(images: Sequence[Tensor], resolution: int, shifts: Sequence[tuple[int, int]] = ()) -> Tensor:
     """Square RGB pictures from whatever was connected.
 
     Args:

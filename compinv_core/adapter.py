@@ -1,0 +1,134 @@
+"""A learnt change of a model's weights, and its form as a LoRA file."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor
+
+UP, DOWN, ALPHA, DIFF, DIFF_BIAS = ".lora_up.weight", ".lora_down.weight", ".alpha", ".diff", ".diff_b"
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is added to one weight: `up` itself, or `up @ down` where it is of low rank.
+
+    Attributes:
+        up: of the weight's shape, or (out, rank).
+        down: (rank, in), or None.
+    """
+
+    up: Tensor
+    down: Tensor | None = None
+
+    @property
+    def delta(self) -> Tensor:
+        """Of the weight's shape, float32."""
+        return self.up.float() if self.down is None else self.up.float() @ self.down.float()
+
+    @property
+    def rank(self) -> int:
+        """0 when it is not of low rank."""
+        return 0 if self.down is None else len(self.down)
+
+    @property
+    def numbers(self) -> int:
+        return self.up.numel() + (0 if self.down is None else self.down.numel())
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A change of a UNet.
+
+    Attributes:
+        changes: by path, a UNet's own name of a weight ("….attn2.to_k.weight").
+        family: of the model that it is for, see `Family`; "" when it is not known.
+    """
+
+    changes: Mapping[str, Change]
+    family: str = ""
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers it holds."""
+        return sum(change.numbers for change in self.changes.values())
+
+    def reduced(self, rank: int) -> tuple["Adapter", float]:
+        """The nearest adapter of a rank (Eckart & Young 1936), matrix by matrix, and what of the change is lost: 0 nothing, 1 all.
+
+        Weights that are no matrices, as of convolutions, stay as they are. Changes of that rank or less do, too.
+
+        Raises:
+            ValueError: a rank that is larger than a matrix.
+        """
+        found: dict[str, Change] = {}
+        lost = total = 0.0
+        for path, change in self.changes.items():
+            delta = change.delta
+            found[path] = change
+            total += delta.square().sum().item()
+            if delta.ndim != 2 or 0 < change.rank <= rank:
+                continue
+            if rank > min(delta.shape):
+                rows, columns = delta.shape
+                raise ValueError(
+                    f'The rank is {rank}, but "{path}" is a matrix of {rows} x {columns}; 1 to {min(delta.shape)} is allowed, or 0 '
+                    "for the change as it was learnt."
+                )
+            u, s, v = cast("tuple[Tensor, Tensor, Tensor]", torch.linalg.svd(delta, full_matrices=False))
+            root = s[:rank].sqrt()
+            found[path] = Change(u[:, :rank] * root, root[:, None] * v[:rank])
+            lost += s[rank:].square().sum().item()
+        return Adapter(found, self.family), (lost / total) ** 0.5 if total else 0.0
+
+    def to_lora(self, names: Mapping[str, str], dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+        """The tensors of a LoRA file.
+
+        Args:
+            names: path -> the weight's name in such files, without an ending.
+        """
+        found: dict[str, Tensor] = {}
+        for path, change in self.changes.items():
+            name = names[path]
+            if change.down is None:
+                ending = DIFF_BIAS if path.endswith(".bias") else DIFF
+                found[name + ending] = change.up.detach().to("cpu", dtype).contiguous()
+            else:
+                found[name + UP] = change.up.detach().to("cpu", dtype).contiguous()
+                found[name + DOWN] = change.down.detach().to("cpu", dtype).contiguous()
+                found[name + ALPHA] = torch.tensor(float(change.rank))
+        return found
+
+    @classmethod
+    def from_lora(cls, lora: Mapping[str, Tensor], names: Mapping[str, str], family: str = "") -> "Adapter":
+        """What a LoRA file's tensors say.
+
+        Args:
+            names: path -> the weight's name in such files, without an ending; of paths with the same name the first counts.
+
+        Raises:
+            ValueError: none of its names is one of these.
+        """
+        paths: dict[str, str] = {}
+        for path, name in names.items():
+            paths.setdefault(name + (DIFF_BIAS if path.endswith(".bias") else ""), path)
+        found: dict[str, Change] = {}
+        for key, tensor in lora.items():
+            for ending in (UP, DIFF, DIFF_BIAS):
+                name = key.removesuffix(ending)
+                path = paths.get(name + (DIFF_BIAS if ending == DIFF_BIAS else ""))
+                if name == key or path is None:
+                    continue
+                if ending == UP:
+                    down = lora[name + DOWN]
+                    scale = float(lora.get(name + ALPHA, torch.tensor(float(len(down))))) / len(down)
+                    found[path] = Change(tensor.float() * scale, down.float())
+                else:
+                    found[path] = Change(tensor.float())
+        if not found:
+            some = ", ".join(list(lora)[:3]) or "nothing"
+            raise ValueError(
+                f"The adapter changes no weight of this model (it holds {some}); it is for another family of models."
+            )
+        return cls(found, family)

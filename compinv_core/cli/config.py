@@ -1,0 +1,162 @@
+"""The file of settings, read and checked before anything is loaded."""
+
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, Union, cast, get_args, get_origin
+
+from ..concept import check_name
+from ..training.objective import NoiseLevels
+from ..training.recipe import Recipe
+from ..training.request import LIMITS, TEMPLATES, WHAT, PriorKind
+from ..training.ways.fine_tune import What
+
+DEFAULTS = Recipe()
+KINDS: dict[object, tuple[str, tuple[type, ...]]] = {
+    str: ("a text", (str,)),
+    int: ("a whole number", (int,)),
+    float: ("a number", (int, float)),
+    bool: ("true or false", (bool,)),
+    list: ("a list of texts", (list,)),
+}
+"""Of values: in words, and what TOML makes of them."""
+
+
+class ConfigError(Exception):
+    """One sentence about the file of settings."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A concept of the file, `[[concepts]]`. Paths are relative to the file, numbers keep to LIMITS.
+
+    Attributes:
+        pictures: a folder; where each image has a `.txt` beside it, these are its caption, {} where the placeholder goes.
+        masks: a folder with a mask of the same name for each image.
+        ignore_background: without masks, whether the model's own attention to the class word takes their place.
+        anchors: ordinary words; None is the class word alone, none of them plain textual inversion.
+        learn_weights: whether how strongly each anchor pulls is learnt as well, with few left in the end.
+        growing: whether the anchors pull ever more towards the end.
+        start_from: an embedding to go on with, a path or a name in the embeddings folder; it says how many vectors there are.
+        paper: whether to train as the reference implementation does, whatever else is set but the seed, growing and noise_levels.
+        what: "word", "keys and values" (Custom Diffusion), "attention" (LoRA) or "whole UNet" (DreamBooth): what is learnt beside
+            the word. What is not the word is written to a LoRA file of the same name.
+        rank: of the change; 0 learns each weight's in full.
+        weights_learning_rate: of the change; in units of the weights' own size.
+        prior: "none", "DCO" or "class images".
+        replace: whether a concept's file that is there already, and of another training, is written over.
+    """
+
+    placeholder: str
+    class_word: str
+    pictures: str
+    masks: str = ""
+    anchors: list[str] | None = None
+    learn_weights: bool = False
+    growing: bool = False
+    start_from: str = ""
+    paper: bool = False
+    resolution: int = 512
+    steps: int = DEFAULTS.steps
+    batch: int = DEFAULTS.batch
+    vectors: int = 3
+    learning_rate: float = DEFAULTS.learning_rate
+    anchor_weight: float = DEFAULTS.anchor_weight
+    kind: str = "object"
+    mirror: bool = True
+    ignore_background: bool = True
+    rescale: bool = False
+    noise_levels: NoiseLevels = DEFAULTS.noise_levels
+    prompts: list[str] = field(default_factory=list[str])
+    seed: int = 0
+    what: Literal["word"] | What = "word"
+    rank: int = 0
+    weights_learning_rate: float = DEFAULTS.weights_learning_rate
+    prior: PriorKind = "DCO"
+    replace: bool = False
+
+    def __post_init__(self) -> None:
+        check_name(self.placeholder)
+        if not self.class_word.strip():
+            raise ValueError("class_word is empty; one ordinary word for what the pictures show is needed.")
+        for name, limit in LIMITS.items():
+            if not limit["min"] <= getattr(self, name) <= limit["max"]:
+                raise ValueError(f"{name} is {getattr(self, name)}; {limit['min']} to {limit['max']} is allowed.")
+        if self.resolution % 8:
+            raise ValueError(f"resolution is {self.resolution}; a multiple of 8 is needed.")
+        choices = {
+            "kind": TEMPLATES,
+            "noise_levels": get_args(NoiseLevels),
+            "what": ("word", *WHAT),
+            "prior": get_args(PriorKind),
+        }
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f'{name} is "{getattr(self, name)}"; {", ".join(known)} are allowed.')
+
+
+@dataclass(frozen=True)
+class Config:
+    """A file of settings.
+
+    Attributes:
+        checkpoint: a name in ComfyUI's `models/checkpoints`, or a path.
+        output: a folder for the concepts; ComfyUI's embeddings folder when it is empty.
+        together: whether several processes share every concept's batches; else each process takes concepts of its own.
+        jointly: whether all concepts are learnt in one run, with the first one's settings for the run.
+    """
+
+    checkpoint: str
+    concepts: list[Job]
+    output: str = ""
+    together: bool = True
+    jointly: bool = False
+
+
+def read_config(path: Path) -> Config:
+    """Raises ConfigError when the file cannot be read, lacks something, or holds a name or a value that means nothing."""
+    try:
+        import tomllib
+    except ImportError as error:
+        raise ConfigError("Training from a file needs Python 3.11 or later, which reads TOML.") from error
+    try:
+        raw = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise ConfigError(f'"{path}" cannot be read as TOML: {error}.') from error
+    entries = raw.pop("concepts", [])
+    if not entries or not isinstance(entries, list):
+        raise ConfigError(f'"{path}" lists no concept; write one or more [[concepts]].')
+    numbered = enumerate(cast("list[Any]", entries), start=1)
+    jobs = [cast(Job, _made(Job, entry, f"Concept {i}", path)) for i, entry in numbered]
+    names = [job.placeholder for job in jobs]
+    if len(set(names)) < len(names):
+        raise ConfigError(f'"{path}" names a placeholder twice: {", ".join(names)}; each needs its own.')
+    return _made(Config, {**raw, "concepts": jobs}, "The file", path)
+
+
+def _made(kind: Any, entry: Mapping[str, Any], what: str, path: Path) -> Any:
+    known = {f.name: f.type for f in fields(kind)}
+    for name, value in entry.items():
+        if name not in known:
+            raise ConfigError(f'{what} of "{path}" sets the unknown key "{name}"; valid keys: {", ".join(known)}.')
+        words, kinds = KINDS.get(_plain(known[name]), ("", (type(value),)))
+        fits = type(value) in kinds
+        if fits and kinds == (list,) and name != "concepts":
+            fits = all(isinstance(item, str) for item in value)
+        if not fits:
+            raise ConfigError(f'{what} of "{path}" sets "{name}" to {value!r}; {words} is needed.')
+    try:
+        return kind(**entry)
+    except TypeError as error:
+        lacking = [name for name in known if name not in entry]
+        raise ConfigError(f'{what} of "{path}" is not whole, it may lack one of {", ".join(lacking)}.') from error
+    except ValueError as error:
+        raise ConfigError(f'{what} of "{path}": {error}') from error
+
+
+def _plain(kind: Any) -> Any:
+    """The class of a field's values: list of `list[str] | None`, str of a literal."""
+    if get_origin(kind) in (Union, types.UnionType):
+        kind = get_args(kind)[0]
+    return str if get_origin(kind) is Literal else get_origin(kind) or kind

@@ -1,0 +1,277 @@
+"""Concepts from a file of settings, in one process or in several that `accelerate launch` started, and the layout predictor of a
+base model.
+"""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from comfy.cli_args import args as host_args
+from PIL import Image, ImageOps
+from torch import Tensor
+
+if not torch.cuda.is_available() and not torch.backends.mps.is_available():
+    host_args.cpu = True  # before anything of ComfyUI looks for a device
+elif torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
+    torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+
+import comfy.sd
+import folder_paths
+
+from ..anchors import weigh
+from ..concept import Concept, read_concept, write_concept
+from ..files import write_tensors
+from ..host.backbone import ComfyBackbone
+from ..host.predictor import Recoveries, train_predictor
+from ..host.text_encoder import check_new_placeholder, text_encoders, vocabulary
+from ..training.checkpoint import Progress
+from ..training.concept_training import ConceptTraining
+from ..training.recipe import PAPER, PAPER_DREAMBOOTH, PAPER_KEYS_AND_VALUES, Recipe
+from ..training.request import FineTuneRequest, Request, as_paper
+from ..training.task import Workers
+from .config import Config, ConfigError, Job, read_config
+from .workers import workers as started_workers
+
+log = logging.getLogger(__name__)
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+PRESETS = {"word": PAPER, "keys and values": PAPER_KEYS_AND_VALUES}
+EXISTS = 'The embedding "{}" exists already; choose another placeholder, or set replace.'
+
+
+def train_all(path: Path) -> list[str]:
+    """Train every concept of a file and write its embedding; those that are learnt already are not again.
+
+    Returns:
+        A sentence on each concept that could not be learnt. The last sound word of one that diverged is kept.
+
+    Raises:
+        ConfigError: see `read_config`; also a folder without pictures, a concept that exists, accelerate not installed.
+        ValueError: an input that training refuses.
+    """
+    config = read_config(path)
+    workers = started_workers()
+    if workers.rank == 0:
+        logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+    embeddings, adapters = (Path(folder_paths.get_folder_paths(kind)[0]) for kind in ("embeddings", "loras"))
+    if config.output:
+        embeddings = adapters = path.parent / config.output
+    if workers.count > 1:
+        how = "every concept together" if config.together else "each its own concepts"
+        log.info("%d processes, %s", workers.count, how)
+    output = Output(embeddings, adapters, workers if config.together else Workers())
+    groups = _groups(config, workers)
+    loaded = _load(config.checkpoint, path.parent)
+    trainings = [_training(loaded, jobs, path.parent) for jobs in groups]
+    learnt = output.workers.broadcast(
+        [output.learnt(*each) for each in zip(trainings, groups, strict=True)] if output.workers.rank == 0 else None
+    )
+    failures: list[str] = []
+    for training, jobs, done in zip(trainings, groups, learnt, strict=True):
+        if done:
+            log.info("%s: learnt already, %s", training.placeholders, output.file(jobs[0]))
+            continue
+        try:
+            _learn(training, jobs, output)
+        except FloatingPointError as error:
+            ended = f" It ended {training.keep(embeddings)}" if output.workers.rank == 0 else ""
+            failures.append(f"{training.placeholders}: {error}{ended}")
+        except (OSError, MemoryError) as error:
+            if output.workers.count > 1:
+                raise  # the others do not know of it
+            failures.append(f"{training.placeholders}: {error}")
+    return failures
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where what is learnt goes, and who learns it together."""
+
+    embeddings: Path
+    adapters: Path
+    workers: Workers
+
+    def file(self, job: Job) -> Path:
+        return self.embeddings / f"{job.placeholder}.safetensors"
+
+    def adapter_file(self, jobs: Sequence[Job]) -> Path:
+        name = "+".join(job.placeholder for job in jobs)
+        name += "-adapter" * (self.adapters == self.embeddings)
+        return self.adapters / f"{name}.safetensors"
+
+    def learnt(self, training: ConceptTraining, jobs: Sequence[Job]) -> bool:
+        """Whether concepts' files are what this very training gives.
+
+        Raises:
+            ConfigError: one is another, and must not be written over.
+        """
+        runs = [_run_of(self.file(job)) for job in jobs]
+        for job, run in zip(jobs, runs, strict=True):
+            if self.file(job).exists() and run != training.name and not job.replace:
+                raise ConfigError(EXISTS.format(self.file(job).name))
+        return all(run == training.name for run in runs)
+
+
+def _run_of(file: Path) -> str | None:
+    """The run that a concept's file says it is of."""
+    if not file.exists():
+        return None
+    try:
+        return read_concept(file).provenance.get("run")
+    except ValueError:  # not one that we wrote
+        return None
+
+
+def _groups(config: Config, workers: Workers) -> list[list[Job]]:
+    """Concepts that are learnt in one run each."""
+    if config.jointly:
+        return [config.concepts]
+    jobs = config.concepts if config.together else config.concepts[workers.rank :: workers.count]
+    return [[job] for job in jobs]
+
+
+def _learn(training: ConceptTraining, jobs: Sequence[Job], output: Output) -> None:
+    """Train, and write what was learnt."""
+    runs = Path(folder_paths.get_user_directory()) / "compositional_inversion" / "runs"
+
+    def report(progress: Progress) -> None:
+        if progress.evaluation is not None:
+            log.info(
+                "%s: step %d/%d: loss %.4f, with the class word %.4f",
+                *(training.placeholders, progress.step, training.recipe.steps),
+                *(progress.evaluation, progress.checkpoint.initial_loss),
+            )
+
+    end = training.run(runs, lambda: False, report, output.workers)
+    if output.workers.rank:
+        return
+    adapter = training.adapter(end)
+    if adapter is not None:
+        file = output.adapter_file(jobs)
+        write_tensors(adapter.to_lora(training.backbone.lora_names, torch.float16), file, {"run": training.name})
+        log.info("%s: %s", training.placeholders, file)
+    for concept, job in zip(training.concepts(end), jobs, strict=True):
+        write_concept(concept, output.file(job), job.replace)
+        log.info("%s: %s", job.placeholder, output.file(job))
+    training.forget(runs)
+
+
+def train_layouts(checkpoint: str, numbers: Mapping[str, Any]) -> None:
+    """Train the layout predictor of a checkpoint.
+
+    Args:
+        numbers: those of `Recoveries` that are not to be its defaults.
+
+    Raises:
+        ConfigError: there is no such checkpoint.
+        ValueError: a number out of its limits, or a checkpoint that cannot be used.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+    wanted = Recoveries(**numbers)
+    model, clip, _ = _load(checkpoint, Path())
+
+    def report(number: int, *_: Any) -> None:
+        if number % 10 == 0:
+            log.info("prompt %d/%d", number, wanted.prompts)
+
+    with torch.inference_mode():
+        predictor, file = train_predictor(model, clip, wanted, lambda: None, report)
+    log.info("%s\n%s", predictor.provenance.describe(), file)
+
+
+def _load(checkpoint: str, base: Path) -> tuple[Any, Any, Any]:
+    file = base / checkpoint
+    if not file.is_file():
+        named = folder_paths.get_full_path("checkpoints", checkpoint)
+        if named is None:
+            raise ConfigError(
+                f'The checkpoint "{checkpoint}" is neither a file nor a name in ComfyUI\'s checkpoints folder.'
+            )
+        file = Path(named)
+    embeddings = folder_paths.get_folder_paths("embeddings")
+    with torch.inference_mode():
+        model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(file), embedding_directory=embeddings)
+    return model, clip, vae
+
+
+def _training(loaded: tuple[Any, Any, Any], jobs: Sequence[Job], base: Path) -> ConceptTraining:
+    model, clip, vae = loaded
+    requests = [_request(clip, job, base) for job in jobs]
+    job = jobs[0]
+    recipe = Recipe(
+        steps=job.steps,
+        batch=job.batch,
+        learning_rate=job.learning_rate,
+        reconstruction_weight=1 - job.anchor_weight,
+        anchor_weight=job.anchor_weight,
+        seed=job.seed,
+        anchor_schedule="growing" if job.growing else "constant",
+        noise_levels=job.noise_levels,
+        weights_learning_rate=job.weights_learning_rate,
+    )
+    if job.paper:
+        pairs = [as_paper(request, recipe, PRESETS.get(job.what, PAPER_DREAMBOOTH)) for request in requests]
+        requests, recipe = [request for request, _ in pairs], pairs[0][1]
+    fine_tune = None if job.what == "word" else FineTuneRequest(what=job.what, rank=job.rank, prior=job.prior)
+    return ConceptTraining(ComfyBackbone(model, clip, vae), requests, recipe, fine_tune)
+
+
+def _request(clip: Any, job: Job, base: Path) -> Request:
+    files = sorted(f for f in (base / job.pictures).glob("*") if f.suffix.lower() in PICTURES)
+    if not files:
+        raise ConfigError(
+            f'The folder "{job.pictures}" of "{job.placeholder}" holds no picture ({", ".join(PICTURES)}).'
+        )
+    check_new_placeholder(clip, job.placeholder)
+    known = vocabulary(clip, next(iter(text_encoders(clip))))
+    words = tuple([job.class_word] if job.anchors is None else job.anchors)
+    anchors = weigh(job.class_word, words, known) if words and job.anchor_weight else None
+    if anchors is not None:
+        anchors = replace(anchors, learnt=job.learn_weights)
+    texts = [f.with_suffix(".txt") for f in files]
+    captions = all(text.is_file() for text in texts)
+    return Request(
+        name=job.placeholder,
+        class_word=job.class_word,
+        images=[_pixels(f) for f in files],
+        masks=[_pixels(_mask(base / job.masks, f), "L")[..., 0] for f in files] if job.masks else [],
+        vectors=job.vectors,
+        resolution=job.resolution,
+        kind=job.kind,
+        mirror=job.mirror,
+        rescale=job.rescale,
+        prompts=[text.read_text().strip() for text in texts] if captions else job.prompts,
+        captions=captions,
+        ignore_background=job.ignore_background,
+        start_from=_start(job.start_from, base) if job.start_from else None,
+        anchors=anchors,
+    )
+
+
+def _start(name: str, base: Path) -> Concept:
+    if (base / name).is_file():
+        return read_concept(base / name)
+    named = folder_paths.get_full_path("embeddings", name)
+    if named is None:
+        raise ConfigError(f'start_from is "{name}", neither a file nor a name in ComfyUI\'s embeddings folder.')
+    return read_concept(Path(named))
+
+
+def _mask(folder: Path, picture: Path) -> Path:
+    found = next((f for f in folder.glob(f"{picture.stem}.*") if f.suffix.lower() in PICTURES), None)
+    if found is None:
+        raise ConfigError(f'The folder "{folder}" holds no mask for "{picture.name}".')
+    return found
+
+
+def _pixels(file: Path, mode: str = "RGB") -> Tensor:
+    """(1, H, W, C) in 0..1, turned upright; alpha is laid on white where a picture has it."""
+    image = ImageOps.exif_transpose(Image.open(file))
+    if mode == "RGB" and image.mode in ("RGBA", "LA", "PA"):
+        mode = "RGBA"
+    array = np.asarray(image.convert(mode), np.float32) / 255
+    return torch.from_numpy(array.reshape(1, *array.shape[:2], -1))

@@ -1,0 +1,1 @@
+"""A concept's report: its figures, and how they are measured."""

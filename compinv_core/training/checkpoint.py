@@ -1,0 +1,132 @@
+"""A run's state: what a report says of it, and unfinished runs on disk, whole or not at all."""
+
+import hashlib
+import logging
+import time
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from ..files import whole_file
+
+log = logging.getLogger(__name__)
+WORK_PER_SAVE = (
+    20  # times as long as the last save took is worked before the next; a step of the whole UNet saves gigabytes
+)
+QUICK = 0.2  # seconds that no one minds at each report
+
+Parameters = dict[str, Tensor]
+"""All that a run learns, by name: float32, leaves of autograd while it runs."""
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Of a report.
+
+    Attributes:
+        reconstruction, anchor, prior: means over the steps since the last report.
+        evaluation: at some reports, the reconstruction loss on images, noise and timesteps that are the same each time, so that a
+            small difference between two of them means something; else None.
+    """
+
+    step: int
+    reconstruction: float
+    anchor: float
+    evaluation: float | None
+    prior: float = 0.0
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """All that a run needs to go on after `step` steps as if it had never stopped.
+
+    Attributes:
+        parameters: on the CPU.
+        best: of the evaluation with the lowest loss so far, the start's among them: those parameters that the way remembers.
+        best_loss: that loss.
+        initial_loss: the reconstruction loss of the start's evaluation: what the class word alone explains of the images.
+        optimizer: AdamW's state dict.
+        random: state of the generator that images, prompts, timesteps and noise are drawn from.
+        micro_batch: sums in other parts would round otherwise.
+        history: of every report so far.
+        loss_scale: of the next step; see `Task.loss_scale`.
+    """
+
+    step: int
+    parameters: Parameters
+    best: Parameters
+    best_loss: float
+    initial_loss: float
+    optimizer: dict[str, Any]
+    random: Tensor
+    micro_batch: int
+    history: tuple[Losses, ...]
+    loss_scale: float
+
+
+@dataclass(frozen=True)
+class Progress(Losses):
+    """A report. The optimizer's state is a live one."""
+
+    checkpoint: Checkpoint = field(kw_only=True)
+
+
+def fingerprint(settings: object, tensors: Iterable[Tensor]) -> str:
+    """A name for what a run learns from and how: equal for equal settings (by their repr) and equal bytes."""
+    digest = hashlib.sha256(repr(settings).encode())
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+@dataclass
+class RunFile:
+    """Where a run is kept until what it learns is safe.
+
+    Attributes:
+        path: of the file.
+        probe: what the frozen model says to a fixed question, by which it is known again.
+    """
+
+    path: Path
+    probe: Tensor
+    _took: float = 0.0
+    _saved: float = 0.0
+    _step: int = -1
+
+    def save(self, checkpoint: Checkpoint, at_once: bool = False) -> None:
+        """Write a checkpoint, so that after a crash at any moment the file is the old one or the new one.
+
+        One that would take long compared with the work since the last is left out, unless it is wanted `at_once`.
+        """
+        begun = time.monotonic()
+        if checkpoint.step == self._step or (not at_once and begun - self._saved < WORK_PER_SAVE * self._took):
+            return
+        with whole_file(self.path) as new:
+            history = [astuple(losses) for losses in checkpoint.history]
+            torch.save({**vars(checkpoint), "history": history, "probe": self.probe.detach().cpu()}, new)
+        self._saved, self._step = time.monotonic(), checkpoint.step
+        self._took = took if (took := self._saved - begun) > QUICK else 0.0
+
+    def load(self) -> Checkpoint | None:
+        """The checkpoint of a run that stopped; None where there is none, it cannot be read, or it was another model's."""
+        if not self.path.exists():
+            return None
+        try:
+            state = cast("dict[str, Any]", torch.load(self.path, map_location="cpu", weights_only=True))
+            known: Tensor = state.pop("probe")
+            state["history"] = tuple(Losses(*losses) for losses in state["history"])
+            checkpoint = Checkpoint(**state)
+        except Exception as error:  # whatever a damaged file, or one of another version, makes torch and us raise
+            log.warning("The unfinished run in %s cannot be read, so training starts anew: %s.", self.path, error)
+            return None
+        # The same model on the same machine says the same but for the order of its sums; another says something else.
+        probe = self.probe.cpu()
+        if known.shape != probe.shape or not torch.allclose(known, probe, rtol=1e-2, atol=1e-2):
+            return None
+        return checkpoint

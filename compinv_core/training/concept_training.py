@@ -1,0 +1,213 @@
+"""Concepts learnt from images: one word or several together, alone or with a change of the model."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..backbone import Backbone, Vectors
+from ..concept import check_family
+from .checkpoint import Parameters
+from .examples import Examples, examples_of, in_latent_cells, notices_of, together, word_of
+from .foreground import find_foreground
+from .images import training_images
+from .preview import Preview, Previewer, alone, beside, companion_of
+from .recipe import Recipe
+from .request import FineTuneRequest, Request
+from .run import Material, TrainingRun
+from .task import TrainingData
+from .ways.fine_tune import FineTune, parametrised
+from .ways.textual_inversion import TextualInversion, Word
+
+log = logging.getLogger(__name__)
+CLASS_STEPS, CLASS_CFG = 20, 6.0  # of the sampling of class images
+LEAST_MASK = 1.0  # of a mask that hides nothing
+
+
+class ConceptTraining(TrainingRun):
+    """Everything that can be refused is refused when it is made, before the first step.
+
+    Args:
+        requests: concepts that are learnt together.
+        fine_tune: what of the model is learnt as well; None leaves it alone.
+
+    Attributes:
+        notices: sentences on what a user may not expect.
+
+    Raises:
+        ValueError: one sentence on the input that cannot be used.
+    """
+
+    def __init__(
+        self, backbone: Backbone, requests: Sequence[Request], recipe: Recipe, fine_tune: FineTuneRequest | None = None
+    ):  # fmt: skip
+        with torch.inference_mode(False):
+            self.requests, self.fine_tune = tuple(requests), fine_tune
+            _check_names(self.requests)
+            words = [_word(backbone, request) for request in self.requests]
+            self.examples = [examples_of(request, recipe.seed) for request in self.requests]
+            self.notices = [
+                notice
+                for request, examples in zip(self.requests, self.examples, strict=True)
+                for notice in notices_of(backbone.family, request, examples.sizes)
+            ]
+            for notice in self.notices:
+                log.info(notice)
+            counts = {word.name: len(next(iter(word.start.values()))) for word in words}
+            named = [
+                (prompt, r.name) for r, e in zip(self.requests, self.examples, strict=True) for prompt in e.prompts
+            ]
+            ordinary = tuple(prompt for examples in self.examples for prompt in examples.ordinary)
+            of_words = TextualInversion(backbone, tuple(words), backbone.prepare(named, counts), ordinary)
+            way = None
+            if fine_tune is not None:
+                way = FineTune(of_words, parametrised(backbone, fine_tune.what, fine_tune.rank), recipe.seed)
+            super().__init__(backbone, of_words, recipe, way, fine_tune and fine_tune.made_prior())
+            self.fitting = together([examples.fitting for examples in self.examples])
+            self.previewer = self._previewer(counts)
+            self.foregrounds: list[Tensor | None] = [None] * len(self.requests)
+            self._check_prior_images()
+
+    @property
+    def companion(self) -> str:
+        """What the first concept is previewed beside."""
+        return self.previewer.companion
+
+    def material(self) -> Material:
+        latents = [self.backbone.encode_images(examples.images[..., :3]) for examples in self.examples]
+        class_data = self._class_data()
+        if self.prior.needs_base_loss or class_data is not None or self.recipe.anchor_loss == "text features":
+            self.of_words.encode_ordinary([0])
+        self.backbone.load()
+        masks = [self._masks(i, own) for i, own in enumerate(latents)]
+        merged = None
+        if any(mask is not None for mask in masks):
+            shapes = [(len(own), 1, *own.shape[2:]) for own in latents]
+            pairs = zip(masks, shapes, strict=True)
+            merged = torch.cat([latents[0].new_ones(shape) if mask is None else mask for mask, shape in pairs])
+        return Material(TrainingData(torch.cat(latents), self.fitting, merged), class_data)
+
+    def identity(self) -> tuple[object, list[Tensor]]:
+        settings = [
+            (
+                request.kind,
+                tuple(request.prompts),
+                (request.class_word_too or request.ignore_background) and request.class_word,
+                request.ignore_background,
+            )
+            for request in self.requests
+        ]
+        tensors = [examples.images for examples in self.examples] + [self.fitting]
+        if self.fine_tune is None:
+            return settings, tensors
+        given = list(self.fine_tune.prior_images or [])
+        return (settings, self.classes, replace(self.fine_tune, prior_images=None)), [*tensors, *given]
+
+    def provenance(self) -> dict[str, str]:
+        return {"pictures": str(sum(examples.count for examples in self.examples))}
+
+    @property
+    def classes(self) -> list[str]:
+        return [request.class_word for request in self.requests]
+
+    def learnt(self, number: int = 0) -> Tensor:
+        """(N, H, W) in 0..1, what of each of a concept's images was learnt."""
+        examples, foreground = self.examples[number], self.foregrounds[number]
+        masks = examples.images[: examples.count, ..., 3]
+        if foreground is None:
+            return masks
+        return masks * F.interpolate(foreground[None], size=masks.shape[1:], mode="bilinear")[0]
+
+    def preview(self, parameters: Parameters) -> Preview:
+        """What the concept gives as it is learnt so far."""
+        self.backbone.load()
+        with torch.inference_mode(), self.backbone.changed(self.way.changes(parameters)):
+            return self.previewer.preview(self.way.words(parameters))
+
+    def _masks(self, number: int, latents: Tensor) -> Tensor | None:
+        """Masks (M, 1, h, w) of what a concept's images and their variants show of it; the images' are kept in `foregrounds`."""
+        request, examples = self.requests[number], self.examples[number]
+        masks = None
+        if examples.images[..., 3].min() < LEAST_MASK:
+            masks = in_latent_cells(examples.images[..., 3], self.backbone.family.stride).to(latents.device)
+        if not request.ignore_background or request.masks or request.kind != "object":
+            return masks
+        found = find_foreground(self.backbone, latents, request.class_word, self.recipe.seed)
+        if found is None:
+            return masks
+        self.foregrounds[number] = found[: examples.count, 0].cpu()
+        return found if masks is None else found * masks
+
+    def _class_data(self) -> TrainingData | None:
+        """Images of each class, given or drawn by the model, with the prompts that its training has."""
+        if self.fine_tune is None or self.fine_tune.prior != "class images":
+            return None
+        given, latents, tables = self.fine_tune.prior_images, list[Tensor](), list[Tensor]()
+        for request, examples in zip(self.requests, self.examples, strict=True):
+            if given is not None:
+                images = training_images(given, request.resolution)
+                latents.append(self.backbone.encode_images(images))
+            else:
+                latents.append(self._drawn(request, examples))
+            tables.append(torch.arange(len(examples.prompts)).expand(len(latents[-1]), -1))
+        return TrainingData(torch.cat(latents), together(tables))
+
+    def _drawn(self, request: Request, examples: Examples) -> Tensor:
+        """Latents of the class that the model draws itself."""
+        assert self.fine_tune is not None
+        count, side = self.fine_tune.prior_count, request.resolution // self.backbone.family.stride
+        generator = torch.Generator().manual_seed(self.recipe.seed)
+        noise = torch.randn(count, self.backbone.family.channels, side, side, generator=generator)
+        texts = [examples.ordinary[i % len(examples.ordinary)] for i in range(count)]
+        return torch.cat(
+            [
+                self.backbone.sample(
+                    texts[i : i + self.recipe.batch], [], noise[i : i + self.recipe.batch],
+                    steps=CLASS_STEPS, cfg=CLASS_CFG, seed=self.recipe.seed + i,
+                )
+                for i in range(0, count, self.recipe.batch)
+            ]
+        )  # fmt: skip
+
+    def _previewer(self, counts: dict[str, int]) -> Previewer:
+        """Of one concept, alone and in company; of several, each alone."""
+        first = self.requests[0]
+        companion = companion_of(first, lambda word: word in next(iter(self.backbone.vocabularies.values())))
+        words = [word_of(request) for request in self.requests]
+        looks = [(alone(request, word), request.name) for request, word in zip(self.requests, words, strict=True)]
+        if len(looks) == 1:
+            looks.append((beside(first, words[0], companion), first.name))
+        return Previewer(
+            self.backbone, first, words,
+            companion=companion, prepared=self.backbone.prepare(looks, counts), seed=self.recipe.seed,
+        )  # fmt: skip
+
+    def _check_prior_images(self) -> None:
+        if self.fine_tune is not None and self.fine_tune.prior_images is not None:
+            training_images(self.fine_tune.prior_images, self.requests[0].resolution)
+
+
+def _check_names(requests: Sequence[Request]) -> None:
+    names = [request.name for request in requests]
+    if len(set(names)) < len(names):
+        raise ValueError(f'The placeholder "{names[0]}" is given twice; each concept needs its own.')
+    if len({request.resolution for request in requests}) > 1:
+        raise ValueError("Concepts that are learnt together need one resolution.")
+
+
+def _word(backbone: Backbone, request: Request) -> Word:
+    """Where the search for a word starts."""
+    vocabularies = backbone.vocabularies
+    classes = {key: known.vector(request.class_word, '"class_word"') for key, known in vocabularies.items()}
+    if request.start_from is not None:
+        check_family(request.start_from, {key: vector.shape[0] for key, vector in classes.items()})
+        start: Vectors = {key: request.start_from.vectors[key].float().cpu().clone() for key in classes}
+        return Word(request.name, request.class_word, start, request.anchors)
+    begin = classes
+    if request.start_word:
+        begin = {key: known.vector(request.start_word, '"start_word"') for key, known in vocabularies.items()}
+    repeated = {key: vector.repeat(request.vectors, 1) for key, vector in begin.items()}
+    return Word(request.name, request.class_word, repeated, request.anchors)
