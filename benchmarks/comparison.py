@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from intervals import Estimate, Members, change, estimate
 from recorded import Columns, Record, columns, members_of, seeds_of, units_of
-from rows import BARE, NEEDED, REFERENCE, ROWS, SETTINGS
+from rows import BARE, NEEDED, ON_RECORD, REFERENCE, SETTINGS
 
 ROUNDED = 1e-4  # what the figures' writing may differ by
 
@@ -31,7 +31,7 @@ def tables(found: list[Record]) -> dict[str, Table]:
     """By setting, each row's values for the seeds that the rows of NEEDED have, or for those of them that it has."""
     result: dict[str, Table] = {}
     for setting in SETTINGS:
-        by_row = {row: [r for r in found if r["row"] == row and r["setting"] == setting] for row in ROWS}
+        by_row = {row: [r for r in found if r["row"] == row and r["setting"] == setting] for row in ON_RECORD}
         units = units_of([r for r in found if r["setting"] == setting])
         whole = {row: set(seeds_of(mine, units)) for row, mine in by_row.items() if seeds_of(mine, units)}
         needed = [seeds for row, seeds in whole.items() if row in NEEDED]

@@ -29,7 +29,7 @@ ROWS = (
     BARE,
     OURS,
 )
-"""As the records name them, in the order of the tables."""
+"""As the records name them, in the order of the tables; a table may have rows of its own besides."""
 
 COLUMNS: dict[str, tuple[str, Callable[[Estimate], str]]] = {
     "class": ("class present", percent),
@@ -75,6 +75,7 @@ TABLES = {
     "cost": Shown("pretrained word", ("samples", "forwards"), counted=False),
 }
 """By the name that the template's marks give them."""
+ON_RECORD = tuple(dict.fromkeys(row for shown in TABLES.values() for row in shown.rows))
 
 IN_SHORT = {
     "one vector": "textual inversion, 1 vector, 800 training samples",
