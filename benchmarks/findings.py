@@ -156,5 +156,5 @@ def repair_table(said: Figures) -> str:
 
 
 def gains_table(parts: Mapping[str, Any]) -> str:
-    heads = ["part of the gain of training with anchors", *(SHARES[key] for key in ("both by class", "both"))]
+    heads = ["", *(SHARES[key] for key in ("both by class", "both"))]
     return markdown(heads, ([row, *(f"{e.value:.0%}" for e in part["gain"].values())] for row, part in parts.items()))
