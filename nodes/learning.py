@@ -1,4 +1,4 @@
-"""What every node that learns a word has in common: its progress, its cancelling, and that nothing learnt is lost."""
+"""What every training node has in common: its progress, its cancelling, and that nothing learnt is lost."""
 
 import logging
 from collections.abc import Callable, Generator
@@ -57,7 +57,7 @@ def kept(cls: type[io.ComfyNode], learning: Learning) -> Generator[None]:
     management = comfy.model_management
     ends = {
         management.InterruptProcessingException: "was cancelled",
-        FloatingPointError: "went astray",
+        FloatingPointError: "diverged",
         MemoryError: "ran out of memory",
         management.OOM_EXCEPTION: "ran out of memory",
     }
