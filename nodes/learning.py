@@ -1,4 +1,4 @@
-"""What every node that learns a word has in common: its progress, its cancelling, and that nothing learnt is lost."""
+"""What every training node has in common: its progress, its cancelling, and that nothing learnt is lost."""
 
 import logging
 from collections.abc import Callable, Generator

@@ -15,28 +15,28 @@ class CompInvPrompt(io.ComfyNode):
             node_id="CompInvPrompt",
             display_name="Composition Prompt",
             category=CATEGORY,
-            description="Encodes a prompt exactly as CLIP Text Encode does, and remembers which words name its subjects.",
+            description="Encodes a prompt exactly as CLIP Text Encode does, and stores which tokens belong to which subject.",
             inputs=[
-                io.Clip.Input("clip", tooltip="The text encoder, with your concepts applied."),
+                io.Clip.Input("clip", tooltip="The text encoder, with your concepts applied. It is not changed."),
                 io.String.Input(
                     "text",
                     multiline=True,
                     default="a photo of a cat and a car",
-                    tooltip="The prompt. A concept is written embedding:name.",
+                    tooltip="The prompt. Write a concept as embedding:name.",
                 ),
                 io.String.Input(
                     "subjects",
                     multiline=True,
                     default="cat, car",
-                    tooltip="The things that must appear, as the prompt writes them, separated by commas or lines; a concept by "
-                    "its name. Empty: every applied concept of the prompt.",
+                    tooltip="The phrases that get a region, exactly as in the prompt, separated by commas or lines; a concept by its "
+                    "name. Empty: every applied concept in the prompt.",
                 ),
             ],
             outputs=[
                 io.Conditioning.Output(
                     "CONDITIONING",
                     display_name="conditioning",
-                    tooltip="For any sampler, and for Spatial Layout Recover.",
+                    tooltip="For Spatial Layout Recover, Regularized Sampler, or any other sampler.",
                 )
             ],
         )

@@ -1,4 +1,4 @@
-"""Compositional Inversion Train: pictures in, a concept out."""
+"""Compositional Inversion Train: images in, a concept out."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -30,123 +30,136 @@ class CompInvTrain(io.ComfyNode):
             node_id="CompInvTrain",
             display_name="Compositional Inversion Train",
             category=CATEGORY,
-            description="Learns a new word for the thing in your pictures. With anchors, the word stays among ordinary words "
-            "and leaves room for the rest of the prompt.",
+            description="Trains an embedding for the concept in your images. With anchors (semantic inversion), it stays close to ordinary words "
+            "and does not dominate the rest of the prompt.",
             is_input_list=True,
             hidden=[io.Hidden.unique_id],
             inputs=[
-                io.Model.Input(
-                    "model", tooltip="The model to learn the word for: SD 1.x, SD 2.x or SDXL. It is not changed."
-                ),
+                io.Model.Input("model", tooltip="The model to train for: SD 1.x, SD 2.x or SDXL. It is not changed."),
                 io.Clip.Input("clip", tooltip="The text encoder of the same checkpoint. It is not changed."),
-                io.Vae.Input("vae", tooltip="The autoencoder of the same checkpoint."),
+                io.Vae.Input("vae", tooltip="The VAE of the same checkpoint. It is not changed."),
                 io.Image.Input(
-                    "images", tooltip="Pictures of the concept, 3 to 5 are usual; a batch or a list, any sizes."
+                    "images", tooltip="Training images of the concept, usually 3 to 5; a batch or a list, any sizes."
                 ),
                 io.String.Input(
                     "placeholder",
                     default="my-concept",
-                    tooltip='The new word, without spaces. In a prompt it is written "embedding:" and this.',
+                    tooltip='Name of the embedding: letters, digits, "-" and "_". Prompts use it as embedding:name.',
                 ),
                 io.String.Input(
                     "class_word",
                     default="cat",
-                    tooltip="One ordinary word for what the pictures show: where the search starts.",
+                    tooltip="One ordinary word for what the images show; the vectors are initialised with it.",
                 ),
                 AnchorsType.Input(
                     "anchors",
                     optional=True,
-                    tooltip="Words that hold the new word among ordinary ones, from Anchor Select. Unconnected: "
-                    "nothing holds it.",
+                    tooltip="Ordinary words that regularise the embedding, from Anchor Select. Unconnected: no anchor loss; "
+                    "with ignore_background off, that is plain textual inversion.",
                 ),
                 io.Mask.Input(
                     "masks",
                     optional=True,
-                    tooltip="One mask for each picture; what is black is not learnt. Unconnected: see ignore_background.",
+                    tooltip="One mask per image; black is excluded from the loss. Unconnected: see ignore_background.",
                 ),
                 ConceptType.Input(
                     "start_from",
                     optional=True,
-                    tooltip="A concept to go on with instead of beginning at the class word; it says how many vectors there are.",
+                    tooltip="A concept to continue training from; its number of vectors is used. Unconnected: starts at the class word.",
                 ),
                 OptionsType.Input(
-                    "options", optional=True, tooltip="Of Training Options, for what few need to change."
+                    "options",
+                    optional=True,
+                    tooltip="Advanced settings, from Training Options. Unconnected: their defaults.",
                 ),
                 io.Int.Input(
                     "resolution",
                     default=512,
                     **LIMITS["resolution"],
                     step=8,
-                    tooltip="Pictures are cropped to a square, centred or around what is masked, and scaled to this many pixels. Take what the "
-                    "model was made for: 512 for SD 1.x, 1024 for SDXL.",
+                    tooltip="Images are cropped to a square, centred or around the mask, and scaled to this size in pixels. Use the model's native "
+                    "one: 512 for SD 1.x, 768 for SD 2.x, 1024 for SDXL.",
                 ),
                 io.Int.Input("steps", default=DEFAULTS.steps, **LIMITS["steps"], tooltip="Optimiser steps."),
-                io.Int.Input("batch", default=DEFAULTS.batch, **LIMITS["batch"], tooltip="Pictures in a step."),
+                io.Int.Input(
+                    "batch",
+                    default=DEFAULTS.batch,
+                    **LIMITS["batch"],
+                    tooltip="Batch size: images per optimiser step. Split into micro-batches when memory is short.",
+                ),
                 io.Int.Input(
                     "vectors",
                     default=3,
                     **LIMITS["vectors"],
-                    tooltip="Vectors of the new word, which all start at the class word. A few leave room both for what is yours and for "
-                    "what every such thing has; one alone must choose.",
+                    tooltip="Number of vectors, all initialised with the class word. 3 vectors can encode both class and appearance; with 1, "
+                    "appearance tends to displace the class.",
                 ),
                 io.Float.Input(
                     "learning_rate",
                     default=DEFAULTS.learning_rate,
                     **LIMITS["learning_rate"],
                     step=0.001,
-                    tooltip="A step's size, as a fraction of an ordinary word's size; falls to 0 over the run.",
+                    tooltip="Learning rate of AdamW, relative to the RMS of the vocabulary's embeddings; decays to 0 along a cosine.",
                 ),
                 io.Float.Input(
                     "anchor_weight",
                     default=DEFAULTS.anchor_weight,
                     **LIMITS["anchor_weight"],
                     step=0.01,
-                    tooltip="How strongly the anchors pull; the pictures get the rest of 1. 0 switches the anchors off.",
+                    tooltip="Weight of the anchor loss; the reconstruction loss gets 1 - anchor_weight. 0 switches the anchors off.",
                 ),
                 io.Combo.Input(
                     "kind",
                     options=["object", "style"],
-                    tooltip='What is learnt: prompts say "a photo of ..." for an object, "in the style of ..." for a style.',
+                    tooltip='Training prompts: "a photo of ..." for an object, "in the style of ..." for a style.',
                 ),
                 io.Boolean.Input(
-                    "mirror", default=True, tooltip="Also learn from mirror images. Off for lettering or faces."
+                    "mirror",
+                    default=True,
+                    tooltip="Horizontal flip augmentation. Switch it off for lettering and faces.",
                 ),
                 io.Boolean.Input(
                     "ignore_background",
                     default=True,
-                    tooltip="Finds your thing in the pictures by the model's own attention to the class word, and learns next to nothing "
-                    "of what is around it. Connected masks count instead; a style is learnt from all of the picture.",
+                    tooltip="Finds the concept by the model's cross-attention to the class word, and all but excludes the background from the loss. "
+                    "Ignored when masks are connected or kind is style. Off: the background is learnt, too.",
                 ),
                 io.Int.Input(
                     "seed",
                     default=0,
                     **LIMITS["seed"],
                     control_after_generate=False,
-                    tooltip="Of the order of pictures and of the noise. The same seed learns the same word.",
+                    tooltip="Seed of the data order and the noise. The same seed gives the same embedding.",
                 ),
             ],
             outputs=[
                 ConceptType.Output(
-                    "CONCEPT", display_name="concept", tooltip="The learnt word, for Apply or Save Concept."
+                    "CONCEPT",
+                    display_name="concept",
+                    tooltip="The concept after the last step, for Apply Concept or Save Concept.",
                 ),
-                io.Image.Output("LOSS_PLOT", display_name="loss plot", tooltip="Both losses over the steps."),
+                io.Image.Output(
+                    "LOSS_PLOT", display_name="loss plot", tooltip="Reconstruction loss and anchor loss over the steps."
+                ),
                 io.Image.Output(
                     "PREVIEW",
                     display_name="preview",
-                    tooltip="What the new word gives after training: alone, and beside an ordinary thing.",
+                    tooltip="Images sampled after training: the concept alone, and beside an ordinary thing.",
                 ),
                 ConceptType.Output(
                     "BEST",
                     display_name="best",
-                    tooltip="The word of the check with the lowest loss, if that was not the last one.",
+                    tooltip="The concept at the evaluation with the lowest validation loss; the same as concept when that was the last.",
                 ),
                 io.Custom("LOSS_MAP").Output(
-                    "LOSS_MAP", display_name="losses", tooltip="The loss at each check, for Plot Loss Graph."
+                    "LOSS_MAP",
+                    display_name="losses",
+                    tooltip="Validation loss at each evaluation, the initial one first, for Plot Loss Graph.",
                 ),
                 io.Mask.Output(
                     "LEARNT",
                     display_name="learnt",
-                    tooltip="What of each picture is learnt: white all of it, black nothing.",
+                    tooltip="The loss mask of each image: white is learnt, black is not.",
                 ),
             ],
         )
@@ -197,9 +210,7 @@ class CompInvTrain(io.ComfyNode):
         def on_evaluation(progress: Progress) -> Picture | None:
             looked = training.recipe.previews(progress.step)
             if looked:
-                looks[:] = [
-                    training.preview(progress.checkpoint.parameters)
-                ]  # the last one while the run is still on disk
+                looks[:] = [training.preview(progress.checkpoint.parameters)]  # the last while the run is on disk
             say(cls, _line(training, progress, looks[0].dominance if looks else None))
             return ("JPEG", to_image(torch.cat(list(looks[0].images), dim=1)), 512) if looked else None
 
@@ -217,8 +228,8 @@ def _line(training: ConceptTraining, progress: Progress, dominance: float | None
     """How far a training is: its step, the losses, where the words lie, and what the first takes of an image of two things."""
     end = progress.checkpoint
     lines = [
-        f"step {progress.step}/{training.recipe.steps}: evaluation loss {progress.evaluation:.4f}, with the class word "
-        f"{end.initial_loss:.4f}"
+        f"step {progress.step}/{training.recipe.steps}: validation loss {progress.evaluation:.4f} (initial: "
+        f"{end.initial_loss:.4f})"
     ]
     for word in training.words:
         if word.anchors is not None:
@@ -237,14 +248,16 @@ def loss_plot(history: Sequence[Losses]) -> torch.Tensor:
     window = max(1, len(history) // 50)
     curves = {"reconstruction": ("#1f6feb", [p.reconstruction for p in history])}
     if any(p.anchor for p in history):
-        curves["anchors"] = ("#d1590b", [p.anchor for p in history])
+        curves["anchor"] = ("#d1590b", [p.anchor for p in history])
     for row, (name, (color, values)) in enumerate(curves.items()):
         means = [sum(part) / len(part) for i in range(0, len(values), window) if (part := values[i : i + window])]
         top = max(means) or 1.0
         across = (width - 2 * margin) / max(1, len(means) - 1)
         points = [(margin + i * across, height - margin - m / top * (height - 3 * margin)) for i, m in enumerate(means)]
         draw.line(points if len(points) > 1 else points * 2, fill=color, width=2)
-        draw.text((margin, 4 + 13 * row), f"{name}: {means[0]:.4f} to {means[-1]:.4f}, highest {top:.4f}", fill=color)
+        draw.text(
+            (margin, 4 + 13 * row), f"{name} loss: {means[0]:.4f} to {means[-1]:.4f}, maximum {top:.4f}", fill=color
+        )
     draw.line([(margin, 2 * margin), (margin, height - margin), (width - margin, height - margin)], fill="black")
     draw.text((width - margin - 60, height - 18), f"{history[-1].step} steps", fill="black")
     return from_image(image)

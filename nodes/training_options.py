@@ -1,4 +1,4 @@
-"""Training Options: what few need to change about a training."""
+"""Training Options: advanced settings of a training run."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -32,44 +32,44 @@ class CompInvTrainingOptions(io.ComfyNode):
             node_id="CompInvTrainingOptions",
             display_name="Training Options",
             category=CATEGORY,
-            description="What few need to change about Compositional Inversion Train.",
+            description="Advanced settings of Compositional Inversion Train.",
             is_input_list=True,
             inputs=[
                 io.Combo.Input(
                     "preset",
                     options=[OURS, PAPER],
-                    tooltip='"paper" trains as the reference implementation does, whatever the training node says: 5000 steps '
-                    "of 8 pictures, 3 vectors, its learning rate, its anchor loss with the class word as the one anchor, and "
-                    "the class word behind the new one in every prompt. Without anchors it is plain textual inversion so.",
+                    tooltip='"paper" trains as the reference implementation does and overrides the training node: 5000 steps, batch 8, '
+                    "3 vectors, its learning rate, its anchor loss with the class word as the only anchor, and the class word after "
+                    "the placeholder in every prompt. Without anchors: textual inversion with these settings.",
                 ),
                 io.Combo.Input(
                     "anchor_schedule",
                     options=[CONSTANT, GROWING],
-                    tooltip="Whether the anchors pull alike all along, or ever more towards the end.",
+                    tooltip="The anchor weight over the run: constant, or a linear warm-up from 0 to its full value.",
                 ),
                 io.Combo.Input(
                     "noise_levels",
                     options=["even", "high", "low"],
-                    tooltip="Which noise levels are trained more often: high ones decide what and where things are, low ones "
-                    "their texture.",
+                    tooltip="Which noise levels are sampled more often: high ones decide content and layout, low ones texture. even "
+                    "switches the preference off.",
                 ),
                 io.Boolean.Input(
                     "rescale",
                     default=False,
-                    tooltip="Also learn from the pictures made small and large, with prompts that say so, so that the word "
-                    "does not keep the size of your thing.",
+                    tooltip="Scale augmentation: also trains on the images made small and large, with prompts that say so, so that the "
+                    "embedding does not encode a size.",
                 ),
                 io.String.Input(
                     "prompts",
                     default="",
                     multiline=True,
-                    tooltip="Your own prompts to learn with, a line each, {} where the new word goes. Empty: neutral ones.",
+                    tooltip="Your own training prompts, one per line, {} where the placeholder goes. Empty: the built-in neutral ones.",
                 ),
                 io.String.Input(
                     "captions",
                     optional=True,
                     force_input=True,
-                    tooltip="One caption for each picture, {} where the new word goes; in place of prompts.",
+                    tooltip="One caption per image, {} where the placeholder goes; replaces prompts. Unconnected: prompts are used.",
                 ),
             ],
             outputs=[

@@ -85,7 +85,7 @@ def test_the_node_tells_both_losses_and_where_the_word_lies(
     train(pack, microworld, images, anchors=anchors)
     assert said[0] == "3 of 5 pictures cropped to the largest square in the middle." and len(said) == 2
     first, second, third, fourth = said[1].split("\n")
-    assert re.fullmatch(r"step 3/3: loss 0\.\d+, with the class word 0\.\d+; anchor loss [\d.e-]+, cat 1\.00", first)
+    assert re.fullmatch(r"step 3/3: validation loss 0\.\d+ \(initial: 0\.\d+\); anchor loss [\d.e-]+, cat 1\.00", first)
     assert re.fullmatch(r"nearest .*cat.*; length \d\.\d words; further out than \d+ % of words", second)
     assert re.fullmatch(r"dominance \d\.\d\d beside a car", third) and fourth == said[0]
     train(pack, microworld, images)
