@@ -1,6 +1,6 @@
 """What to learn, and from what: the record that a node, the command line and a benchmark fill."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -10,7 +10,7 @@ from ..anchors import AnchorSet
 from ..concept import Concept
 from ..prompts.templates import OBJECT_TEMPLATES, STYLE_TEMPLATES
 from .priors import ClassImages, DirectConsistency, NoPrior, Prior
-from .recipe import PAPER, Recipe
+from .recipe import PAPER, PAPER_DREAMBOOTH, PAPER_KEYS_AND_VALUES, Recipe
 from .ways.fine_tune import KINDS, What
 
 TEMPLATES = {"object": OBJECT_TEMPLATES, "style": STYLE_TEMPLATES}
@@ -121,3 +121,30 @@ class FineTuneRequest:
         if self.prior == "class images":
             return ClassImages(self.prior_weight)
         return DirectConsistency() if self.prior == "DCO" else NoPrior()
+
+
+RARE_WORDS = ("ktn", "pll", "ucd")  # tokens that mean next to nothing, from which the reference's placeholders start
+PAPER_CLASS_IMAGES = 200
+
+
+def as_paper_fine_tune(
+    requests: Sequence[Request], recipe: Recipe, fine_tune: FineTuneRequest, known: Callable[[str], bool]
+) -> tuple[list[Request], Recipe, FineTuneRequest]:
+    """Concepts with a change of the model, learnt as the reference implementation does: its recipes of Custom Diffusion (keys and
+    values, each in full) and DreamBooth, with images of the class. Concepts learnt together take half the batch.
+
+    What differs, on purpose: its DreamBooth has no LoRA; where one is asked for, its settings are kept for it. Its images of the
+    class are photographs from the web; ours are the model's own, or given. Where a text encoder does not know its rare words
+    the placeholder starts from the class word.
+    """
+    preset = PAPER_KEYS_AND_VALUES if fine_tune.what == "keys and values" else PAPER_DREAMBOOTH
+    if len(requests) > 1 and preset is PAPER_KEYS_AND_VALUES:
+        rate = preset.learning_rate / 2
+        preset = replace(preset, batch=1, learning_rate=rate, weights_learning_rate=rate)
+    pairs = [as_paper(request, recipe, preset) for request in requests]
+    asked = [
+        replace(request, start_word=rare if known(rare) else "")
+        for (request, _), rare in zip(pairs, RARE_WORDS, strict=False)
+    ]
+    rank = fine_tune.rank if fine_tune.what == "attention" else 0
+    return asked, pairs[0][1], replace(fine_tune, rank=rank, prior="class images", prior_count=PAPER_CLASS_IMAGES)
