@@ -438,9 +438,17 @@ def filled(template: str, word: str) -> str:
     return re.sub(r"\s*(embedding:)?\{\}\s*", lambda _: f" {word} ", template).strip()
 
 
-def _notices(model: Any, request: Request, sizes: Sequence[Sequence[int]]) -> list[str]:
-    """Sentences on what a user may not expect: pictures (H, W) that are not learnt whole, a resolution that makes a blurred word."""
+def _notices(
+    model: Any, request: Request, sizes: Sequence[Sequence[int]], anchors: AnchorSet | None = None
+) -> list[str]:
+    """Sentences on what a user may not expect: pictures (H, W) that are not learnt whole, a resolution that makes a blurred word,
+    anchors of another class word."""
     notices: list[str] = []
+    if anchors is not None and anchors.class_word.lower() != request.class_word.lower():
+        notices.append(
+            f'The anchors are for the class word "{anchors.class_word}", but training starts at "{request.class_word}"; '
+            "give Anchor Select and Train the same one, unless this is meant."
+        )
     if count := sum(height != width for height, width in sizes):
         where = "around what the mask shows" if request.masks else "in the middle"
         notices.append(f"{count} of {len(sizes)} pictures cropped to the largest square {where}.")
@@ -477,7 +485,7 @@ class Training(Learning):
             self.vae, self.request = vae, request
             sizes = [picture.shape[:2] for batch in request.images for picture in batch]
             self.count = len(sizes)
-            self.notices = _notices(model, request, sizes)
+            self.notices = _notices(model, request, sizes, anchors)
             for notice in self.notices:
                 log.info(notice)
             masks = self._masks(sizes)
