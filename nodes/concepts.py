@@ -147,9 +147,9 @@ class CompInvApplyConcept(io.ComfyNode):
 
 
 def _files() -> list[str]:
-    return [
-        f for f in folder_paths.get_filename_list("embeddings") if Path(f).suffix in (".safetensors", ".pt", ".bin")
-    ]
+    """Without names that are markup: the menu of the page would run a script in them."""
+    files = folder_paths.get_filename_list("embeddings")
+    return [f for f in files if Path(f).suffix in (".safetensors", ".pt", ".bin") and "<" not in f]
 
 
 NODES = [CompInvSaveConcept, CompInvLoadConcept, CompInvApplyConcept]

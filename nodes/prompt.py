@@ -1,11 +1,14 @@
 """Composition Prompt: an encoded prompt that remembers where its subjects are."""
 
+import re
 from typing import Any
 
 from comfy_api.latest import io
 
 from ..compinv_core.host.composition import composition_prompt
 from .types import CATEGORY
+
+SEPARATORS = "[,;\uff0c\uff1b\u3001]"  # those of Chinese and Japanese, too
 
 
 class CompInvPrompt(io.ComfyNode):
@@ -21,6 +24,7 @@ class CompInvPrompt(io.ComfyNode):
                 io.String.Input(
                     "text",
                     multiline=True,
+                    dynamic_prompts=True,
                     default="a photo of a cat and a car",
                     tooltip="The prompt. Write a concept as embedding:name.",
                 ),
@@ -28,8 +32,8 @@ class CompInvPrompt(io.ComfyNode):
                     "subjects",
                     multiline=True,
                     default="cat, car",
-                    tooltip="The phrases that get a region, exactly as in the prompt, separated by commas or lines; a concept by its "
-                    "name. Empty: every applied concept in the prompt.",
+                    tooltip="The phrases that get a region, as in the prompt, separated by commas, semicolons or lines; case, spaces and "
+                    "weights may differ; a concept by its name alone. Empty: every applied concept in the prompt.",
                 ),
             ],
             outputs=[
@@ -43,7 +47,9 @@ class CompInvPrompt(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip: Any, text: str, subjects: str) -> io.NodeOutput:
-        phrases = [part.strip() for line in subjects.splitlines() for part in line.split(",") if part.strip()]
+        phrases = [
+            part.strip() for line in subjects.splitlines() for part in re.split(SEPARATORS, line) if part.strip()
+        ]
         return io.NodeOutput(composition_prompt(clip, text, phrases))
 
 

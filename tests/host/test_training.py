@@ -128,6 +128,19 @@ def test_anchors_whose_weights_are_learnt_end_few_and_are_told(pack: Any, microw
     assert sum(map(float, told.values())) == pytest.approx(1, abs=0.02) and len(told) < 4
 
 
+@pytest.mark.parametrize(("chosen", "notices"), [("car", 1), ("cat", 0), ("CAT", 0)])
+def test_anchors_of_another_class_word_are_told(
+    pack: Any, microworld: Any, images: list[torch.Tensor], monkeypatch: Any, chosen: str, notices: int
+):
+    said: list[str] = []
+    monkeypatch.setattr(sys.modules["compositional_inversion.nodes.train"], "say", lambda _, text: said.append(text))
+    settings = {"class_word": chosen, "how": "class word only", "words": "", "count": 1}
+    anchors = pack.run("CompInvAnchorSelect", clip=microworld[1], **settings)[0]
+    train(pack, microworld, images, steps=1, anchors=anchors)
+    sentence = 'The anchors are for the class word "car", but training starts at "cat"; '
+    assert sum(sentence in text for text in said) == len(said) * notices
+
+
 def test_cancel_keeps_what_was_learnt(
     pack: Any, microworld: Any, images: list[torch.Tensor], own_folders: Path, monkeypatch: Any
 ):
