@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import comfy.sd
 import torch
 from composition import (
     EACH,
@@ -35,8 +36,6 @@ from composition import (
 from measures import mean
 from recorded import FOLDER, records
 from safetensors.torch import load_file, save_file
-
-import comfy.sd
 
 from compinv_core.anchors import AnchorSet
 from compinv_core.concept import Concept, read_concept, write_concept

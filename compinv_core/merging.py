@@ -13,9 +13,8 @@ from .concept import Concept, check_family
 from .prompts.templates import prompts_about
 
 CAPTIONS = 200  # ordinary ones, as the paper has
-RIDGE = (
-    1e-4  # of the captions' mean squared feature, without which directions that no caption uses could not be inverted
-)
+CAPTION_WEIGHT = 0.1  # of what ordinary captions change, against what a concept's own prompts miss
+RIDGE = 1e-8  # of the mean squared feature, for directions that no prompt uses
 PROMPTS = ("{} {}", "photo of a {} {}")  # a concept's own, with its class word behind it
 KEYS_AND_VALUES = "cross-attention keys and values"
 
@@ -23,8 +22,9 @@ KEYS_AND_VALUES = "cross-attention keys and values"
 def merged_change(captions: Tensor, targets: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     """The change D of one matrix under which each concept's prompts give what its own model gives, and ordinary captions change least.
 
-    With C = XᵀX over the captions' features X, the concepts' features T and V what their own changes add to these,
-    min ‖X Dᵀ‖² subject to T Dᵀ = V has the solution D = Vᵀ (T C⁻¹ Tᵀ)⁺ T C⁻¹.
+    The paper solves min |X Dᵀ|² subject to T Dᵀ = V, with the captions' features X, the concepts' features T, and V what their own
+    changes add to these. A prompt has 76 columns, padding among them, so that T may have more rows than a narrow model's features
+    have dimensions; hence min |T Dᵀ - V|² + CAPTION_WEIGHT |X Dᵀ|², of which the paper's is the limit where T can be met exactly.
 
     Args:
         captions: (N, in), text features of ordinary captions.
@@ -36,11 +36,9 @@ def merged_change(captions: Tensor, targets: Sequence[tuple[Tensor, Tensor]]) ->
     x = captions.double()
     features = torch.cat([own for own, _ in targets]).double()
     wanted = torch.cat([own.double() @ delta.double().T for own, delta in targets])
-    second = x.T @ x / len(x)
+    second = features.T @ features / len(features) + CAPTION_WEIGHT * x.T @ x / len(x)
     second += RIDGE * second.diagonal().mean() * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
-    towards = cast(Tensor, torch.linalg.solve(second, features.T)).T  # T C⁻¹
-    between = features @ towards.T  # T C⁻¹ Tᵀ
-    return (wanted.T @ cast(Tensor, torch.linalg.pinv(between, hermitian=True)) @ towards).float()
+    return cast(Tensor, torch.linalg.solve(second, features.T @ wanted / len(features))).T.float()
 
 
 @torch.no_grad()
@@ -107,13 +105,7 @@ def _captions(backbone: Backbone) -> Tensor:
 
 
 def _features(backbone: Backbone, concept: Concept) -> Tensor:
-    """(n, E), the text features of a concept's own prompts: from the first word to the end, and one column of padding."""
-    word = concept.class_word
-    prompts = [" ".join(prompt.format(f"embedding:{concept.name}", word).split()) for prompt in PROMPTS]
-    prepared = backbone.prepare([(prompt, concept.name) for prompt in prompts], {concept.name: concept.count})
-    lengths = next(iter(prepared.lengths.values()))
-    rows: list[Tensor] = []
-    for number, length in enumerate(lengths):
-        context = backbone.encode(prepared, [number], {concept.name: concept.vectors}).context[0]
-        rows.append(torch.cat([context[1:length], context[-1:]]))
-    return torch.cat(rows).float().to(backbone.device)
+    """(n, E), the text features of a concept's own prompts: all columns but the first, which is the same for every prompt."""
+    prompts = [" ".join(prompt.format(f"embedding:{concept.name}", concept.class_word).split()) for prompt in PROMPTS]
+    encoded = [backbone.encode_text(prompt, [concept]).context[0, 1:] for prompt in prompts]
+    return torch.cat(encoded).float().to(backbone.device)

@@ -65,7 +65,8 @@ def kept(cls: type[io.ComfyNode], run: TrainingRun) -> Generator[None]:
         yield
     except tuple(ends) as error:
         how = next(how for kind, how in ends.items() if isinstance(error, kind))
-        notice = f"Training {how} {run.keep(Path(folder_paths.get_output_directory()) / 'embeddings')}"
+        output = Path(folder_paths.get_output_directory())
+        notice = f"Training {how} {run.keep(output / 'embeddings', output / 'loras')}"
         log.info(notice)
         say(cls, notice)
         raise

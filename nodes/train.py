@@ -5,22 +5,21 @@ from typing import Any
 
 import torch
 from comfy_api.latest import io
+from comfy_execution.graph import ExecutionBlocker
 from PIL import Image, ImageDraw
 
+from ..compinv_core.concept import Concept
 from ..compinv_core.host.backbone import ComfyBackbone
 from ..compinv_core.host.text_encoder import check_new_placeholder
 from ..compinv_core.training.checkpoint import Checkpoint, Losses, Progress
 from ..compinv_core.training.concept_training import ConceptTraining
 from ..compinv_core.training.preview import Preview
-from ..compinv_core.training.recipe import Recipe
-from ..compinv_core.training.request import LIMITS, Request, as_paper
+from ..compinv_core.training.request import as_paper
+from .inputs import first_values, recipe_of, requests_of, training_inputs
 from .learning import Picture, learn
 from .live_text import say
 from .pictures import from_image, to_image
-from .training_options import Options
-from .types import CATEGORY, AnchorsType, ConceptType, OptionsType
-
-DEFAULTS = Recipe()
+from .types import CATEGORY, ConceptType
 
 
 class CompInvTrain(io.ComfyNode):
@@ -34,104 +33,7 @@ class CompInvTrain(io.ComfyNode):
             "and does not dominate the rest of the prompt.",
             is_input_list=True,
             hidden=[io.Hidden.unique_id],
-            inputs=[
-                io.Model.Input("model", tooltip="The model to train for: SD 1.x, SD 2.x or SDXL. It is not changed."),
-                io.Clip.Input("clip", tooltip="The text encoder of the same checkpoint. It is not changed."),
-                io.Vae.Input("vae", tooltip="The VAE of the same checkpoint. It is not changed."),
-                io.Image.Input(
-                    "images", tooltip="Training images of the concept, usually 3 to 5; a batch or a list, any sizes."
-                ),
-                io.String.Input(
-                    "placeholder",
-                    default="my-concept",
-                    tooltip='Name of the embedding: letters, digits, "-" and "_". Prompts use it as embedding:name.',
-                ),
-                io.String.Input(
-                    "class_word",
-                    default="cat",
-                    tooltip="One ordinary word for what the images show; the vectors are initialised with it.",
-                ),
-                AnchorsType.Input(
-                    "anchors",
-                    optional=True,
-                    tooltip="Ordinary words that regularise the embedding, from Anchor Select. Unconnected: no anchor loss; "
-                    "with ignore_background off, that is plain textual inversion.",
-                ),
-                io.Mask.Input(
-                    "masks",
-                    optional=True,
-                    tooltip="One mask per image; black is excluded from the loss. Unconnected: see ignore_background.",
-                ),
-                ConceptType.Input(
-                    "start_from",
-                    optional=True,
-                    tooltip="A concept to continue training from; its number of vectors is used. Unconnected: starts at the class word.",
-                ),
-                OptionsType.Input(
-                    "options",
-                    optional=True,
-                    tooltip="Advanced settings, from Training Options. Unconnected: their defaults.",
-                ),
-                io.Int.Input(
-                    "resolution",
-                    default=512,
-                    **LIMITS["resolution"],
-                    step=8,
-                    tooltip="Images are cropped to a square, centred or around the mask, and scaled to this size in pixels. Use the model's native "
-                    "one: 512 for SD 1.x, 768 for SD 2.x, 1024 for SDXL.",
-                ),
-                io.Int.Input("steps", default=DEFAULTS.steps, **LIMITS["steps"], tooltip="Optimiser steps."),
-                io.Int.Input(
-                    "batch",
-                    default=DEFAULTS.batch,
-                    **LIMITS["batch"],
-                    tooltip="Batch size: images per optimiser step. Split into micro-batches when memory is short.",
-                ),
-                io.Int.Input(
-                    "vectors",
-                    default=3,
-                    **LIMITS["vectors"],
-                    tooltip="Number of vectors, all initialised with the class word. 3 vectors can encode both class and appearance; with 1, "
-                    "appearance tends to displace the class.",
-                ),
-                io.Float.Input(
-                    "learning_rate",
-                    default=DEFAULTS.learning_rate,
-                    **LIMITS["learning_rate"],
-                    step=0.001,
-                    tooltip="Learning rate of AdamW, relative to the RMS of the vocabulary's embeddings; decays to 0 along a cosine.",
-                ),
-                io.Float.Input(
-                    "anchor_weight",
-                    default=DEFAULTS.anchor_weight,
-                    **LIMITS["anchor_weight"],
-                    step=0.01,
-                    tooltip="Weight of the anchor loss; the reconstruction loss gets 1 - anchor_weight. 0 switches the anchors off.",
-                ),
-                io.Combo.Input(
-                    "kind",
-                    options=["object", "style"],
-                    tooltip='Training prompts: "a photo of ..." for an object, "in the style of ..." for a style.',
-                ),
-                io.Boolean.Input(
-                    "mirror",
-                    default=True,
-                    tooltip="Horizontal flip augmentation. Switch it off for lettering and faces.",
-                ),
-                io.Boolean.Input(
-                    "ignore_background",
-                    default=True,
-                    tooltip="Finds the concept by the model's cross-attention to the class word, and all but excludes the background from the loss. "
-                    "Ignored when masks are connected or kind is style. Off: the background is learnt, too.",
-                ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    **LIMITS["seed"],
-                    control_after_generate=False,
-                    tooltip="Seed of the data order and the noise. The same seed gives the same embedding.",
-                ),
-            ],
+            inputs=list(training_inputs().values()),
             outputs=[
                 ConceptType.Output(
                     "CONCEPT",
@@ -161,45 +63,25 @@ class CompInvTrain(io.ComfyNode):
                     display_name="learnt",
                     tooltip="The loss mask of each image: white is learnt, black is not.",
                 ),
+                ConceptType.Output(
+                    "SECOND",
+                    display_name="second concept",
+                    tooltip="The second concept of Training Options, learnt together with the first.",
+                ),
             ],
         )
 
     @classmethod
     def execute(cls, **inputs: list[Any]) -> io.NodeOutput:
-        one = {name: values[0] for name, values in inputs.items() if values}
-        weight = one["anchor_weight"]
-        check_new_placeholder(one["clip"], one["placeholder"])
-        options: Options = one.get("options") or Options()
-        request = Request(
-            name=one["placeholder"],
-            class_word=one["class_word"].strip(),
-            vectors=one["vectors"],
-            images=inputs["images"],
-            masks=inputs.get("masks") or [],
-            resolution=one["resolution"],
-            kind=one["kind"],
-            mirror=one["mirror"],
-            rescale=options.rescale,
-            prompts=options.prompts,
-            captions=options.captions,
-            ignore_background=one["ignore_background"],
-            start_from=one.get("start_from"),
-            anchors=one.get("anchors") if weight else None,
-        )
-        recipe = Recipe(
-            steps=one["steps"],
-            batch=one["batch"],
-            learning_rate=one["learning_rate"],
-            reconstruction_weight=1 - weight,
-            anchor_weight=weight,
-            seed=one["seed"],
-            anchor_schedule=options.anchor_schedule,
-            noise_levels=options.noise_levels,
-        )
-        if options.paper:
-            request, recipe = as_paper(request, recipe)
+        one = first_values(inputs)
+        requests, recipe = requests_of(inputs), recipe_of(inputs)
+        for request in requests:
+            check_new_placeholder(one["clip"], request.name)
+        if one.get("options") and one["options"].paper:
+            pairs = [as_paper(request, recipe) for request in requests]
+            requests, recipe = [request for request, _ in pairs], pairs[0][1]
         backbone = ComfyBackbone(one["model"], one["clip"], one["vae"])
-        return cls._run(ConceptTraining(backbone, [request], recipe))
+        return cls._run(ConceptTraining(backbone, requests, recipe))
 
     @classmethod
     def _run(cls, training: ConceptTraining) -> io.NodeOutput:
@@ -211,12 +93,21 @@ class CompInvTrain(io.ComfyNode):
             looked = training.recipe.previews(progress.step)
             if looked:
                 looks[:] = [training.preview(progress.checkpoint.parameters)]  # the last while the run is on disk
-            say(cls, _line(training, progress, looks[0].dominance if looks else None))
+            say(cls, progress_text(training, progress, looks[0].dominance if looks else None))
             return ("JPEG", to_image(torch.cat(list(looks[0].images), dim=1)), 512) if looked else None
 
         end = learn(cls, training, on_evaluation)
-        (last,), (best,) = training.concepts(end), training.concepts(end, best=True)
-        return io.NodeOutput(last, loss_plot(end.history), looks[0].images, best, loss_map(end), training.learnt())
+        last, best = training.concepts(end), training.concepts(end, best=True)
+        return io.NodeOutput(
+            last[0], loss_plot(end.history), looks[0].images, best[0], loss_map(end), training.learnt(), second_of(last)
+        )  # fmt: skip
+
+
+def second_of(concepts: Sequence[Concept]) -> Any:
+    """The second concept, or what stops a node that wants one."""
+    if len(concepts) > 1:
+        return concepts[1]
+    return ExecutionBlocker("No second concept was learnt: connect second_images at Training Options.")
 
 
 def loss_map(end: Checkpoint) -> dict[str, list[float]]:
@@ -224,7 +115,7 @@ def loss_map(end: Checkpoint) -> dict[str, list[float]]:
     return {"loss": [end.initial_loss, *(p.evaluation for p in end.history if p.evaluation is not None)]}
 
 
-def _line(training: ConceptTraining, progress: Progress, dominance: float | None) -> str:
+def progress_text(training: ConceptTraining, progress: Progress, dominance: float | None) -> str:
     """How far a training is: its step, the losses, where the words lie, and what the first takes of an image of two things."""
     end = progress.checkpoint
     lines = [

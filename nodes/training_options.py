@@ -1,16 +1,32 @@
 """Training Options: advanced settings of a training run."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from comfy_api.latest import io
+from torch import Tensor
 
+from ..compinv_core.anchors import AnchorSet
 from ..compinv_core.training.objective import NoiseLevels
-from ..compinv_core.training.recipe import AnchorSchedule
-from .types import CATEGORY, OptionsType
+from ..compinv_core.training.recipe import AnchorLoss, AnchorSchedule
+from ..compinv_core.training.request import Request
+from .types import CATEGORY, AnchorsType, OptionsType
 
 OURS, PAPER = "as set on the training node", "paper"
 CONSTANT, GROWING = "constant", "growing"
+EMBEDDING, TEXT = "embeddings", "text features"
+
+
+@dataclass(frozen=True)
+class Second:
+    """See the inputs that begin with second_."""
+
+    images: Sequence[Tensor]
+    masks: Sequence[Tensor]
+    placeholder: str
+    class_word: str
+    anchors: AnchorSet | None
 
 
 @dataclass(frozen=True)
@@ -23,6 +39,23 @@ class Options:
     rescale: bool = False
     prompts: tuple[str, ...] = ()
     captions: bool = False
+    anchor_loss: AnchorLoss = "embedding"
+    second: Second | None = None
+
+    def second_of(self, first: Request) -> list[Request]:
+        """The concept that is learnt together with the first one, with its settings."""
+        if self.second is None:
+            return []
+        shared = replace(first, start_from=None, prompts=() if self.captions else first.prompts, captions=False)
+        if not self.second.placeholder.strip() or not self.second.class_word.strip():
+            raise ValueError(
+                'The inputs "second_placeholder" and "second_class_word" are needed with "second_images"; one of them is empty.'
+            )
+        anchors = self.second.anchors
+        if anchors is None and first.anchors is not None:
+            anchors = AnchorSet(self.second.class_word, (self.second.class_word,), (1.0,))
+        own = {"name": self.second.placeholder, "class_word": self.second.class_word}
+        return [replace(shared, **own, images=self.second.images, masks=self.second.masks, anchors=anchors)]
 
 
 class CompInvTrainingOptions(io.ComfyNode):
@@ -32,7 +65,7 @@ class CompInvTrainingOptions(io.ComfyNode):
             node_id="CompInvTrainingOptions",
             display_name="Training Options",
             category=CATEGORY,
-            description="Advanced settings of Compositional Inversion Train.",
+            description="Advanced settings of Compositional Inversion Train and Compositional Fine-Tune.",
             is_input_list=True,
             inputs=[
                 io.Combo.Input(
@@ -71,6 +104,40 @@ class CompInvTrainingOptions(io.ComfyNode):
                     force_input=True,
                     tooltip="One caption per image, {} where the placeholder goes; replaces prompts. Unconnected: prompts are used.",
                 ),
+                io.Combo.Input(
+                    "anchor_loss",
+                    options=[EMBEDDING, TEXT],
+                    optional=True,
+                    tooltip="What the anchors hold: the placeholder's input embeddings (semantic inversion), or the text features of whole "
+                    "prompts, compared with the same prompts in the class word (ClassDiffusion). Ignored by the preset paper.",
+                ),
+                io.Image.Input(
+                    "second_images",
+                    optional=True,
+                    tooltip="Images of a second concept, learnt together with the first in one run. Unconnected: one concept.",
+                ),
+                io.Mask.Input(
+                    "second_masks",
+                    optional=True,
+                    tooltip="One mask per image of the second concept. Unconnected: none.",
+                ),
+                io.String.Input(
+                    "second_placeholder",
+                    default="",
+                    optional=True,
+                    tooltip="Name of the second concept's embedding. Needed with second_images.",
+                ),
+                io.String.Input(
+                    "second_class_word",
+                    default="",
+                    optional=True,
+                    tooltip="One ordinary word for what the second concept's images show. Needed with second_images.",
+                ),
+                AnchorsType.Input(
+                    "second_anchors",
+                    optional=True,
+                    tooltip="Anchors of the second concept, from Anchor Select. Unconnected: its class word, if the first has anchors.",
+                ),
             ],
             outputs=[
                 OptionsType.Output("OPTIONS", display_name="options", tooltip="For Compositional Inversion Train.")
@@ -86,7 +153,22 @@ class CompInvTrainingOptions(io.ComfyNode):
         rescale: list[bool],
         prompts: list[str],
         captions: list[str] | None = None,
+        anchor_loss: list[str] | None = None,
+        second_images: list[Tensor] | None = None,
+        second_masks: list[Tensor] | None = None,
+        second_placeholder: list[str] | None = None,
+        second_class_word: list[str] | None = None,
+        second_anchors: list[AnchorSet] | None = None,
     ) -> io.NodeOutput:
+        second = None
+        if second_images:
+            second = Second(
+                images=second_images,
+                masks=second_masks or [],
+                placeholder=(second_placeholder or [""])[0].strip(),
+                class_word=(second_class_word or [""])[0].strip(),
+                anchors=(second_anchors or [None])[0],
+            )
         lines = tuple(line.strip() for line in prompts[0].splitlines() if line.strip())
         return io.NodeOutput(
             Options(
@@ -96,6 +178,8 @@ class CompInvTrainingOptions(io.ComfyNode):
                 rescale=rescale[0],
                 prompts=tuple(captions) if captions else lines,
                 captions=bool(captions),
+                anchor_loss="text features" if anchor_loss and anchor_loss[0] == TEXT else "embedding",
+                second=second,
             )
         )
 

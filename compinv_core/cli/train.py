@@ -78,7 +78,7 @@ def train_all(path: Path) -> list[str]:
         try:
             _learn(training, jobs, output)
         except FloatingPointError as error:
-            ended = f" It ended {training.keep(embeddings)}" if output.workers.rank == 0 else ""
+            ended = f" It ended {training.keep(embeddings, adapters)}" if output.workers.rank == 0 else ""
             failures.append(f"{training.placeholders}: {error}{ended}")
         except (OSError, MemoryError) as error:
             if output.workers.count > 1:
