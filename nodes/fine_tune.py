@@ -158,7 +158,7 @@ class CompInvTrainModel(io.ComfyNode):
             say(cls, f"sampling images of the class: {done} of {count}")
             return latent_preview.prepare_callback(one["model"], CLASS_STEPS)
 
-        return cls._run(ConceptTraining(backbone, requests, recipe, fine_tune, on_drawing), one["model"])
+        return cls._run(ConceptTraining(backbone, requests, recipe, fine_tune, on_drawing=on_drawing), one["model"])
 
     @classmethod
     def _run(cls, training: ConceptTraining, model: Any) -> io.NodeOutput:

@@ -142,14 +142,16 @@ class CompInvRepairConcept(io.ComfyNode):
             say(cls, f"sampling training images with embedding:{concept.name}: {done} of {pictures}")
             return latent_preview.prepare_callback(model, STEPS)
 
-        repair = Repair(ComfyBackbone(model, clip), concept, request, recipe, on_sampling)
+        return cls._run(Repair(ComfyBackbone(model, clip), concept, request, recipe, on_sampling=on_sampling))
 
+    @classmethod
+    def _run(cls, repair: Repair) -> io.NodeOutput:
         def on_evaluation(progress: Progress) -> None:
             end = progress.checkpoint
             say(
                 cls,
-                f"step {progress.step}/{steps}: validation loss {progress.evaluation:.3g} (initial: "
-                f"{end.initial_loss:.3g})\n{repair.describe(repair.way.words(end.parameters)[name])}",
+                f"step {progress.step}/{repair.recipe.steps}: validation loss {progress.evaluation:.3g} (initial: "
+                f"{end.initial_loss:.3g})\n{repair.describe(repair.way.words(end.parameters)[repair.request.name])}",
             )
 
         end = learn(cls, repair, on_evaluation)

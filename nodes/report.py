@@ -125,25 +125,17 @@ class CompInvConceptReport(io.ComfyNode):
         pictures: torch.Tensor | None = None,
         clip_vision: Any = None,
     ) -> io.NodeOutput:
-        class_word = (class_word.strip() or concept.class_word).lower()
-        if not class_word:
-            raise ValueError(
-                f'The concept "{concept.name}" has no class word; write one ordinary word for it in the input "class_word".'
-            )
         if pictures is not None and (clip_vision is None or vae is None):
             raise ValueError(
                 'The input "pictures" came without "clip_vision" and "vae"; connect both, or leave it out.'
             )
-        words = list(dict.fromkeys(word.strip().lower() for word in beside.split(",") if word.strip()))
-        if class_word in words:
-            raise ValueError(f'The input "beside" has the class word "{class_word}" itself; write other words.')
+        class_word = _class_word(concept, class_word)
         backbone = ComfyBackbone(model, clip, vae)
-        words = words or other_words(backbone, class_word, seed)
+        words = _words_beside(beside, class_word) or other_words(backbone, class_word, seed)
         if not words:
             raise ValueError('The text encoder knows no COCO category; write ordinary words in the input "beside".')
-        family = backbone.family
-        side = resolution // family.stride
-        sampling = Sampling((family.channels, side, side), seed=seed, steps=steps, cfg=cfg)
+        side = resolution // backbone.family.stride
+        sampling = Sampling((backbone.family.channels, side, side), seed=seed, steps=steps, cfg=cfg)
         bar = comfy.utils.ProgressBar(image_count(concept, words))
         report, own, ordinary = report_concept(
             backbone, concept, class_word, words, sampling=sampling, each=lambda: bar.update(1)
@@ -158,6 +150,22 @@ class CompInvConceptReport(io.ComfyNode):
             grid = _grid(rows, ["alone", *(f"and {word}" for word in words)])
         table = _table(report, "" if vae is not None else NO_GRID)
         return io.NodeOutput(from_image(table), from_image(grid), report.to_json(), report.verdict())
+
+
+def _class_word(concept: Concept, given: str) -> str:
+    found = (given.strip() or concept.class_word).lower()
+    if not found:
+        raise ValueError(
+            f'The concept "{concept.name}" has no class word; write one ordinary word for it in the input "class_word".'
+        )
+    return found
+
+
+def _words_beside(text: str, class_word: str) -> list[str]:
+    words = list(dict.fromkeys(word.strip().lower() for word in text.split(",") if word.strip()))
+    if class_word in words:
+        raise ValueError(f'The input "beside" has the class word "{class_word}" itself; write other words.')
+    return words
 
 
 def _decoded(vae: Any, rendered: Rendered) -> tuple[torch.Tensor, torch.Tensor]:

@@ -73,7 +73,7 @@ class ConceptTraining(TrainingRun):
             way = None
             if fine_tune is not None:
                 way = FineTune(of_words, parametrised(backbone, fine_tune.what, fine_tune.rank), recipe.seed)
-            super().__init__(backbone, of_words, recipe, way, fine_tune and fine_tune.made_prior())
+            super().__init__(backbone, of_words, recipe, way=way, prior=fine_tune and fine_tune.made_prior())
             self.fitting = together([examples.fitting for examples in self.examples])
             self.previewer = self._previewer(counts)
             self.foregrounds: list[Tensor | None] = [None] * len(self.requests)

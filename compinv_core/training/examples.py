@@ -65,7 +65,9 @@ def examples_of(request: Request, seed: int) -> Examples:
     if request.mirror:
         groups += [group.flip(2) for group in groups]
         fitting += fitting
-    return Examples(torch.cat(groups), torch.cat(fitting), prompts, ordinary, len(sizes), sizes)
+    return Examples(
+        torch.cat(groups), torch.cat(fitting), prompts=prompts, ordinary=ordinary, count=len(sizes), sizes=sizes
+    )  # fmt: skip
 
 
 def together(tables: Sequence[Tensor]) -> Tensor:

@@ -122,7 +122,8 @@ class TrainingRun(ABC):
             with torch.inference_mode():
                 material = self.material()
             with torch.inference_mode(False), torch.enable_grad(), ExitStack() as ready:
-                session = _Session(self, material.clone(), runs / f"{self.name}.pt", workers or Workers(), ready)
+                path = runs / f"{self.name}.pt"
+                session = _Session(self, material.clone(), path, workers=workers or Workers(), ready=ready)
                 return session.train(interrupted, on_report)
         except self.backbone.out_of_memory as error:
             raise MemoryError(
