@@ -46,7 +46,7 @@ class Concept:
                 )
             if not vectors.isfinite().all():
                 raise ValueError(
-                    f'The concept "{self.name}" holds NaN or infinity for {key}, as a training that went astray leaves behind; '
+                    f'The concept "{self.name}" holds NaN or infinity for {key}, as a training that diverged leaves behind; '
                     "take another embedding, only finite numbers are allowed."
                 )
         if len({len(vectors) for vectors in self.vectors.values()}) > 1:

@@ -1,4 +1,4 @@
-"""How much of a batch goes through a model at once: one policy for training and for guided sampling."""
+"""How large micro-batches are, and whether activations are checkpointed: one policy for training and for guided sampling."""
 
 from dataclasses import dataclass, replace
 
