@@ -25,9 +25,10 @@ import folder_paths
 
 from ..anchors import weigh
 from ..concept import Concept, check_name, read_concept, write_concept
+from ..layout.predictor_training import PredictorTraining as Recoveries
 from ..training.loop import Progress, Recipe, Workers
 from ..training.objective import NoiseLevels
-from .predictor import Recoveries, train_predictor
+from .predictor import train_predictor
 from .text_encoder import check_new_placeholder, text_encoders, vocabulary
 from .training import LIMITS, TEMPLATES, Request, Training, as_reference
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..attention import foreground_weights
+from ..attention.maps import foreground_weights, resized_mean
 from ..backbone import Encoded, NoiseSchedule
-from .attention import Capture, guided_blocks, resized_mean, until_last_map, watch
+from .attention import Capture, guided_blocks, until_last_map, watch
 from .model import fitting, load, predictor
 from .text_encoder import columns_in_turn
 

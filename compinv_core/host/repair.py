@@ -17,8 +17,8 @@ from ..report import Attention, dominance, kept
 from ..training.loop import Checkpoint, Recipe, Vectors
 from . import text_encoder
 from .foreground import find_foreground
+from .recovery import without_layout as unheld
 from .report import ALONE, NAME, attend, check_concept, one_by_one, other_words, repeating
-from .sampler import unheld
 from .training import LIMITS as TRAINING_LIMITS
 from .training import Learning, Lessons
 

@@ -14,7 +14,7 @@ from ..anchors import COCO_CATEGORIES
 from ..concept import Concept
 from ..report import Attention, Report, entropy, standing
 from .attention import Capture, guided_blocks, watch
-from .sampler import KEY, check_fit, unheld
+from .recovery import KEY, check_fit, without_layout
 from .text_encoder import (
     check_class_word,
     check_width,
@@ -86,7 +86,7 @@ def observe(
             entropies.append(torch.stack([entropy(maps) for maps in of_words]).mean(0))
         return result
 
-    watching = unheld(model)
+    watching = without_layout(model)
     watching.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, wrapper)
     latent = comfy.sample.fix_empty_latent_channels(model, latent).repeat(len(prompts), 1, 1, 1)
     noise = comfy.sample.prepare_noise(latent, seed)

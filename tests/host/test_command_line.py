@@ -307,7 +307,7 @@ def test_a_file_sets_what_the_nodes_do(base: Path, place: Path, microworld: Any)
 
 
 def test_a_checkpoints_layout_predictor_is_trained(place: Path, base: Path):
-    from compinv_core.predictor import read_predictor
+    from compinv_core.layout.predictor import read_predictor
 
     program = place / "train.py"
     own = f"import folder_paths\nfolder_paths.models_dir = folder_paths.user_directory = {str(place)!r}\nfrom comp"
