@@ -114,7 +114,7 @@ class _Probe:
         if all(capture.maps for capture in captures):
             # In units of its own mean, a block counts by how much its map stands out: few of them tell subjects apart.
             maps = [[m / m.mean((-2, -1), keepdim=True).clamp_min(1e-8) for m in c.maps.values()] for c in captures]
-            own = [one.by_subject(of_one).mean(0) for of_one, one in zip(maps, conditionings, strict=True)]
+            own = [one.mean_by_subject(of_one).mean(0) for of_one, one in zip(maps, conditionings, strict=True)]
             self.maps.append(torch.cat(own))
         return result
 

@@ -301,7 +301,7 @@ class _GuidedPass:
         for capture in self.captures:
             capture.maps.clear()
         until_last_map(lambda: self._forward(latents))
-        maps = [{block: capture.maps[block] for block in capture.blocks} for capture in self.captures]
+        maps = [[capture.maps[block] for block in capture.blocks] for capture in self.captures]
         return energy_of(self.conditionings, maps)
 
     def _forward(self, latents: Tensor) -> None:

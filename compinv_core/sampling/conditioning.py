@@ -1,6 +1,6 @@
 """A conditioning whose subjects are guided: where its regions lie on maps of attention, and what is read off these."""
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -59,12 +59,27 @@ class GuidedConditioning:
         before, after = left * width // wide, (columns - left - wide) * width // wide
         return torch.nn.functional.pad(maps, (before, after, up, down))
 
-    def by_subject(self, maps: Sequence[Tensor]) -> Tensor:
-        """Each block's (B, P, h, w) of columns -> (B, S, h, w) of subjects, their tokens summed: means over blocks."""
-        height, width = max((m.shape[-2:] for m in maps), key=lambda shape: shape[0])
+    def by_subject(self, maps: Tensor) -> Tensor:
+        """(B, P, h, w) of columns -> (B, S, h, w) of subjects, their tokens summed, those of all contexts together."""
         counts = [len(own) for own in self.contexts.columns]
-        of_subjects: tuple[Tensor, ...] = torch.split(resized_mean(maps, height, width), counts, dim=1)  # pyright: ignore[reportUnknownMemberType]
-        return torch.stack([own.sum(dim=1) for own in of_subjects], dim=1).cpu()
+        of_subjects: tuple[Tensor, ...] = torch.split(maps, counts, dim=1)  # pyright: ignore[reportUnknownMemberType]
+        return torch.stack([own.sum(dim=1) for own in of_subjects], dim=1)
+
+    def mean_by_subject(self, maps: Sequence[Tensor]) -> Tensor:
+        """Each block's (B, P, h, w) of columns -> (B, S, h, w) of subjects, at the size of the finest: the mean of blocks."""
+        height, width = max((m.shape[-2:] for m in maps), key=lambda shape: shape[0])
+        return self.by_subject(resized_mean(maps, height, width)).cpu()
+
+    def energy(self, maps: Sequence[Tensor]) -> Tensor:
+        """(B,), how far attention strays from the regions, by each block's (B, P, h, w).
+
+        Of one context, each token counts, as in the paper. Of several, a subject counts as a whole: a token that no cell may
+        read strays from nowhere, and what is one token here may be three there.
+        """
+        cells = [self.cells(*m.shape[-2:]) for m in maps]
+        if len(self.contexts.parts) == 1:
+            return layout_energy(maps, self.contexts.owners, cells)
+        return layout_energy([self.by_subject(m) for m in maps], range(len(self.subjects)), cells)
 
     def reading(self, steering: Steering, balance: Balance) -> Reading:
         """How it is read: steered to its regions, then balanced, under the rules that it brings along."""
@@ -130,16 +145,14 @@ def check_shape(region: Region, canvas: tuple[int, int]) -> None:
         )
 
 
-def energy_of(conditionings: Sequence[GuidedConditioning], maps: Sequence[Mapping[Hashable, Tensor]]) -> Tensor:
+def energy_of(conditionings: Sequence[GuidedConditioning], maps: Sequence[Sequence[Tensor]]) -> Tensor:
     """The mean energy of all regions, (B,): how far attention strays from them.
 
     Args:
-        maps: of each conditioning, block -> (B, P, h, w).
+        maps: of each conditioning, each block's (B, P, h, w).
     """
-    energies: list[Tensor] = []
-    for one, of_one in zip(conditionings, maps, strict=True):
-        cells = [one.cells(*m.shape[-2:]) for m in of_one.values()]
-        energies.append(len(one.regions) * layout_energy(list(of_one.values()), one.contexts.owners, cells))
+    pairs = zip(conditionings, maps, strict=True)
+    energies = [len(one.regions) * one.energy(of_one) for one, of_one in pairs]
     return torch.stack(energies).sum(dim=0) / sum(len(one.regions) for one in conditionings)
 
 
@@ -157,7 +170,7 @@ def reported(
         maps: of each conditioning, each block's (B, P, h, w).
         step, energies, preview: see `Report`.
     """
-    own = [one.on_canvas(one.by_subject(of_one)) for one, of_one in zip(conditionings, maps, strict=True)]
+    own = [one.on_canvas(one.mean_by_subject(of_one)) for one, of_one in zip(conditionings, maps, strict=True)]
     together = torch.cat([resized_mean([m], *own[0].shape[-2:]) for m in own], dim=1)
     regions = [region.cells(*together.shape[-2:]) for one in conditionings for region in one.regions]
     inside = None
