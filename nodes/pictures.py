@@ -1,4 +1,4 @@
-"""Layouts and attention as pictures, for a person to look at."""
+"""Layouts and attention as images, for a person to look at."""
 
 import textwrap
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ def _large(amount: Tensor, side: int) -> Tensor:
 
 
 def layout_picture(layout: Layout, maps: Tensor | None = None, preview: Tensor | None = None) -> Image.Image:
-    """The regions, labelled, over a dimmed preview (h, w, 3) of the picture that they were read from, or over its attention."""
+    """The regions, labelled, over a dimmed preview (h, w, 3) of the image that they were read from, or over its attention."""
     if preview is not None:
         height, width = preview.shape[:2]
         size = (round(SIDE * width / max(height, width)), round(SIDE * height / max(height, width)))
@@ -92,7 +92,7 @@ def heat_pictures(reports: Sequence[Report]) -> Tensor:
 
 
 def overlays(reports: Sequence[Report], layout: Layout | None) -> Tensor:
-    """(N, H, W, 3), of each step what the first picture looked like to the model, and over it, each in a colour of its own,
+    """(N, H, W, 3), of each step what the first image looked like to the model, and over it, each in a colour of its own,
     the subjects' attention, on one scale, and their regions."""
     frames: list[Image.Image] = []
     for report in _spread(reports):

@@ -46,7 +46,7 @@ BACKGROUND = 0.1  # the weight of background cells; none at all would leave what
 
 
 def foreground_weights(maps: Tensor) -> Tensor | None:
-    """What of a picture is the thing that its attention maps (N, h, w) are of; non-negative.
+    """What of an image is the thing that its attention maps (N, h, w) are of; non-negative.
 
     Between the least and the greatest attention, the lowest quarter is background, the upper half is the thing.
 

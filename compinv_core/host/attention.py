@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import comfy.model_patcher
@@ -146,7 +146,7 @@ def steer(
 ) -> dict[str, Any]:
     """A clone of model options under which cross-attention reads some conditionings by rules.
 
-    Of a replacement that another pack put on a block, the output is kept and what the rules change of plain attention is
+    Of a replacement that another pack put on a block, the output stays and what the rules change of plain attention is
     added: right for those that add something of their own to it, as IPAdapter does. Rules over rules add up in one bias.
     What is read without rules goes through ComfyUI's own choice of attention, bit for bit.
 
@@ -159,7 +159,7 @@ def steer(
     """
 
     def patch(block: Block, other: Replacement | None) -> Replacement:
-        own = _Read(block, blocks[block], readings, progress, captures, stop, other)
+        own = _Read(block, blocks[block], readings, progress, captures=captures, stop=stop, other=other)
         return own.over(other) if isinstance(other, _Read) else own
 
     return _replaced(model_options, list(blocks), patch)
@@ -199,7 +199,7 @@ class _Read:
         for prompt, reading in self.readings.items():
             readings[prompt] = readings[prompt].then(reading) if prompt in readings else reading
         captures, stop = [*before.captures, *self.captures], before.stop or self.stop
-        return _Read(self.block, self.group, readings, self.progress, captures, stop, before.other)
+        return replace(self, readings=readings, captures=captures, stop=stop, other=before.other)
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra: dict[str, Any]) -> Tensor:
         prompts = extra["uuids"]
@@ -266,7 +266,7 @@ def _replaced(
 
 
 def with_cloned_skips(model_options: dict[str, Any]) -> dict[str, Any]:
-    """A clone of model options under which the encoder's outputs go on as copies: a ControlNet adds to the kept ones in
+    """A clone of model options under which the encoder's outputs go on as copies: a ControlNet adds to the stored ones in
     place, when autograd already needs what went on.
 
     torch has `allow_mutation_on_saved_tensors` for it, which takes one tensor for another when an address is used again.

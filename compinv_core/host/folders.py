@@ -33,5 +33,5 @@ def predictor_files() -> list[tuple[str, int, int]]:
 
 
 def recoveries_file(name: str) -> Path:
-    """Where the recoveries of a predictor's training are kept."""
+    """Where the recoveries of a predictor's training are stored."""
     return Path(folder_paths.get_user_directory()) / "compositional_inversion" / "layouts" / f"{name}.json"

@@ -51,7 +51,7 @@ def with_layout(
     if layout is None or not layout.regions:
         layout, steering, guidance = None, Steering(0), Guidance(0)
     model = model if guidance.is_off else staying(model)
-    regularization = _Regularization(model, layout, steering, guidance, balance, report)
+    regularization = _Regularization(model, layout, steering, guidance, balance=balance, report=report)
     if not (steering.is_off and guidance.is_off and balance.is_off):
         outline(model)  # which refuses a model without cross-attention
     clone = model.clone()
@@ -69,7 +69,7 @@ class _Run:
         plan: whether guided passes use gradient checkpointing; None before the first.
         known: conditionings by their name.
         readings: how they are read, by their name.
-        low: of conditionings that take part together, by their names: (B,), the pictures whose energy has been low enough.
+        low: of conditionings that take part together, by their names: (B,), the images whose energy has been low enough.
     """
 
     shows_own_latent: bool = True
@@ -122,7 +122,7 @@ class _Regularization:
         if options.get("sample_sigmas") is None:
             return executor(x, timestep, model_options, seed)
         run = options.get(KEY, {}).get(self) or _Run()
-        call = _Call(run, executor.class_obj, x, timestep, model_options)
+        call = _Call(run, executor.class_obj, x, timestep, model_options=model_options)
         guiding = not self.guidance.is_off and self.guidance.is_active(call.progress, call.steps)
         biasing = bool(self.steering.at(call.progress) or self.balance.at(call.progress))
         taking_part = self._taking_part(call, required=guiding or biasing)
@@ -294,8 +294,9 @@ class _GuidedPass:
         else:
             options = watch(options, captures, stop=True)
         options["transformer_options"] = with_backward(options["transformer_options"])
-        plain = [_differentiable(cond) for cond in conds]
-        return cls(call.guider.inner_model, plain, call.timestep.clone(), options, conditionings, captures)
+        plain, sigma = [_differentiable(cond) for cond in conds], call.timestep.clone()
+        what = {"conditionings": conditionings, "captures": captures}
+        return cls(call.guider.inner_model, plain, sigma, options, **what)
 
     def __call__(self, latents: Tensor) -> Tensor:
         for capture in self.captures:
@@ -305,7 +306,8 @@ class _GuidedPass:
         return energy_of(self.conditionings, maps)
 
     def _forward(self, latents: Tensor) -> None:
-        comfy.samplers.calc_cond_batch(self.base, [list(self.conds)], latents, self.sigma, self.options)
+        conds = [list(self.conds)]
+        comfy.samplers.calc_cond_batch(self.base, conds, latents, self.sigma, model_options=self.options)
 
 
 def _names(conditionings: Sequence[GuidedConditioning]) -> tuple[Any, ...]:

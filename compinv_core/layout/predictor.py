@@ -140,7 +140,7 @@ def learn(examples: Sequence[Example], model: str) -> LayoutPredictor:
         ious = [_iou(network(e.rows[None])[0], in_order(e.boxes)).mean().item() for e in held_out]
     defaults = [_iou(_default(len(e.words)), in_order(e.boxes)).mean().item() for e in held_out]
     iou, default_iou = (sum(values) / len(held_out) for values in (ious, defaults))
-    return LayoutPredictor(network, Provenance(model, len(used), len(held_out), iou, default_iou))
+    return LayoutPredictor(network, Provenance(model, len(used), len(held_out), iou=iou, default_iou=default_iou))
 
 
 def _fitted(examples: Sequence[Example]) -> BoxPredictor:
@@ -175,7 +175,7 @@ def _fitted(examples: Sequence[Example]) -> BoxPredictor:
 def in_order(boxes: Tensor) -> Tensor:
     """Boxes (S, 4) of subjects in the prompt's order, with the places from left to right handed out in that order.
 
-    Which of two things stands on the left is the seed's choice, for a mirrored picture is as natural. How large a thing is,
+    Which of two things stands on the left is the seed's choice, for a mirrored image is as natural. How large a thing is,
     how high it stands and how far apart they are is not, so a box keeps its size and height: boxes that run against the
     order are mirrored, and then each subject's centre is moved to the place that its turn gives it.
     """

@@ -1,4 +1,4 @@
-"""How a layout predictor is trained: the layouts of generated prompts are recovered, kept, and learnt from."""
+"""How a layout predictor is trained: the layouts of generated prompts are recovered, stored, and learnt from."""
 
 import json
 import logging
@@ -106,7 +106,7 @@ def train_predictor(
     """Recover the layouts of generated prompts, and learn from them.
 
     Args:
-        file: where every recovery is kept: what was interrupted goes on from there, and so does a wish for more.
+        file: where every recovery is stored: what was interrupted goes on from there, and so does a wish for more.
         stop_if_asked: called before every recovery; what it raises ends the training there.
 
     Raises:

@@ -75,7 +75,7 @@ class Region:
 
     @property
     def name(self) -> str:
-        """Short, for pictures and messages."""
+        """Short, for images and messages."""
         return self.phrase.removeprefix("embedding:")
 
     def cells(self, height: int, width: int) -> Tensor:

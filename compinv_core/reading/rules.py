@@ -184,7 +184,7 @@ def balancing_bias(
         strength: 0 adds nothing; 1 what makes the subjects' amounts over all heads and cells the same, in nats.
 
     Returns:
-        (B, 1, length), the same for all cells of a picture; 0 for every other token.
+        (B, 1, length), the same for all cells of an image; 0 for every other token.
     """
     whose = torch.nn.functional.one_hot(torch.tensor(owners), max(owners) + 1).to(probabilities)  # (P, S)
     own = torch.einsum("b a p n, p s -> b s a n", probabilities, whose)

@@ -177,4 +177,4 @@ def reported(
     if regions:
         inside = ((together * torch.stack(regions)).sum((2, 3)) / together.sum((2, 3)).clamp_min(1e-8)).mean(0)
     names = tuple(name for one in conditionings for name in one.subjects)
-    return Report(step, names, together, inside, energies, preview)
+    return Report(step, names, together, inside=inside, energies=energies, preview=preview)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 Energy = Callable[[Tensor], Tensor]
-"""Latents (B, C, h, w) -> (B,), how far each picture's attention strays from its layout; differentiable."""
+"""Latents (B, C, h, w) -> (B,), how far each image's attention strays from its layout; differentiable."""
 
 GRADIENT_SCALE = 2.0**10  # a power of two, so exact in float32; without it half-precision models lose small gradients
 
@@ -20,7 +20,7 @@ class Guidance:
         strength: the step's factor s in z - sigma^2 s grad E; 0 switches guidance off.
         corrections: at most so many before one denoising step.
         until: the fraction of the noise schedule after which the latent is left alone (10 of 50 steps).
-        threshold: an energy that is low enough: from there on a picture is left alone.
+        threshold: an energy that is low enough: from there on an image is left alone.
     """
 
     strength: float = 30.0
@@ -40,12 +40,12 @@ class Guidance:
 def correct(
     latents: Tensor, sigma: float, energy: Energy, guidance: Guidance, *, settled: Tensor | None = None
 ) -> tuple[Tensor, list[Tensor]]:
-    """z <- z - sigma^2 s grad E(z), again while the energy is too high. Each picture of a batch stops on its own.
+    """z <- z - sigma^2 s grad E(z), again while the energy is too high. Each image of a batch stops on its own.
 
     Args:
         latents: (B, C, h, w) at noise level `sigma`.
         energy: latents -> (B,), differentiable.
-        settled: (B,), pictures that are left alone.
+        settled: (B,), images that are left alone.
 
     Returns:
         The corrected latents, and the energies (B,) that were met, the first before any correction.

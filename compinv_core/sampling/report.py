@@ -21,7 +21,7 @@ class Report:
         inside: (S,), the part of it that lies in the subject's region, mean over the batch; None without a layout.
         energies: (2, B), met first and last by the corrections of the latent, or None where there were none. The last is
             what the last correction started from, as measuring after it would cost a pass more.
-        preview: (h, w, 3) in 0..1, what the first picture looked like to the model, or None where that is not known.
+        preview: (h, w, 3) in 0..1, what the first image looked like to the model, or None where that is not known.
     """
 
     step: int
