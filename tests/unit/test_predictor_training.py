@@ -7,12 +7,19 @@ import pytest
 import torch
 from torch import Tensor
 
+from compinv_core.layout import predictor
 from compinv_core.layout.predictor import LayoutPredictor
 from compinv_core.layout.predictor_training import PredictorTraining, Recovered, known_categories, train_predictor
 from compinv_core.layout.regions import Box, Layout, Region
 
 REQUEST = PredictorTraining(prompts=30, resolution=64, seed=7)
 WORDS = ("cat", "car", "kite", "dog", "cup", "boat")
+
+
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is learnt is another test's."""
+    monkeypatch.setattr(predictor, "STEPS", 2)
 
 
 class Stopped(Exception):
