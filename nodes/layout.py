@@ -6,9 +6,11 @@ import torch
 from comfy_api.latest import io
 
 from ..compinv_core.host.composition import subjects_of
-from ..compinv_core.host.predictor import predicted_layout, predictor_files
-from ..compinv_core.host.sampler import check_layout, plain_layout, recover_layout
-from ..compinv_core.layout import layout_from_json
+from ..compinv_core.host.folders import predictor_files
+from ..compinv_core.host.predictor import predicted_layout
+from ..compinv_core.host.recovery import plain_layout, recover_layout
+from ..compinv_core.layout.regions import layout_from_json
+from ..compinv_core.sampling.conditioning import check_layout
 from .live_text import say
 from .pictures import from_image, layout_picture
 from .types import CATEGORY, LayoutType
@@ -111,10 +113,11 @@ class CompInvLayoutRecover(io.ComfyNode):
         pictures: int = 1,
     ) -> io.NodeOutput:
         latent = latent_image["samples"]
-        maps = glimpse = None
+        maps = preview = None
         if method == ATTENTION:
             empty = torch.zeros_like(latent)
-            layout, maps, glimpse = recover_layout(model, positive, negative, empty, seed, steps, cfg, pictures)
+            how = {"seed": seed, "steps": steps, "cfg": cfg, "images": pictures}
+            layout, maps, preview = recover_layout(model, positive, negative, empty, **how)
         elif method == PREDICTED:
             layout = predicted_layout(model, positive)
         elif method == DEFAULT:
@@ -125,7 +128,7 @@ class CompInvLayoutRecover(io.ComfyNode):
         height, width = latent.shape[-2] * 8, latent.shape[-1] * 8
         masks = torch.stack([region.cells(height, width) for region in layout.regions])
         say(cls, f"from: {layout.source}{f'; {layout.note}' if layout.note else ''}")
-        return io.NodeOutput(layout, from_image(layout_picture(layout, maps, glimpse)), masks, layout.to_json())
+        return io.NodeOutput(layout, from_image(layout_picture(layout, maps, preview)), masks, layout.to_json())
 
 
 NODES = [CompInvLayoutRecover]

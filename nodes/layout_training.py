@@ -7,13 +7,14 @@ import comfy.utils
 import torch
 from comfy_api.latest import io
 
-from ..compinv_core.host.predictor import LIMITS, Recoveries, train_predictor
-from ..compinv_core.layout import Layout
+from ..compinv_core.host.predictor import train_predictor
+from ..compinv_core.layout.predictor_training import LIMITS, PredictorTraining
+from ..compinv_core.layout.regions import Layout
 from .live_text import say
 from .pictures import layout_picture
 from .types import CATEGORY
 
-DEFAULTS = Recoveries()
+DEFAULTS = PredictorTraining()
 
 
 class CompInvTrainLayoutPredictor(io.ComfyNode):
@@ -78,12 +79,12 @@ class CompInvTrainLayoutPredictor(io.ComfyNode):
     ) -> io.NodeOutput:
         management, bar = comfy.model_management, comfy.utils.ProgressBar(prompts)
 
-        def on_report(number: int, layout: Layout, maps: torch.Tensor, glimpse: torch.Tensor | None) -> None:
-            bar.update_absolute(number, prompts, ("JPEG", layout_picture(layout, maps, glimpse), 384))
+        def on_recovery(number: int, layout: Layout, maps: torch.Tensor, preview: torch.Tensor | None) -> None:
+            bar.update_absolute(number, prompts, ("JPEG", layout_picture(layout, maps, preview), 384))
 
-        wanted = Recoveries(prompts, resolution, steps, cfg, seed)
+        request = PredictorTraining(prompts=prompts, resolution=resolution, steps=steps, cfg=cfg, seed=seed)
         stop_if_asked = management.throw_exception_if_processing_interrupted
-        predictor, file = train_predictor(model, clip, wanted, stop_if_asked, on_report)
+        predictor, file = train_predictor(model, clip, request, stop_if_asked=stop_if_asked, on_recovery=on_recovery)
         report = f"{predictor.provenance.describe()}\n{file}"
         say(cls, report)
         return io.NodeOutput(report)

@@ -6,7 +6,7 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..compinv_core.layout import Box, Layout, Region, region_from_mask
+from ..compinv_core.layout.regions import Box, Layout, Region, region_from_mask
 from .pictures import from_image, layout_picture
 from .types import CATEGORY, LayoutType
 
@@ -116,7 +116,7 @@ class CompInvSetRegion(io.ComfyNode):
         if not phrase:
             raise ValueError('The input "subject" is empty; write the subject as the prompt does.')
         if mask is not None and bounding_box is not None:
-            raise ValueError('Both "mask" and "bounding_box" are connected; connect the one that says where to go.')
+            raise ValueError('Both "mask" and "bounding_box" are connected; connect one of them.')
         if mask is not None:
             if mask.ndim == 3 and len(mask) > 1:
                 raise ValueError(f'The input "mask" holds {len(mask)} masks; a region has one.')
@@ -126,7 +126,7 @@ class CompInvSetRegion(io.ComfyNode):
         else:
             region = Region(phrase, Box(left, top, right, bottom))
         known = () if layout is None else layout.regions
-        region = next((_renamed(region, r) for r in known if phrase == r.phrase.removeprefix("embedding:")), region)
+        region = next((_renamed(region, r) for r in known if phrase == r.name), region)
         mine = Layout((region,), MINE)
         return _shown(mine if layout is None else layout.merged(mine))
 

@@ -7,12 +7,16 @@ import comfy.samplers
 from comfy_api.latest import io
 from PIL import Image, ImageDraw
 
-from nodes import common_ksampler
+from nodes import common_ksampler  # pyright: ignore[reportAttributeAccessIssue] - the host's
 
 from ..compinv_core.host.composition import subjects_of
-from ..compinv_core.host.sampler import check_fit, check_layout, with_layout
-from ..compinv_core.layout import Layout
-from ..compinv_core.sampling import Balance, Guidance, Report, Steering, described
+from ..compinv_core.host.recovery import check_fit
+from ..compinv_core.host.sampler import with_layout
+from ..compinv_core.layout.regions import Layout
+from ..compinv_core.sampling.conditioning import check_layout
+from ..compinv_core.sampling.guidance import Guidance
+from ..compinv_core.sampling.report import Report, described
+from ..compinv_core.sampling.schedules import Balance, Steering
 from .pictures import from_image, heat_pictures, overlays
 from .types import CATEGORY, LayoutType
 
@@ -85,7 +89,7 @@ def _regularization_inputs() -> list[Any]:
     ]
 
 
-def _held(
+def _regularized(
     model: Any,
     layout: Layout | None,
     report: Callable[[Report], None] | None = None,
@@ -95,7 +99,7 @@ def _held(
     """The model under what `_regularization_inputs` asks for."""
     steering = Steering(chosen["steering"], chosen["steering_until"])
     guidance = Guidance(chosen["guidance"], int(chosen["corrections"]), chosen["guidance_until"], chosen["threshold"])
-    return with_layout(model, layout, steering, guidance, Balance(balance), report)
+    return with_layout(model, layout, steering, guidance, balance=Balance(balance), report=report)
 
 
 class CompInvRegularizedSampler(io.ComfyNode):
@@ -190,14 +194,19 @@ class CompInvRegularizedSampler(io.ComfyNode):
         check_fit(model, positive)
         if layout is not None:
             check_layout(layout, subjects_of(positive))
-        model = _held(model, layout, reports.append, **chosen)
+        model = _regularized(model, layout, reports.append, **chosen)
         (latent,) = common_ksampler(
             model, seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image, denoise=denoise
         )
         if not reports:
             blank = Image.new("RGB", (384, 384), "#202030")
-            ImageDraw.Draw(blank).text((12, 12), "no subject was guided", fill="white")
-            return io.NodeOutput(latent, from_image(blank), "No subject was guided.", from_image(blank))
+            ImageDraw.Draw(blank).text((12, 12), "no attention was recorded", fill="white")
+            return io.NodeOutput(
+                latent,
+                from_image(blank),
+                "No attention was recorded: steering, guidance and balance are off.",
+                from_image(blank),
+            )
         return io.NodeOutput(latent, heat_pictures(reports), described(reports), overlays(reports, layout))
 
 
@@ -227,8 +236,8 @@ class CompInvRegularizeModel(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: Any, layout: Layout | None = None, **chosen: float) -> io.NodeOutput:
-        return io.NodeOutput(_held(model, layout, **chosen))
+    def execute(cls, model: Any, layout: Layout | None = None, **chosen: Any) -> io.NodeOutput:
+        return io.NodeOutput(_regularized(model, layout, **chosen))
 
 
 NODES = [CompInvRegularizedSampler, CompInvRegularizeModel]

@@ -83,6 +83,7 @@ def test_the_same_command_goes_on_where_it_was(
     place: Path, pack: Any, own_folders: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):
     from compinv_core.host.command_line import ConfigError, train_all
+
     from compinv_core.training.loop import Task
 
     config, folder = place / "config.toml", place / "words"
@@ -120,6 +121,7 @@ def test_a_machine_that_has_nothing_of_a_run_goes_on_with_the_first_ones(
 ):
     """Two processes with folders of their own, as on two machines: the first has one word, and most of a run."""
     from compinv_core.host.command_line import train_all
+
     from compinv_core.training.loop import Task
 
     config, backward, begun = place / "config.toml", Task.backward, list[None]()
@@ -268,9 +270,8 @@ def test_a_file_without_a_list_of_concepts_is_refused(place: Path, pack: Any, te
 
 
 def test_pictures_come_with_captions_and_masks_of_their_names(place: Path, microworld: Any):
-    from PIL import Image
-
     from compinv_core.host.command_line import ConfigError, Job, _training
+    from PIL import Image
 
     folder = place / "pictures"
     (folder / "masks").mkdir(parents=True)
@@ -290,8 +291,9 @@ def test_pictures_come_with_captions_and_masks_of_their_names(place: Path, micro
 
 
 def test_a_file_sets_what_the_nodes_do(base: Path, place: Path, microworld: Any):
-    from compinv_core.concept import Concept, write_concept
     from compinv_core.host.command_line import ConfigError, Job, _training
+
+    from compinv_core.concept import Concept, write_concept
 
     write_concept(Concept("old", {"clip_l": torch.randn(2, 96)}), place / "old.safetensors")
     pictures = str(base / "input" / "mittens")
@@ -307,7 +309,7 @@ def test_a_file_sets_what_the_nodes_do(base: Path, place: Path, microworld: Any)
 
 
 def test_a_checkpoints_layout_predictor_is_trained(place: Path, base: Path):
-    from compinv_core.predictor import read_predictor
+    from compinv_core.layout.predictor import read_predictor
 
     program = place / "train.py"
     own = f"import folder_paths\nfolder_paths.models_dir = folder_paths.user_directory = {str(place)!r}\nfrom comp"

@@ -232,5 +232,5 @@ def test_each_text_encoder_of_every_family_has_its_figures(pack: Any, request: A
 
 
 def test_model_and_clip_of_two_checkpoints_are_refused(pack: Any, sd2: Any, microworld: Any, concept_for: Any):
-    with pytest.raises(ValueError, match="do not belong together"):
+    with pytest.raises(ValueError, match="do not match"):
         report(pack, microworld, torch.ones(1, 96), clip=sd2, concept=concept_for(sd2))
