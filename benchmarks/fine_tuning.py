@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import comfy.sd
 import torch
 from composition import (
     EACH,
@@ -67,8 +66,8 @@ class Tuned:
     anchored: bool = False
     layout: Held | None = None
     everything: bool = True
-    vectors: int = 1
-    noun: bool = True
+    vectors: int = 3
+    noun: bool = False
     pair: Literal["merged", "loaded", "together"] = "merged"
 
     @property
@@ -77,13 +76,13 @@ class Tuned:
         return hashlib.sha256(repr(replace(self, layout=None, pair="merged")).encode()).hexdigest()[:12]
 
 
-KV = FineTuneRequest(what="keys and values", prior="DCO")
-LORA = FineTuneRequest(what="attention", rank=8, prior="DCO")
-PAPERS_PRIOR = {"prior": "class images", "prior_count": 200}
-CD = Tuned(Recipe(weights_learning_rate=0.01), KV)
-DB = Tuned(Recipe(weights_learning_rate=0.01), LORA, pair="loaded")
-PAPER_CD = Tuned(PAPER_KEYS_AND_VALUES, replace(KV, **PAPERS_PRIOR))
-PAPER_DB = Tuned(PAPER_DREAMBOOTH, replace(LORA, **PAPERS_PRIOR), pair="loaded")
+KV = FineTuneRequest(what="keys and values", prior="DCO", prior_weight=0.1)
+LORA = FineTuneRequest(what="attention", rank=8, prior="DCO", prior_weight=0.1)
+PAPERS_PRIOR = {"prior": "class images", "prior_count": 200, "prior_weight": 1.0}
+CD = Tuned(Recipe(), KV)
+DB = Tuned(Recipe(), LORA, pair="loaded")
+PAPER_CD = Tuned(PAPER_KEYS_AND_VALUES, replace(KV, **PAPERS_PRIOR), vectors=1, noun=True)
+PAPER_DB = Tuned(PAPER_DREAMBOOTH, replace(LORA, **PAPERS_PRIOR), vectors=1, noun=True, pair="loaded")
 
 
 def rows_of(name: str, base: Tuned) -> dict[str, Tuned]:
@@ -101,23 +100,28 @@ ROWS = {
     "DreamBooth (LoRA), ours": replace(DB, anchored=True, everything=False, layout=OURS),
 }
 CANDIDATE_CONCEPTS = 2  # of the validation concepts; a fine-tune takes a minute or two
+
+
+def candidate(base: Tuned, prior: str, rate: float, weight: float = 1.0, **more: Any) -> Tuned:
+    recipe, fine_tune = (
+        replace(base.recipe, weights_learning_rate=rate),
+        replace(base.fine_tune, prior=prior, prior_weight=weight),
+    )
+    return replace(base, recipe=recipe, fine_tune=fine_tune, anchored=True, everything=False, **more)
+
+
+CD_STYLE = {"vectors": 1, "noun": True}
 CANDIDATES = {
-    f"{name}, {prior}, rate {rate}": replace(
-        base,
-        recipe=replace(base.recipe, weights_learning_rate=rate),
-        fine_tune=replace(base.fine_tune, prior=prior),
-        everything=False,
-        anchored=True,
-    )
-    for name, base, prior, rate in (
-        *(("keys and values", CD, "DCO", rate) for rate in (0.01, 0.003, 0.03)),
-        *(("attention", DB, "DCO", rate) for rate in (0.01, 0.003, 0.03)),
-        *(
-            (name, base, prior, 0.01)
-            for name, base in (("keys and values", CD), ("attention", DB))
-            for prior in ("none", "class images")
-        ),
-    )
+    "keys and values, DCO, rate 0.01": candidate(CD, "DCO", 0.01, **CD_STYLE),
+    "keys and values, DCO, rate 0.003": candidate(CD, "DCO", 0.003, **CD_STYLE),
+    "keys and values, DCO, rate 0.03": candidate(CD, "DCO", 0.03, **CD_STYLE),
+    "keys and values, none, rate 0.01": candidate(CD, "none", 0.01, **CD_STYLE),
+    "attention, DCO, rate 0.01": candidate(DB, "DCO", 0.01, **CD_STYLE),
+    "attention, none, rate 0.01": candidate(DB, "none", 0.01, **CD_STYLE),
+    "keys and values, none, rate 0.003, 3 vectors": candidate(CD, "none", 0.003),
+    "keys and values, a tenth of DCO, rate 0.003, 3 vectors": candidate(CD, "DCO", 0.003, 0.1),
+    "keys and values, a tenth of DCO, rate 0.01, 3 vectors": candidate(CD, "DCO", 0.01, 0.1),
+    "attention, a tenth of DCO, rate 0.003, 3 vectors": candidate(DB, "DCO", 0.003, 0.1),
 }
 """What the settings were chosen from, on the validation concepts."""
 
@@ -269,6 +273,8 @@ class FineTunes:
 
 def patched(model: Any, lora: dict[str, Any]) -> Any:
     """As Load LoRA gives it."""
+    import comfy.sd  # found since host.py of this folder was imported
+
     return comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0.0)[0]
 
 

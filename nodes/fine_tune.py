@@ -11,6 +11,7 @@ from ..compinv_core.host.backbone import ComfyBackbone
 from ..compinv_core.host.text_encoder import check_new_placeholder
 from ..compinv_core.training.checkpoint import Progress
 from ..compinv_core.training.concept_training import CLASS_STEPS, ConceptTraining
+from ..compinv_core.training.recipe import Recipe
 from ..compinv_core.training.request import FineTuneRequest, as_paper_fine_tune
 from ..compinv_core.training.ways.fine_tune import What
 from .inputs import first_values, recipe_of, requests_of, training_inputs
@@ -24,14 +25,13 @@ KEYS_AND_VALUES = "keys and values (Custom Diffusion)"
 ATTENTION = "LoRA on attention (DreamBooth)"
 WHOLE = "whole UNet (DreamBooth)"
 WHAT: dict[str, What] = {KEYS_AND_VALUES: "keys and values", ATTENTION: "attention", WHOLE: "whole UNet"}
-DEFAULTS = FineTuneRequest()
+DEFAULTS, RECIPE = FineTuneRequest(), Recipe()
 
 
 class CompInvTrainModel(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         shared = training_inputs()
-        shared["vectors"].default = 1
         return io.Schema(
             node_id="CompInvTrainModel",
             display_name="Compositional Fine-Tune",
@@ -57,7 +57,7 @@ class CompInvTrainModel(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "weights_learning_rate",
-                    default=0.01,
+                    default=RECIPE.weights_learning_rate,
                     min=0.00001,
                     max=1.0,
                     step=0.0001,
@@ -90,7 +90,8 @@ class CompInvTrainModel(io.ComfyNode):
                     max=10.0,
                     step=0.05,
                     optional=True,
-                    tooltip="For class images: weight of their loss beside the reconstruction loss. 0 switches it off.",
+                    tooltip="Weight of the class images' loss beside the reconstruction loss; for DCO, how firmly it holds: lower it when the concept is "
+                    "not learnt. 0 switches the prior off.",
                 ),
             ],
             outputs=[

@@ -151,7 +151,7 @@ class ConceptTraining(TrainingRun):
 
     def _class_data(self) -> TrainingData | None:
         """Images of each class, given or drawn by the model, with the prompts that its training has."""
-        if self.fine_tune is None or self.fine_tune.prior != "class images":
+        if self.fine_tune is None or not self.prior.weight:
             return None
         given, latents, tables = self.fine_tune.prior_images, list[Tensor](), list[Tensor]()
         for request, examples in zip(self.requests, self.examples, strict=True):

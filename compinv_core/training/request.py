@@ -9,7 +9,7 @@ from torch import Tensor
 from ..anchors import AnchorSet
 from ..concept import Concept
 from ..prompts.templates import OBJECT_TEMPLATES, STYLE_TEMPLATES
-from .priors import ClassImages, DirectConsistency, NoPrior, Prior
+from .priors import DCO_BETA, ClassImages, DirectConsistency, NoPrior, Prior
 from .recipe import PAPER, PAPER_DREAMBOOTH, PAPER_KEYS_AND_VALUES, Recipe
 from .ways.fine_tune import KINDS, What
 
@@ -98,7 +98,7 @@ class FineTuneRequest:
         prior: "none", "DCO" or "class images".
         prior_images: of the class, batches (B, H, W, C) in 0..1; without any the model draws them.
         prior_count: how many it draws.
-        prior_weight: of the loss on class images.
+        prior_weight: of the loss on class images; of DCO, in units of the paper's beta: 0.1 lets more be learnt. 0 is no prior.
     """
 
     what: What = "keys and values"
@@ -118,9 +118,11 @@ class FineTuneRequest:
             raise ValueError(f"prior_count is {self.prior_count}; 1 or more pictures of the class are needed.")
 
     def made_prior(self) -> Prior:
-        if self.prior == "class images":
-            return ClassImages(self.prior_weight)
-        return DirectConsistency() if self.prior == "DCO" else NoPrior()
+        if self.prior == "none" or self.prior_weight == 0:
+            return NoPrior()
+        if self.prior == "DCO":
+            return DirectConsistency(DCO_BETA * self.prior_weight)
+        return ClassImages(self.prior_weight)
 
 
 RARE_WORDS = ("ktn", "pll", "ucd")  # tokens that mean next to nothing, from which the reference's placeholders start
