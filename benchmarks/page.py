@@ -6,6 +6,7 @@ from typing import Any
 
 import curves
 import findings
+import fine_tunes
 import frontier
 import numpy as np
 from cells import decimals, markdown, percent, ratio, relative
@@ -77,6 +78,9 @@ def tables(report: Report) -> dict[str, str]:
         "judge, corrected": corrected_table(report["judge"], report["settings"]["pretrained word"]),
         "judge, alignment": alignment_table(report["judge"]),
         "candidates": made(candidates_table, "candidates"),
+        "fine-tunes": made(fine_tunes.table, "fine tuning"),
+        "drift": made(fine_tunes.drift_table, "fine tuning"),
+        "fine-tunes, candidates": made(fine_tunes.candidates_table, "fine tuning candidates"),
     }
 
 

@@ -20,6 +20,7 @@ from typing import Any
 import comparison
 import curves
 import findings
+import fine_tunes
 import frontier
 import goals
 from page import NOT_YET, in_short, page, revived, with_table
@@ -32,6 +33,7 @@ ROOT = HERE.parent
 DOCS = ROOT / "docs"
 EXACT = 17  # digits that tell any two numbers apart
 REPAIR = ("with anchors", BASELINES)  # the row that repair is held against, and what is repaired
+FINE_TUNING = ("fine_tuning", "fine_tuning_candidates")
 RUNS = (
     ("composition.py",),
     ("composition.py", "--candidates"),
@@ -40,6 +42,8 @@ RUNS = (
     ("dial.py",),
     ("causes.py",),
     ("learning.py",),
+    ("fine_tuning.py",),
+    ("fine_tuning.py", "--candidates"),
     ("judging.py",),
 )
 
@@ -54,7 +58,7 @@ def report() -> dict[str, Any]:
     """What the records amount to; of what is not on record, nothing."""
     kept = {
         name: records(FOLDER / f"{name}.jsonl")
-        for name in ("composition", "candidates", "frontier", "repair", "dial", "causes", "learning")
+        for name in (*("composition", "candidates", "frontier", "repair", "dial", "causes", "learning"), *FINE_TUNING)
     }
     found = latest(kept["composition"])
     by_setting = comparison.tables(found)
@@ -74,6 +78,7 @@ def report() -> dict[str, Any]:
         "dial": findings.dial(kept["dial"]),
         "causes": findings.causes(kept["causes"]) if kept["causes"] else {},
         "candidates": comparison.candidates(latest(kept["candidates"])),
+        **{name.replace("_", " "): fine_tunes.summary(latest(kept[name])) for name in FINE_TUNING},
     }
 
 
