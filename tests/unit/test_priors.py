@@ -6,12 +6,39 @@ from typing import Any
 import pytest
 import torch
 from compositional_inversion.compinv_core.training.concept_training import ConceptTraining
+from compositional_inversion.compinv_core.training.priors import ClassImages, DirectConsistency, NoPrior
 from compositional_inversion.compinv_core.training.recipe import (
     Recipe,
 )
 from compositional_inversion.compinv_core.training.request import FineTuneRequest
 from fake_backbone import FakeBackbone
 from fake_training import gradients_of, pictures, request, run, task_of, training
+
+
+def slope(losses: list[float], base: list[float]) -> list[float]:
+    """Of DCO's loss along each image's."""
+    learnt = torch.tensor(losses, requires_grad=True)
+    DirectConsistency().balanced(learnt, torch.tensor(base)).sum().backward()
+    assert learnt.grad is not None
+    return learnt.grad.tolist()
+
+
+def test_dco_is_the_reconstruction_loss_where_both_explain_an_image_alike():
+    assert slope([0.2, 0.01], [0.2, 0.01]) == pytest.approx([1, 1])
+
+
+def test_dco_learns_no_further_where_an_image_is_explained_much_better_than_by_the_frozen_model():
+    better, worse = slope([0.18, 0.22], [0.2, 0.2])  # 20 units of 1 / beta
+    assert 0 <= better < 1e-6 and worse == pytest.approx(2, abs=1e-6)
+    falling = slope([0.201, 0.2, 0.1995, 0.199, 0.195], [0.2] * 5)
+    assert falling == sorted(falling, reverse=True) and len(set(falling)) == 5
+
+
+def test_other_priors_leave_the_losses_alone():
+    losses = torch.tensor([0.3, 0.1])
+    for prior in (NoPrior(), ClassImages(0.5)):
+        assert prior.balanced(losses, None) is losses and not prior.needs_base_loss
+    assert (NoPrior().weight, DirectConsistency().weight, ClassImages(0.5).weight) == (0, 0, 0.5)
 
 
 def test_class_images_are_the_users_or_drawn_by_the_model():
