@@ -38,6 +38,12 @@ def test_text_features_of_two_words_are_each_words_own():
         assert penalty is not None and (penalty.item() > 1e-4) == moved
 
 
+def test_a_run_that_is_held_to_text_features_is_named_by_the_class_word_of_these():
+    recipe, settings = Recipe(anchor_loss="text features"), {"anchors": ANCHORS, "start_word": "dog"}
+    cat, kitten = (training(recipe=recipe, class_word=word, **settings).name for word in ("cat", "kitten"))
+    assert cat != kitten
+
+
 @pytest.mark.parametrize("way", ["word", "keys and values"])
 def test_gradients_are_scaled_down_to_a_norm(way: str):
     free, _ = gradients_of(training(fine_tune=WAYS[way]), 3)
