@@ -91,7 +91,9 @@ class ConceptTraining(TrainingRun):
         return Material(TrainingData(torch.cat(latents), self.fitting, merged), class_data)
 
     def identity(self) -> tuple[object, list[Tensor]]:
-        ordinary = self.recipe.anchor_loss == "text features"  # prompts with the class word are what the word is held to
+        ordinary = (
+            self.recipe.anchor_loss == "text features"
+        )  # prompts with the class word are what the word is held to
         settings = [
             (
                 request.kind,

@@ -112,8 +112,8 @@ def test_a_class_word_is_found_only_for_what_is_near_to_an_everyday_thing():
             return None
 
     for count in (1, 3):
-        noise = torch.randn(50, count, 96, generator=generator)
-        assert [found(vectors) for vectors in noise].count(None) >= 47
+        noise = torch.randn(30, count, 96, generator=generator)
+        assert [found(vectors) for vectors in noise].count(None) >= 28
         for thing in ("cat", "chair"):
             towards = words.vector(thing) / words.vector(thing).norm() * 0.6 * noise.mean(1).norm(dim=1)[:, None]
             near = [found(vectors + one) for vectors, one in zip(noise[:10], towards, strict=False)]
