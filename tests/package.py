@@ -23,3 +23,4 @@ def package(name: str, folder: Path) -> ModuleType:
 
 
 package("compositional_inversion", ROOT)
+sys.modules["compinv_core"] = None  # pyright: ignore[reportArgumentType] - the same module under two names would be two modules

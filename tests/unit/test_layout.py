@@ -1,7 +1,6 @@
 import pytest
 import torch
-
-from compinv_core.attention import (
+from compositional_inversion.compinv_core.attention import (
     BACKGROUND,
     attention_maps,
     attention_probabilities,
@@ -10,8 +9,8 @@ from compinv_core.attention import (
     layout_energy,
     steering_bias,
 )
-from compinv_core.layout import Box, default_layout, layout_from_attention, layout_from_json
-from compinv_core.sampling import Guidance, Report, Steering, correct, described
+from compositional_inversion.compinv_core.layout import Box, default_layout, layout_from_attention, layout_from_json
+from compositional_inversion.compinv_core.sampling import Guidance, Report, Steering, correct, described
 
 LEFT = Box(0, 0, 0.5, 1)
 
