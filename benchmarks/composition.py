@@ -34,10 +34,14 @@ from compinv_core.anchors import weigh
 from compinv_core.concept import Concept, read_concept, write_concept
 from compinv_core.host.backbone import ComfyBackbone
 from compinv_core.host.composition import composition_prompt
-from compinv_core.host.predictor import Recoveries, predicted_layout, predictor_files, train_predictor
-from compinv_core.host.sampler import plain_layout, recover_layout, with_layout
+from compinv_core.host.folders import predictor_files
+from compinv_core.host.predictor import predicted_layout, train_predictor
+from compinv_core.host.recovery import plain_layout, recover_layout
+from compinv_core.host.sampler import with_layout
 from compinv_core.host.text_encoder import vocabulary, with_concept
-from compinv_core.sampling import Balance, Guidance, Steering
+from compinv_core.layout.predictor_training import PredictorTraining
+from compinv_core.sampling.guidance import Guidance
+from compinv_core.sampling.schedules import Balance, Steering
 from compinv_core.training.concept_training import ConceptTraining
 from compinv_core.training.images import training_images
 from compinv_core.training.recipe import PAPER, Recipe
@@ -206,21 +210,23 @@ class Bench:
             match how.layout:
                 case "recovered":
                     empty = torch.zeros(1, 4, 8, 8)
-                    layout, *_ = recover_layout(self.model, positive, negative, empty, seed + i, PROBE_STEPS, self.cfg)
+                    layout, *_ = recover_layout(
+                        self.model, positive, negative, empty, seed=seed + i, steps=PROBE_STEPS, cfg=self.cfg
+                    )
                 case "predicted":
                     layout = predicted_layout(self.model, positive)
                 case "side by side":
                     layout = plain_layout(positive)
                 case "none":
                     layout = None
-            held = with_layout(self.model, layout, how.steering, how.guidance, how.balance)
+            held = with_layout(self.model, layout, how.steering, how.guidance, balance=how.balance)
             pictures.append(self._sampled(held, positive, negative, range(i * each, (i + 1) * each), seed))
         return torch.cat(pictures)
 
     def learn_layouts(self) -> None:
         """Train the model's layout predictor, if it has none."""
         if not predictor_files():
-            train_predictor(self.model, self.clip, Recoveries(resolution=64), lambda: None, lambda *_: None)
+            train_predictor(self.model, self.clip, PredictorTraining(resolution=64), lambda: None, lambda *_: None)
 
     def _sampled(self, model: Any, positive: Any, negative: Any, indices: range, seed: int) -> Tensor:
         latent = {"samples": torch.zeros(len(indices), 4, 8, 8), "batch_index": list(indices)}

@@ -1,24 +1,25 @@
-"""T7's curves and table, drawn from records/learning.jsonl: what a word is worth after so many pictures."""
+"""Curves and tables drawn from records/learning.jsonl: what an embedding is worth after so many training samples."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cells import markdown, percent, relative
 from drawing import Curve, draw_curves
 from intervals import Estimate, change, estimate
 from recorded import Record
 
 OURS, REFERENCE = "ours", "reference 0.012"  # its learning rate, which did best on validation concepts
 LARGER = "ours 8"  # pictures a step, twice the default
-DEFAULT = 1600  # pictures that ours sees at its defaults
+DEFAULT = 1600  # training samples of ours at its defaults
 COLORS = {OURS: (31, 119, 180), REFERENCE: (214, 96, 20)}
 SHARES = {
-    "both by class": "its class and the other thing",
-    "both": "in its colour and the other thing",
-    "alone": "alone, in its colour",
+    "both by class": "both present",
+    "both": "both, own appearance",
+    "alone": "alone, own appearance",
 }
-SCENES = "in a scene"  # where the prompt names one, in its colour: a share that whole runs have alone
+SCENES = "in a scene"  # where the prompt names one, with its own appearance: a share that only whole runs have
 
 
 def grid(found: Sequence[Record], share: str) -> np.ndarray:
@@ -137,51 +138,45 @@ def draw(said: Mapping[str, Any], file: Path) -> None:
         ]
         for share, title in SHARES.items()
     }
-    draw_curves(panels, "pictures seen in training", file)
+    draw_curves(panels, "training samples", file)
 
 
 def table(said: Mapping[str, Any]) -> str:
-    """A line for each share, and what becomes of the owner's room."""
-    lines = [
-        f"| | the reference at its end | ours at its defaults, {said['default']:,} pictures | ours is there first after "
-        "| the reference at its best | ours is there first after |",
-        "|---|---|---|---|---|---|",
-    ]
-
-    def percent(e: Estimate) -> str:
-        return f"{e.value:.0%} ({e.low * 100:.0f} to {e.high * 100:.0f})"
-
+    """After how many samples ours is where the reference is at its end and at its best, a line for each share."""
+    rows: list[list[str]] = []
     for share, title in SHARES.items():
         of_share = said["shares"][share]
-        last = of_share["curves"][OURS][-1][0]
-        ends: list[list[str]] = []
+        cells = [title]
         for when in ("at its end", "at its best"):
             end = of_share[when]
             samples, ours = end["samples"], end["ours"]
-            when_ours = f"not within {last:,}" if ours is None else f"{ours:,}, {ours / samples:.2g} of them"
-            ends.append([f"{percent(end['value'])} after {samples:,}", when_ours])
-        (at_end, first), at_best = ends
-        cells = [title, at_end, percent(of_share["at its defaults"]), first, *at_best]
-        lines.append("| " + " | ".join(cells) + " |")
+            last = of_share["curves"][OURS][-1][0]
+            first = f"not within {last:,}" if ours is None else f"{ours:,} ({ours / samples:.2g} of them)"
+            cells += [f"{percent(end['value'])} after {samples:,}", first]
+        rows.append(cells)
+    heads = ["", "reference at its end", "ours reaches it after", "reference at its best", "ours reaches it after"]
+    runs = said["runs"][OURS]
+    note = f"{runs['count']} runs of each recipe: {', '.join(runs['concepts'])}, {len(runs['seeds'])} training seeds."
+    return f"{markdown(heads, rows)}\n\n*{note}*"
+
+
+def ends_table(said: Mapping[str, Any]) -> str:
+    """What whole runs are worth, and by what fraction ours is above the reference's end."""
+    larger, scenes, empty = said.get("larger"), said.get("scenes"), ["", ""]
+    heads = ["", "reference at its end", f"ours at its defaults, {said['default']:,} samples", "change"]
+    heads += [f"ours, 8 a step, {larger['samples']:,} samples", "change"] if larger else []
+    rows: list[list[str]] = []
+    for share, title in SHARES.items():
+        of_share = said["shares"][share]
+        ends = [percent(of_share["at its end"]["value"]), percent(of_share["at its defaults"])]
+        more = [percent(larger["shares"][share]), relative(larger["against its end"][share])] if larger else []
+        rows.append([title, *ends, relative(of_share["against its end"]), *more])
+    if scenes:
+        worth = scenes["shares"]
+        more = [percent(worth[LARGER]) if LARGER in worth else "", ""] if larger else []
+        ends = [percent(worth[REFERENCE]), percent(worth[OURS])]
+        rows.append(["own appearance in a named scene", *ends, relative(scenes["against its end"]), *more])
     (theirs, after), (ours, _) = said["leak"][REFERENCE], said["leak"][OURS]
-    lines += [
-        "",
-        f"The owner's room comes along in {theirs:.0%} of the pictures of a word beside something else with the reference, at its "
-        f"worst (after {after:,} pictures), and with ours in at most {ours:.0%}.",
-    ]
-    if "larger" in said:
-        larger = said["larger"]
-        of_it = (
-            f"{title} {larger['shares'][share].value:.0%}, which is {e.value:+.0%} ({e.low:+.0%} to {e.high:+.0%})"
-            for (share, title), e in zip(SHARES.items(), larger["against its end"].values(), strict=True)
-        )
-        lines += [
-            "",
-            f"With twice as many pictures a step, {larger['samples']:,} in all, against the reference's end: {'; '.join(of_it)}. Alone "
-            "they bring wallpaper more often, too (see *ours, 8 a step* above).",
-        ]
-    if "scenes" in said:
-        names = {REFERENCE: "the reference at its end", OURS: "ours at its defaults", LARGER: "twice as many a step"}
-        told = ", ".join(f"{names[recipe]} {percent(e)}" for recipe, e in said["scenes"]["shares"].items())
-        lines += ["", f"Where the prompt names a scene, the word is there in its colour and in that scene: {told}."]
-    return "\n".join(lines)
+    leak = [f"{theirs:.0%} after {after:,}", f"{ours:.0%}", ""]
+    rows.append(["background leak at its worst along the run", *leak, *(empty if larger else [])])
+    return markdown(heads, rows)

@@ -3,15 +3,16 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from cells import markdown
 from drawing import Point, draw_points
 from intervals import Estimate, estimate
 from recorded import Record, columns
 
 PLAIN = "plain"
 SHOWN = {
-    "both": "its class and the other thing",
-    "both look": "in its colour and the other thing",
-    "stained": "its colour on the other thing",
+    "both": "both present",
+    "both look": "both, own appearance",
+    "stained": "colour leak",
 }
 LIMIT = 1.15  # of plain sampling's cost
 Ways = dict[str, dict[str, Estimate]]
@@ -36,25 +37,30 @@ def ways(found: Sequence[Record]) -> dict[str, Ways]:
 
 
 def best(said: Ways) -> str:
-    """The way at no more than LIMIT that has both most often, the word in its own look."""
+    """The way at no more than LIMIT that shows both most often, the concept with its own appearance."""
     cheap = {way: figures for way, figures in said.items() if figures["cost"].value <= LIMIT}
     return max(cheap, key=lambda way: (cheap[way]["both look"].value, cheap[way]["both"].value))
 
 
 def draw(said: Mapping[str, Ways], file: Path) -> None:
     panels = {
-        f"words of {words}": [Point(way, figures["cost"].value, figures["both"]) for way, figures in ways.items()]
+        f"embeddings of {words}": [Point(way, figures["cost"].value, figures["both"]) for way, figures in ways.items()]
         for words, ways in said.items()
     }
-    draw_points(panels, "cost, in plain sampling's", "both there", LIMIT, file)
+    draw_points(panels, "cost, relative to plain sampling", "both present", LIMIT, file)
 
 
 def table(said: Mapping[str, Ways]) -> str:
-    """A line for each way, the words side by side."""
-    names = [f"{words}: {title}" for words in said for title in SHOWN.values()]
-    lines = ["| | cost | " + " | ".join(names) + " |", "|---" * (len(names) + 2) + "|"]
-    for way in next(iter(said.values())):
-        cells = [f"{said[words][way][key].value:.0%}" for words in said for key in SHOWN]
-        cost = next(iter(said.values()))[way]["cost"].value
-        lines.append(f"| {way} | {cost:.2f} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    """A line for each way, the embeddings side by side; of each the best way's share is bold."""
+    chosen = {words: best(of_words) for words, of_words in said.items()}
+
+    def cell(words: str, way: str, key: str) -> str:
+        share = f"{said[words][way][key].value:.0%}"
+        return f"**{share}**" if key == "both look" and way == chosen[words] else share
+
+    columns = [(words, key) for words in said for key in SHOWN]
+    rows = [
+        [way, f"{figures['cost'].value:.2f}", *(cell(words, way, key) for words, key in columns)]
+        for way, figures in next(iter(said.values())).items()
+    ]
+    return markdown(["", "cost", *(f"{words}: {SHOWN[key]}" for words, key in columns)], rows)

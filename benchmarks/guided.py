@@ -15,7 +15,8 @@ from torch.utils._pytree import tree_flatten
 
 import compinv_core.host.sampler as host
 from compinv_core.host.model import checkpointed, frozen_weights
-from compinv_core.sampling import Balance, Guidance, Steering
+from compinv_core.sampling.guidance import Guidance
+from compinv_core.sampling.schedules import Balance, Steering
 
 GOALS = {"sd15": (2.7, 0.8, "19.1 official"), "sdxl": (13, 2.7, "40 official")}
 
@@ -100,7 +101,7 @@ def timed(unet: Unet, stop: bool) -> tuple[float, Tensor]:
 def samples() -> tuple[Tensor, Tensor]:
     """The micro world's latents, guided by passes that end at the last map, and by whole ones."""
     calls, watch = Calls(), host.watch
-    guided = host.with_layout(calls.model, calls.layout, Steering(0), Guidance(threshold=0), Balance())
+    guided = host.with_layout(calls.model, calls.layout, Steering(0), Guidance(threshold=0), balance=Balance())
     cut, _ = calls.sample(guided)
     host.watch = lambda options, captures, stop: watch(options, captures, stop=False)
     try:

@@ -10,6 +10,7 @@ import numpy as np
 
 FOLDER = Path(os.environ.get("COMPINV_RECORDS") or Path(__file__).parent / "records")
 Record = dict[str, Any]
+ABOUT = {"row", "setting", "unit", "seed", "recipe", "prompts"}  # which picture a record is of; all else is measured
 Columns = dict[str, np.ndarray]
 """By name: (U, S, P, N), of units (concepts, or pairs of them), seeds of training, prompts and pictures; NaN where there is nothing to say."""
 
@@ -44,33 +45,29 @@ def columns(found: Sequence[Record], seeds: Sequence[int]) -> Columns:
 
     class, look: the first thing, as its class and as the concept; other: the second, a concept in its look where it is
     one; both, both in look; in scene, look in scene: the first thing, where its room is the one asked for; text: the mean share
-    of the things asked for that are there; the rest is the records' own.
+    of the things asked for that are there; the rest is the records' own, of a record, of each prompt or of each picture.
     """
     by_key = {(r["unit"], r["seed"]): r for r in found}
     grid = [[by_key[unit, seed] for seed in seeds] for unit in sorted(units_of(found))]
 
     def array(key: str) -> np.ndarray:
-        return np.array([[r[key] for r in row] for row in grid], dtype=float)
+        values = np.array([[r[key] for r in row] for row in grid], dtype=float)
+        return values.reshape(*values.shape, *[1] * (4 - values.ndim))
 
-    said = {key: array(key) for key in ("class", "look", "aligned", "room")}
-    if all("wallpaper" in r for row in grid for r in row):
-        said["wallpaper"] = array("wallpaper")
-    said |= {"diversity": array("diversity")[..., None]}
-    said |= {key: array(key)[..., None, None] for key in ("forwards", "samples")}
+    measured = [key for key in grid[0][0] if key not in ABOUT and all(key in r for row in grid for r in row)]
+    said = {key: array(key) for key in measured}
     if "scene" in grid[0][0]:
-        scene = array("scene")
+        scene = said["scene"]
         both = {"in scene": said["class"] * scene, "look in scene": said["look"] * scene}
-        return {**said, "scene": scene, **both, "text": (said["class"] + scene) / 2}
+        return {**said, **both, "text": (said["class"] + scene) / 2}
     if "other" not in grid[0][0]:
         return {**said, "text": said["class"]}
-    other, other_look = array("other"), array("other look")
+    other, other_look = said["other"], said["other look"]
     wanted = np.where(np.isnan(other_look), other, other_look)  # an ordinary thing has no look of its own
     return {
         **said,
-        "other": other,
         "other look": wanted,
         "both": said["class"] * other,
         "both look": said["look"] * wanted,
         "text": (said["class"] + other) / 2,
-        "stained": array("stained"),
     }

@@ -14,12 +14,16 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import nodes  # the host's
-from compinv_core.attention import attention_probabilities, balancing_bias, layout_energy, steering_bias
-from compinv_core.host.attention import Capture, all_blocks, guided_blocks, steer, until_last_map, watch
+from compinv_core.attention.energy import layout_energy
+from compinv_core.host.attention import Capture, outline, steer, until_last_map, watch
 from compinv_core.host.composition import composition_prompt
-from compinv_core.host.sampler import plain_layout, with_layout
-from compinv_core.layout import Layout, default_layout
-from compinv_core.sampling import Balance, Guidance, Steering
+from compinv_core.host.recovery import plain_layout
+from compinv_core.host.sampler import with_layout
+from compinv_core.layout.regions import Layout, default_layout
+from compinv_core.reading.contexts import Contexts
+from compinv_core.reading.rules import BalanceRule, Reading, Rule, SteeringRule
+from compinv_core.sampling.guidance import Guidance
+from compinv_core.sampling.schedules import Balance, Steering, progress
 from microworld.evaluate import CHECKPOINT, load_checkpoint
 
 GOALS = {"sd15": (1.10, 1.55, "1.553 official"), "sdxl": (1.65, 1.83, "1.833 official")}
@@ -34,7 +38,8 @@ class Unet:
         self.model, self.config = architecture.model(device, dtype), architecture.unet
         self.module, self.side = self.model.model.diffusion_model, architecture.side
         self.place: dict[str, Any] = {"device": device, "dtype": dtype}
-        self.blocks = guided_blocks(self.model, self.side, self.side)
+        self.outline = outline(self.model)
+        self.blocks = self.outline.guided_blocks(self.side, self.side)
         self.regions = default_layout(["cat", "car"]).regions
 
     def latents(self, batch: int = 1) -> Tensor:
@@ -68,15 +73,12 @@ class Unet:
         options = {"transformer_options": {"uuids": ["negative", "mine"], "patches_replace": {"attn2": replaced}}}
         if strength:
             capture = Capture(self.blocks, "mine", [column for own in COLUMNS for column in own], LENGTH)
-
-            def bias(q: Tensor, k: Tensor, heads: int, height: int, width: int) -> Tensor:
-                steered = steering_bias(self.cells(height, width).to(q.device), COLUMNS, LENGTH, strength)
-                if not balance:
-                    return steered
-                seen = attention_probabilities(q, k, heads, capture.columns, steered)
-                return steered + balancing_bias(seen, [0, 1], capture.columns, LENGTH, balance)
-
-            options = steer(options, all_blocks(self.model), {"mine": bias}, [capture])
+            contexts = Contexts.one(LENGTH, COLUMNS)
+            rules: list[Rule] = [SteeringRule(contexts, self.cells, lambda _: strength)]
+            if balance:
+                rules.append(BalanceRule(contexts, lambda _: balance))
+            readings = {"mine": Reading(contexts, rules)}
+            options = steer(options, self.outline.groups, readings, captures=[capture])
         self.forward(latents, options["transformer_options"])
 
 
@@ -108,11 +110,11 @@ def steering_costs(unet: Unet, beside_another: bool, balance: float = 0.0) -> fl
             can take, as more of it would make steering's part smaller.
     """
     sigmas, latents = torch.linspace(14.6, 0, STEPS + 1), unet.latents(2)
-    replaced = {b.place: _attention_of_another for b in all_blocks(unet.model)} if beside_another else {}
+    replaced = {b.place: _attention_of_another for b in unet.outline.blocks} if beside_another else {}
     known: dict[bool, int] = {}
     total = 0
     for sigma in sigmas[:-1]:
-        strength = Steering().at(sigma.item(), sigmas)
+        strength = Steering().at(progress(sigma.item(), sigmas))
         if bool(strength) not in known:  # whatever it is, the operations are the same
             known[bool(strength)] = flops(lambda s=strength: unet.steered(latents, replaced, s, balance))
         total += known[bool(strength)]
@@ -152,7 +154,7 @@ class Calls:
     def held(self, layout: Layout, steering: float, threshold: float) -> Sequence[float]:
         """Of a run held to a layout; with a threshold, guided all along the schedule."""
         guidance = Guidance(30.0 if threshold else 0.0, until=1.0, threshold=threshold)
-        return self.sample(with_layout(self.model, layout, Steering(steering), guidance, Balance()))[1]
+        return self.sample(with_layout(self.model, layout, Steering(steering), guidance, balance=Balance()))[1]
 
 
 def main() -> None:

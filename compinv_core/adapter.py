@@ -101,6 +101,21 @@ class Adapter:
         return found
 
     @classmethod
+    def of_lora(cls, lora: Mapping[str, Tensor]) -> tuple["Adapter", dict[str, str]]:
+        """What a LoRA file's tensors say of any model, its own names in place of paths; and these names.
+
+        Raises:
+            ValueError: none of them is a change that we know.
+        """
+        names: dict[str, str] = {}
+        for key in lora:
+            for ending, kind in ((UP, ".weight"), (DIFF, ".weight"), (DIFF_BIAS, ".bias")):
+                if key.endswith(ending):
+                    name = key.removesuffix(ending)
+                    names[name + kind] = name
+        return cls.from_lora(lora, names), names
+
+    @classmethod
     def from_lora(cls, lora: Mapping[str, Tensor], names: Mapping[str, str], family: str = "") -> "Adapter":
         """What a LoRA file's tensors say.
 

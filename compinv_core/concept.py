@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from . import __version__
-from .files import write_tensors
+from .files import unused, write_tensors
 
 safe_open = cast(Any, safetensors.safe_open)  # its signature has no types
 WIDTHS = {768: "clip_l", 1280: "clip_g", 1024: "clip_h"}  # of a file that does not name its text encoder
@@ -46,7 +46,7 @@ class Concept:
                 )
             if not vectors.isfinite().all():
                 raise ValueError(
-                    f'The concept "{self.name}" holds NaN or infinity for {key}, as a training that went astray leaves behind; '
+                    f'The concept "{self.name}" holds NaN or infinity for {key}, as a training that diverged leaves behind; '
                     "take another embedding, only finite numbers are allowed."
                 )
         if len({len(vectors) for vectors in self.vectors.values()}) > 1:
@@ -119,9 +119,7 @@ def write_concept(concept: Concept, path: Path, replace: bool = False) -> None:
 
 def write_unfinished(concept: Concept, folder: Path) -> Path:
     """Write the word of a run that did not end well, beside those of earlier ones. Returns its file."""
-    number = 1
-    while (path := folder / f"{concept.name}-unfinished-{number}.safetensors").exists():
-        number += 1
+    path = unused(folder / f"{concept.name}-unfinished")
     write_concept(concept, path)
     return path
 

@@ -35,3 +35,11 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[s
     """Write a `.safetensors` file, whole or not at all."""
     with whole_file(path) as new:
         save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, new, dict(metadata))
+
+
+def unused(path: Path) -> Path:
+    """A `.safetensors` file that is not there yet: the path with the first free number."""
+    number = 1
+    while (file := path.with_name(f"{path.name}-{number}.safetensors")).exists():
+        number += 1
+    return file

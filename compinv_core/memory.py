@@ -1,4 +1,4 @@
-"""How much of a batch goes through a model at once: one policy for training and for guided sampling."""
+"""How large micro-batches are, and whether activations are checkpointed: one policy for training and for guided sampling."""
 
 from dataclasses import dataclass, replace
 
@@ -32,7 +32,7 @@ class MemoryPlan:
         checkpointing = fit == 0
         if checkpointing:
             fit = int(room / (CHECKPOINTED_SHARE * per_image))
-        return cls(fixed, per_image, batch, max(1, min(batch, fit)), checkpointing)
+        return cls(fixed, per_image, batch, micro_batch=max(1, min(batch, fit)), checkpointing=checkpointing)
 
     @property
     def reserve(self) -> float:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from . import (
+    adapters,
     anchors,
     concepts,
+    fine_tune,
     layout,
     layout_training,
     prompt,
@@ -23,8 +25,10 @@ NODES: list[type[io.ComfyNode]] = [
     for module in (
         anchors,
         train,
+        fine_tune,
         training_options,
         concepts,
+        adapters,
         repair,
         prompt,
         layout,

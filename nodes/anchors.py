@@ -1,4 +1,4 @@
-"""Anchor Select: the ordinary words that pull."""
+"""Anchor Select: the ordinary words that regularise a concept."""
 
 from dataclasses import replace
 from typing import Any
@@ -21,33 +21,39 @@ class CompInvAnchorSelect(io.ComfyNode):
             node_id="CompInvAnchorSelect",
             display_name="Anchor Select",
             category=CATEGORY,
-            description="Chooses the ordinary words that hold a new word among ordinary ones while it is learnt.",
+            description="Chooses the anchors: ordinary words towards which an embedding is regularised while it is trained.",
             inputs=[
-                io.Clip.Input("clip", tooltip="The text encoder whose words are looked at."),
-                io.String.Input("class_word", default="cat", tooltip="One ordinary word for what your pictures show."),
+                io.Clip.Input(
+                    "clip", tooltip="The text encoder whose vocabulary the anchors come from. It is not changed."
+                ),
+                io.String.Input(
+                    "class_word", default="cat", tooltip="The class word: one ordinary word for what your images show."
+                ),
                 io.Combo.Input(
                     "how",
                     options=[CLASS_WORD, NEAREST, MINE, COCO],
-                    tooltip="Which words pull: the class word alone, the words most similar to it or to words that you give, "
-                    "words of your own, or those of the 80 COCO categories that are most similar to the class word.",
+                    tooltip="Which words are anchors: the class word alone, its nearest words (or those nearest to words that you give), "
+                    "words of your own, or the COCO categories most similar to it. To train without anchors, leave the training "
+                    "node's input anchors unconnected.",
                 ),
                 io.String.Input(
                     "words",
                     default="",
-                    tooltip='For "my words" and "nearest words": ordinary words or phrases, separated by commas.',
+                    tooltip='For "my words" and "nearest words": ordinary words or phrases, separated by commas. Ignored otherwise; empty with '
+                    '"nearest words": those nearest to the class word.',
                 ),
                 io.Int.Input(
                     "count",
                     default=4,
                     min=1,
                     max=80,
-                    tooltip="How many words at most; one when only the class word pulls.",
+                    tooltip="Maximum number of anchors. Ignored for class word only.",
                 ),
                 io.Combo.Input(
                     "weights",
                     options=[SIMILAR, LEARNT],
-                    tooltip="How strongly each word pulls: by its similarity, or as it turns out while the word is learnt, "
-                    "with few words left in the end.",
+                    tooltip="The anchors' weights: fixed, by similarity to the class word, or learnt with the embedding, which leaves few "
+                    "anchors in the end.",
                 ),
             ],
             outputs=[
@@ -55,8 +61,8 @@ class CompInvAnchorSelect(io.ComfyNode):
                 io.String.Output(
                     "TABLE",
                     display_name="table",
-                    tooltip="The words, their similarity, their weight, and how far out they lie: the share of words whose "
-                    "neighbours are nearer to them.",
+                    tooltip="Each anchor's cosine similarity to the class word, its weight, and its outlier percentile: the share of the "
+                    "vocabulary whose nearest words are closer.",
                 ),
             ],
         )
@@ -90,13 +96,13 @@ class CompInvAnchorSelect(io.ComfyNode):
                     f'No COCO category is a word of this text encoder that resembles "{class_word}"; choose another way.'
                 )
         anchors = replace(weigh(class_word, tuple(chosen), known, centre), learnt=weights == LEARNT)
-        rows = [f"{'word':<16}{'similarity':>10}{'weight':>8}{'further out than':>18}"]
+        rows = [f"{'word':<16}{'similarity':>10}{'weight':>8}{'outlier percentile':>20}"]
         for word, weight in sorted(zip(anchors.words, anchors.weights, strict=True), key=lambda pair: -pair[1]):
             vector = known.phrase(word)
-            out = f"{known.percentile(vector):.0f} % of words"
-            rows.append(f"{word:<16}{similarity(vector, centre):>10.3f}{weight:>8.3f}{out:>18}")
+            out = f"{known.percentile(vector):.0f}"
+            rows.append(f"{word:<16}{similarity(vector, centre):>10.3f}{weight:>8.3f}{out:>20}")
         out = known.percentile(known.vector(class_word))
-        rows.append(f'The class word "{class_word}" is further out than {out:.0f} % of words.')
+        rows.append(f'The class word "{class_word}" has outlier percentile {out:.0f}.')
         return io.NodeOutput(anchors, "\n".join(rows))
 
 

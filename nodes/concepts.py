@@ -1,4 +1,4 @@
-"""Save, Load and Apply Concept: the learnt word as a file, and in a CLIP."""
+"""Save, Load and Apply Concept: the embedding as a file, and in a CLIP."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -21,19 +21,19 @@ class CompInvSaveConcept(io.ComfyNode):
             node_id="CompInvSaveConcept",
             display_name="Save Concept",
             category=CATEGORY,
-            description="Writes a learnt word into ComfyUI's embeddings folder, for every prompt as embedding:name.",
+            description="Saves a concept's embedding in ComfyUI's embeddings folder; prompts use it as embedding:name.",
             is_output_node=True,
             inputs=[
-                ConceptType.Input("concept", tooltip="From Compositional Inversion Train."),
-                io.String.Input("name", default="", tooltip="The file's name without ending. Empty: the placeholder."),
+                ConceptType.Input("concept", tooltip="From Compositional Inversion Train or Repair Concept."),
+                io.String.Input("name", default="", tooltip="File name without extension. Empty: the placeholder."),
                 io.Combo.Input(
                     "if_it_exists",
                     options=[REFUSE, REPLACE, NUMBER],
-                    tooltip="What to do when the file is there already.",
+                    tooltip="When the file exists: stop with an error, overwrite it, or add a number to the name.",
                 ),
             ],
             outputs=[
-                ConceptType.Output("SAVED", display_name="concept", tooltip="The concept, under the name of its file."),
+                ConceptType.Output("SAVED", display_name="concept", tooltip="The concept, named as its file."),
                 io.String.Output(
                     "NAME", display_name="name", tooltip='What to write in a prompt: "embedding:" and the name.'
                 ),
@@ -62,19 +62,25 @@ class CompInvLoadConcept(io.ComfyNode):
             node_id="CompInvLoadConcept",
             display_name="Load Concept",
             category=CATEGORY,
-            description="Reads an embedding: ours, other safetensors, A1111's .pt or diffusers' .bin.",
+            description="Loads an embedding: .safetensors (this pack's or others'), A1111's .pt, diffusers' .bin.",
             inputs=[
-                io.Combo.Input("file", options=_files(), tooltip="A file of the embeddings folder."),
+                io.Combo.Input("file", options=_files(), tooltip="A file in ComfyUI's embeddings folders."),
                 io.String.Input(
                     "class_word",
                     default="",
-                    tooltip="One ordinary word for it, which stands in for it when a layout is recovered. Empty: what the file says.",
+                    tooltip="The class word, which takes the concept's place when a layout is recovered. Empty: the one stored in the file.",
                 ),
             ],
             outputs=[
-                ConceptType.Output("CONCEPT", display_name="concept", tooltip="For Apply Concept."),
+                ConceptType.Output(
+                    "CONCEPT",
+                    display_name="concept",
+                    tooltip="The concept, for Apply Concept, Concept Report or Repair Concept.",
+                ),
                 io.String.Output(
-                    "FOUND", display_name="found", tooltip="What the file holds, for which models, and what made it."
+                    "FOUND",
+                    display_name="found",
+                    tooltip="The file's contents: vectors, model family and what trained it.",
                 ),
             ],
         )
@@ -98,10 +104,10 @@ class CompInvApplyConcept(io.ComfyNode):
             node_id="CompInvApplyConcept",
             display_name="Apply Concept",
             category=CATEGORY,
-            description="Gives a CLIP the new word, without a file. Chain several for several concepts.",
+            description="Adds a concept's embedding to a CLIP, without a file. Chain one node per concept.",
             inputs=[
-                io.Clip.Input("clip", tooltip="The text encoder; it is not changed."),
-                ConceptType.Input("concept", tooltip="The learnt word."),
+                io.Clip.Input("clip", tooltip="The text encoder. It is not changed."),
+                ConceptType.Input("concept", tooltip="The concept to add."),
                 io.Float.Input(
                     "anchor_mix",
                     default=0.0,
@@ -109,8 +115,8 @@ class CompInvApplyConcept(io.ComfyNode):
                     max=1.0,
                     step=0.05,
                     optional=True,
-                    tooltip="How far the word goes back to its class word, without training: 0 as learnt, 1 the class word. A quarter may save a "
-                    "word that gives up its class beside others; it costs some of what is yours.",
+                    tooltip="Interpolates the vectors towards the class word's, without training: 1 is the class word, 0 switches it off. 0.25 may "
+                    "restore the class of a one-vector embedding, at the cost of some of its appearance.",
                 ),
                 io.Float.Input(
                     "strength",
@@ -119,12 +125,12 @@ class CompInvApplyConcept(io.ComfyNode):
                     max=2.0,
                     step=0.05,
                     optional=True,
-                    tooltip="How long the word's vectors are, after anchor_mix: 1 as they are, 0 nothing of it. Text encoders even out most of "
-                    "it: expect little between a half and 2.",
+                    tooltip="Scales the vectors' norm, after anchor_mix: 0 removes the concept, 1 switches the scaling off. Text encoders normalise "
+                    "their input, so expect little effect between 0.5 and 2.",
                 ),
             ],
             outputs=[
-                io.Clip.Output("APPLIED", display_name="clip", tooltip="A CLIP that also understands embedding:name."),
+                io.Clip.Output("APPLIED", display_name="clip", tooltip="A CLIP that also knows embedding:name."),
                 io.String.Output(
                     "NAME", display_name="name", tooltip='What to write in a prompt: "embedding:" and the name.'
                 ),
@@ -141,9 +147,9 @@ class CompInvApplyConcept(io.ComfyNode):
 
 
 def _files() -> list[str]:
-    return [
-        f for f in folder_paths.get_filename_list("embeddings") if Path(f).suffix in (".safetensors", ".pt", ".bin")
-    ]
+    """Without names that are markup: the menu of the page would run a script in them."""
+    files = folder_paths.get_filename_list("embeddings")
+    return [f for f in files if Path(f).suffix in (".safetensors", ".pt", ".bin") and "<" not in f]
 
 
 NODES = [CompInvSaveConcept, CompInvLoadConcept, CompInvApplyConcept]

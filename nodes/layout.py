@@ -6,9 +6,11 @@ import torch
 from comfy_api.latest import io
 
 from ..compinv_core.host.composition import subjects_of
-from ..compinv_core.host.predictor import predicted_layout, predictor_files
-from ..compinv_core.host.sampler import check_layout, plain_layout, recover_layout
-from ..compinv_core.layout import layout_from_json
+from ..compinv_core.host.folders import predictor_files
+from ..compinv_core.host.predictor import predicted_layout
+from ..compinv_core.host.recovery import plain_layout, recover_layout
+from ..compinv_core.layout.regions import layout_from_json
+from ..compinv_core.sampling.conditioning import check_layout
 from .live_text import say
 from .pictures import from_image, layout_picture
 from .types import CATEGORY, LayoutType
@@ -23,37 +25,48 @@ class CompInvLayoutRecover(io.ComfyNode):
             node_id="CompInvLayoutRecover",
             display_name="Spatial Layout Recover",
             category=CATEGORY,
-            description="Finds a place for every subject of a prompt: samples it briefly in ordinary words and reads the "
-            "model's own attention, or asks the layout predictor that was trained for the model.",
+            description="Recovers a layout, a region for each subject of a prompt: from the model's cross-attention in a short sampling run "
+            "with class words, from the model's layout predictor, or from boxes.",
             hidden=[io.Hidden.unique_id],
             inputs=[
-                io.Model.Input("model", tooltip="The model that will sample. It is not changed."),
+                io.Model.Input("model", tooltip="The model that you will sample with. It is not changed."),
                 io.Conditioning.Input("positive", tooltip="From Composition Prompt."),
-                io.Conditioning.Input("negative", tooltip="The negative prompt that will be used for sampling."),
-                io.Latent.Input("latent_image", tooltip="The latent that will be sampled; its size is used."),
+                io.Conditioning.Input("negative", tooltip="The negative prompt that you will sample with."),
+                io.Latent.Input("latent_image", tooltip="The latent that you will sample; only its size is used."),
                 io.Combo.Input(
                     "method",
                     options=[ATTENTION, PREDICTED, DEFAULT, MINE],
-                    tooltip="From the model's attention; in milliseconds, by what Train Layout Predictor learnt for this "
-                    "model; side by side; or the boxes you write below.",
+                    tooltip="From the model's cross-attention (a short sampling run); by the layout predictor trained for this model "
+                    "(milliseconds); equal boxes side by side; or the boxes you write below.",
                 ),
                 io.String.Input(
                     "boxes",
                     default="",
                     multiline=True,
-                    tooltip='For "my boxes": {"cat": [left, top, right, bottom], ...} in fractions of the canvas.',
+                    tooltip='For "my boxes": {"cat": [left, top, right, bottom], ...} in fractions of the canvas. Ignored otherwise.',
                 ),
                 io.Int.Input(
-                    "steps", default=8, min=2, max=100, tooltip="Steps of the probe. More cost more and change little."
+                    "steps",
+                    default=8,
+                    min=2,
+                    max=100,
+                    tooltip='For "from attention": steps of the short sampling run. More cost time and change little.',
                 ),
-                io.Float.Input("cfg", default=5.0, min=1.0, max=30.0, step=0.1, tooltip="CFG of the probe."),
+                io.Float.Input(
+                    "cfg",
+                    default=5.0,
+                    min=1.0,
+                    max=30.0,
+                    step=0.1,
+                    tooltip='For "from attention": classifier-free guidance of the short sampling run. 1 switches it off.',
+                ),
                 io.Int.Input(
                     "seed",
                     default=0,
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
                     control_after_generate=False,
-                    tooltip="Give the sampler's seed, for the layout that this seed would naturally have.",
+                    tooltip="Seed of the noise. Use the sampler's seed for the layout that this seed would have on its own.",
                 ),
                 io.Int.Input(
                     "pictures",
@@ -61,20 +74,22 @@ class CompInvLayoutRecover(io.ComfyNode):
                     default=1,
                     min=1,
                     max=64,
-                    tooltip="The probe samples so many and averages them: with 1 the layout of this seed, with several where things "
-                    "usually are. Each costs as much again.",
+                    tooltip="How many images the short run samples and averages: 1 gives this seed's layout, more give a typical one. Each "
+                    "takes the same time again.",
                 ),
             ],
             outputs=[
-                LayoutType.Output("LAYOUT", display_name="layout", tooltip="For Regularized Sampler."),
+                LayoutType.Output(
+                    "LAYOUT", display_name="layout", tooltip="For Regularized Sampler or Apply Spatial Regularization."
+                ),
                 io.Image.Output(
                     "PREVIEW",
                     display_name="preview",
-                    tooltip="The regions over a glimpse of the picture whose attention they come from.",
+                    tooltip="The regions over a latent preview of the image whose attention they were read from.",
                 ),
-                io.Mask.Output("MASKS", display_name="masks", tooltip="One mask for each subject."),
+                io.Mask.Output("MASKS", display_name="masks", tooltip="One mask per subject."),
                 io.String.Output(
-                    "BOXES_JSON", display_name="boxes", tooltip='The boxes as text, to be edited for "my boxes".'
+                    "BOXES_JSON", display_name="boxes", tooltip='The boxes as JSON, to edit and use with "my boxes".'
                 ),
             ],
         )
@@ -98,10 +113,11 @@ class CompInvLayoutRecover(io.ComfyNode):
         pictures: int = 1,
     ) -> io.NodeOutput:
         latent = latent_image["samples"]
-        maps = glimpse = None
+        maps = preview = None
         if method == ATTENTION:
             empty = torch.zeros_like(latent)
-            layout, maps, glimpse = recover_layout(model, positive, negative, empty, seed, steps, cfg, pictures)
+            how = {"seed": seed, "steps": steps, "cfg": cfg, "images": pictures}
+            layout, maps, preview = recover_layout(model, positive, negative, empty, **how)
         elif method == PREDICTED:
             layout = predicted_layout(model, positive)
         elif method == DEFAULT:
@@ -112,7 +128,7 @@ class CompInvLayoutRecover(io.ComfyNode):
         height, width = latent.shape[-2] * 8, latent.shape[-1] * 8
         masks = torch.stack([region.cells(height, width) for region in layout.regions])
         say(cls, f"from: {layout.source}{f'; {layout.note}' if layout.note else ''}")
-        return io.NodeOutput(layout, from_image(layout_picture(layout, maps, glimpse)), masks, layout.to_json())
+        return io.NodeOutput(layout, from_image(layout_picture(layout, maps, preview)), masks, layout.to_json())
 
 
 NODES = [CompInvLayoutRecover]

@@ -1,4 +1,4 @@
-"""Train Layout Predictor: the layouts that a model gives on its own, learnt once for each base model."""
+"""Train Layout Predictor: the layouts that a model gives on its own, learnt once per base model."""
 
 from typing import Any
 
@@ -7,13 +7,14 @@ import comfy.utils
 import torch
 from comfy_api.latest import io
 
-from ..compinv_core.host.predictor import LIMITS, Recoveries, train_predictor
-from ..compinv_core.layout import Layout
+from ..compinv_core.host.predictor import train_predictor
+from ..compinv_core.layout.predictor_training import LIMITS, PredictorTraining
+from ..compinv_core.layout.regions import Layout
 from .live_text import say
 from .pictures import layout_picture
 from .types import CATEGORY
 
-DEFAULTS = Recoveries()
+DEFAULTS = PredictorTraining()
 
 
 class CompInvTrainLayoutPredictor(io.ComfyNode):
@@ -23,43 +24,51 @@ class CompInvTrainLayoutPredictor(io.ComfyNode):
             node_id="CompInvTrainLayoutPredictor",
             display_name="Train Layout Predictor",
             category=CATEGORY,
-            description="Learns, once for each base model, where it puts things: from then on Spatial Layout Recover's "
-            '"predicted" finds a layout in milliseconds.',
+            description="Trains a layout predictor, once per base model; Spatial Layout Recover's method "
+            '"predicted" then needs milliseconds and no sampling.',
             is_output_node=True,
             hidden=[io.Hidden.unique_id],
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="The base model, without LoRAs; what is learnt serves it with any. It is not changed.",
+                    tooltip="The base model, without LoRAs; its predictor also serves it with LoRAs. It is not changed.",
                 ),
                 io.Clip.Input("clip", tooltip="The text encoder of the same checkpoint. It is not changed."),
                 io.Int.Input(
                     "prompts",
                     default=DEFAULTS.prompts,
                     **LIMITS["prompts"],
-                    tooltip="How many generated prompts are sampled and read. More take longer and make better boxes; those "
-                    "that were read before are not sampled again.",
+                    tooltip="Number of generated prompts in the training set. More give better boxes and take longer; layouts that were "
+                    "recovered earlier are reused.",
                 ),
                 io.Int.Input(
                     "resolution",
                     default=DEFAULTS.resolution,
                     **LIMITS["resolution"],
                     step=64,
-                    tooltip="Pixels a side. Take what the model was made for: 512 for SD 1.x, 1024 for SDXL.",
+                    tooltip="Image size in pixels; use the model's native one: 512 for SD 1.x, 768 for SD 2.x, 1024 for SDXL.",
                 ),
-                io.Int.Input("steps", default=DEFAULTS.steps, **LIMITS["steps"], tooltip="Steps of each sampling."),
-                io.Float.Input("cfg", default=DEFAULTS.cfg, **LIMITS["cfg"], step=0.1, tooltip="CFG of each sampling."),
+                io.Int.Input("steps", default=DEFAULTS.steps, **LIMITS["steps"], tooltip="Sampling steps per prompt."),
+                io.Float.Input(
+                    "cfg",
+                    default=DEFAULTS.cfg,
+                    **LIMITS["cfg"],
+                    step=0.1,
+                    tooltip="Classifier-free guidance while sampling. 1 switches it off.",
+                ),
                 io.Int.Input(
                     "seed",
                     default=DEFAULTS.seed,
                     **LIMITS["seed"],
                     control_after_generate=False,
-                    tooltip="Of the prompts and of the noise. The same seed learns the same predictor.",
+                    tooltip="Seed of the prompts and the noise. The same seed gives the same predictor.",
                 ),
             ],
             outputs=[
                 io.String.Output(
-                    "REPORT", display_name="report", tooltip="What the predictor is worth, and where its file is."
+                    "REPORT",
+                    display_name="report",
+                    tooltip="Intersection over union on held-out prompts, next to that of default boxes, and the file's path.",
                 )
             ],
         )
@@ -70,12 +79,12 @@ class CompInvTrainLayoutPredictor(io.ComfyNode):
     ) -> io.NodeOutput:
         management, bar = comfy.model_management, comfy.utils.ProgressBar(prompts)
 
-        def on_report(number: int, layout: Layout, maps: torch.Tensor, glimpse: torch.Tensor | None) -> None:
-            bar.update_absolute(number, prompts, ("JPEG", layout_picture(layout, maps, glimpse), 384))
+        def on_recovery(number: int, layout: Layout, maps: torch.Tensor, preview: torch.Tensor | None) -> None:
+            bar.update_absolute(number, prompts, ("JPEG", layout_picture(layout, maps, preview), 384))
 
-        wanted = Recoveries(prompts, resolution, steps, cfg, seed)
+        request = PredictorTraining(prompts=prompts, resolution=resolution, steps=steps, cfg=cfg, seed=seed)
         stop_if_asked = management.throw_exception_if_processing_interrupted
-        predictor, file = train_predictor(model, clip, wanted, stop_if_asked, on_report)
+        predictor, file = train_predictor(model, clip, request, stop_if_asked=stop_if_asked, on_recovery=on_recovery)
         report = f"{predictor.provenance.describe()}\n{file}"
         say(cls, report)
         return io.NodeOutput(report)

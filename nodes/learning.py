@@ -1,4 +1,4 @@
-"""What every node that learns a word has in common: its progress, its cancelling, and that nothing learnt is lost."""
+"""What every training node has in common: its progress, its cancelling, and that nothing learnt is lost."""
 
 import logging
 from collections.abc import Callable, Generator
@@ -65,7 +65,8 @@ def kept(cls: type[io.ComfyNode], run: TrainingRun) -> Generator[None]:
         yield
     except tuple(ends) as error:
         how = next(how for kind, how in ends.items() if isinstance(error, kind))
-        notice = f"Training {how} {run.keep(Path(folder_paths.get_output_directory()) / 'embeddings')}"
+        output = Path(folder_paths.get_output_directory())
+        notice = f"Training {how} {run.keep(output / 'embeddings', output / 'loras')}"
         log.info(notice)
         say(cls, notice)
         raise

@@ -1,4 +1,4 @@
-"""Layouts and attention as pictures, for a person to look at."""
+"""Layouts and attention as images, for a person to look at."""
 
 import textwrap
 from collections.abc import Sequence
@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from PIL import Image, ImageColor, ImageDraw
 from torch import Tensor
 
-from ..compinv_core.layout import Layout
-from ..compinv_core.sampling import Report
+from ..compinv_core.layout.regions import Layout
+from ..compinv_core.sampling.report import Report
 
 COLORS = ["#d1590b", "#1f6feb", "#2da44e", "#8250df", "#bf3989", "#9a6700", "#0a7ea4", "#cf222e"]
-SIDE = 384  # of a picture that stands alone
-FILM = 256  # of one of many
-FRAMES = 24  # of a run; a thousand steps would fill the memory
+SIDE = 384  # pixels, of an image that stands alone
+FRAME_SIDE = 256  # pixels, of one of many
+MAX_FRAMES = 24  # of a run; a thousand steps would fill the memory
 
 
 def to_image(tensor: Tensor) -> Image.Image:
@@ -45,12 +45,12 @@ def _large(amount: Tensor, side: int) -> Tensor:
     return F.interpolate(amount[None, None], size=size, mode="bicubic").clamp(0, 1)[0, 0]
 
 
-def layout_picture(layout: Layout, maps: Tensor | None = None, glimpse: Tensor | None = None) -> Image.Image:
-    """The regions, labelled, over a dimmed glimpse (h, w, 3) of the picture that they were read from, or over its attention."""
-    if glimpse is not None:
-        height, width = glimpse.shape[:2]
+def layout_picture(layout: Layout, maps: Tensor | None = None, preview: Tensor | None = None) -> Image.Image:
+    """The regions, labelled, over a dimmed preview (h, w, 3) of the image that they were read from, or over its attention."""
+    if preview is not None:
+        height, width = preview.shape[:2]
         size = (round(SIDE * width / max(height, width)), round(SIDE * height / max(height, width)))
-        image = to_image(0.6 * glimpse).resize(size, Image.Resampling.BICUBIC)
+        image = to_image(0.6 * preview).resize(size, Image.Resampling.BICUBIC)
     else:
         image = heat(maps.sum(0), "") if maps is not None else Image.new("RGB", (SIDE, SIDE), "#202030")
     _outlined(image, layout)
@@ -64,7 +64,7 @@ def _outlined(image: Image.Image, layout: Layout) -> None:
     """Draw the regions, labelled."""
     draw = ImageDraw.Draw(image)
     for region, color in zip(layout.regions, cycle(COLORS), strict=False):
-        box, label = region.box, _label(region.phrase)
+        box, label = region.box, region.name
         edges = (box.left * image.width, box.top * image.height, box.right * image.width, box.bottom * image.height)
         draw.rectangle(edges, outline=color, width=image.width // 96)
         draw.rectangle((edges[0], edges[1], edges[0] + 8 + 6.5 * len(label), edges[1] + 16), fill=color)
@@ -72,8 +72,8 @@ def _outlined(image: Image.Image, layout: Layout) -> None:
 
 
 def _spread(reports: Sequence[Report]) -> list[Report]:
-    """At most FRAMES of them, the first and the last and others evenly between."""
-    count = min(FRAMES, len(reports))
+    """At most MAX_FRAMES of them, the first and the last and others evenly between."""
+    count = min(MAX_FRAMES, len(reports))
     return [reports[i * (len(reports) - 1) // max(1, count - 1)] for i in range(count)]
 
 
@@ -82,7 +82,7 @@ def heat_pictures(reports: Sequence[Report]) -> Tensor:
     rows: list[Image.Image] = []
     for report in _spread(reports):
         shares = zip(report.maps.mean(0), report.subjects, report.shares.tolist(), strict=True)
-        maps = [heat(amount, f"{_label(name)} {share:.0%}", FILM) for amount, name, share in shares]
+        maps = [heat(amount, f"{_label(name)} {share:.0%}", FRAME_SIDE) for amount, name, share in shares]
         row = Image.new("RGB", (sum(m.width for m in maps), maps[0].height))
         for i, image in enumerate(maps):
             row.paste(image, (i * image.width, 0))
@@ -92,18 +92,18 @@ def heat_pictures(reports: Sequence[Report]) -> Tensor:
 
 
 def overlays(reports: Sequence[Report], layout: Layout | None) -> Tensor:
-    """(N, H, W, 3), of each step what the first picture looked like to the model, and over it, each in a colour of its own,
+    """(N, H, W, 3), of each step what the first image looked like to the model, and over it, each in a colour of its own,
     the subjects' attention, on one scale, and their regions."""
     frames: list[Image.Image] = []
     for report in _spread(reports):
         maps = report.maps[0] / report.maps[0].max().clamp_min(1e-8)
-        tints = torch.stack([_large(amount, FILM) for amount in maps])[..., None]
+        tints = torch.stack([_large(amount, FRAME_SIDE) for amount in maps])[..., None]
         height, width = tints.shape[1:3]
         below = torch.full((height, width, 3), 0.15)
-        if report.glimpse is not None:
-            below = F.interpolate(report.glimpse.permute(2, 0, 1)[None], size=(height, width), mode="bicubic")
+        if report.preview is not None:
+            below = F.interpolate(report.preview.permute(2, 0, 1)[None], size=(height, width), mode="bicubic")
             below = below[0].permute(1, 2, 0).mean(-1, keepdim=True).expand(-1, -1, 3).clamp(0, 1)
-        placed = [_label(region.phrase) for region in layout.regions] if layout else []
+        placed = [region.name for region in layout.regions] if layout else []
         names = [_label(subject) for subject in report.subjects]
         numbers = [placed.index(name) if name in placed else i for i, name in enumerate(names)]
         colors = torch.tensor([ImageColor.getrgb(COLORS[i % len(COLORS)]) for i in numbers])[:, None, None] / 255

@@ -1,11 +1,14 @@
 """Composition Prompt: an encoded prompt that remembers where its subjects are."""
 
+import re
 from typing import Any
 
 from comfy_api.latest import io
 
 from ..compinv_core.host.composition import composition_prompt
 from .types import CATEGORY
+
+SEPARATORS = "[,;\uff0c\uff1b\u3001]"  # those of Chinese and Japanese, too
 
 
 class CompInvPrompt(io.ComfyNode):
@@ -15,35 +18,38 @@ class CompInvPrompt(io.ComfyNode):
             node_id="CompInvPrompt",
             display_name="Composition Prompt",
             category=CATEGORY,
-            description="Encodes a prompt exactly as CLIP Text Encode does, and remembers which words name its subjects.",
+            description="Encodes a prompt exactly as CLIP Text Encode does, and stores which tokens belong to which subject.",
             inputs=[
-                io.Clip.Input("clip", tooltip="The text encoder, with your concepts applied."),
+                io.Clip.Input("clip", tooltip="The text encoder, with your concepts applied. It is not changed."),
                 io.String.Input(
                     "text",
                     multiline=True,
+                    dynamic_prompts=True,
                     default="a photo of a cat and a car",
-                    tooltip="The prompt. A concept is written embedding:name.",
+                    tooltip="The prompt. Write a concept as embedding:name.",
                 ),
                 io.String.Input(
                     "subjects",
                     multiline=True,
                     default="cat, car",
-                    tooltip="The things that must appear, as the prompt writes them, separated by commas or lines; a concept by "
-                    "its name. Empty: every applied concept of the prompt.",
+                    tooltip="The phrases that get a region, as in the prompt, separated by commas, semicolons or lines; case, spaces and "
+                    "weights may differ; a concept by its name alone. Empty: every applied concept in the prompt.",
                 ),
             ],
             outputs=[
                 io.Conditioning.Output(
                     "CONDITIONING",
                     display_name="conditioning",
-                    tooltip="For any sampler, and for Spatial Layout Recover.",
+                    tooltip="For Spatial Layout Recover, Regularized Sampler, or any other sampler.",
                 )
             ],
         )
 
     @classmethod
     def execute(cls, clip: Any, text: str, subjects: str) -> io.NodeOutput:
-        phrases = [part.strip() for line in subjects.splitlines() for part in line.split(",") if part.strip()]
+        phrases = [
+            part.strip() for line in subjects.splitlines() for part in re.split(SEPARATORS, line) if part.strip()
+        ]
         return io.NodeOutput(composition_prompt(clip, text, phrases))
 
 

@@ -6,7 +6,7 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..compinv_core.layout import Box, Layout, Region, region_from_mask
+from ..compinv_core.layout.regions import Box, Layout, Region, region_from_mask
 from .pictures import from_image, layout_picture
 from .types import CATEGORY, LayoutType
 
@@ -16,8 +16,10 @@ MINE = "my boxes"
 
 def _layout_outputs() -> list[Any]:
     return [
-        LayoutType.Output("LAYOUT", display_name="layout", tooltip="For Regularized Sampler."),
-        io.Image.Output("PREVIEW", display_name="preview", tooltip="The regions."),
+        LayoutType.Output(
+            "LAYOUT", display_name="layout", tooltip="For Regularized Sampler or Apply Spatial Regularization."
+        ),
+        io.Image.Output("PREVIEW", display_name="preview", tooltip="The layout's regions, drawn with their subjects."),
     ]
 
 
@@ -35,21 +37,63 @@ class CompInvSetRegion(io.ComfyNode):
             node_id="CompInvSetRegion",
             display_name="Set Region",
             category=CATEGORY,
-            description="Says where one subject goes: a mask, a bounding box, or the four edges below. Chain one for each subject, "
+            description="Sets one subject's region from a mask, a bounding box, or the four edges below. Chain one per subject, "
             "or correct a recovered layout.",
             inputs=[
-                LayoutType.Input("layout", optional=True, tooltip="The other subjects' regions; this one is replaced."),
-                io.String.Input(
-                    "subject", default="cat", tooltip="As the prompt writes it; a concept as embedding:name."
+                LayoutType.Input(
+                    "layout",
+                    optional=True,
+                    tooltip="The layout to change: this subject's region is added or replaced. Unconnected: a new layout.",
                 ),
-                edge("left", 0.1, "Fractions of the canvas. Not used when a mask or a bounding box is connected."),
-                edge("top", 0.2, "Fraction of the canvas, from its upper edge."),
-                edge("right", 0.5, "Fraction of the canvas, from its left edge."),
-                edge("bottom", 0.8, "Fraction of the canvas, from its upper edge."),
-                io.Mask.Input("mask", optional=True, tooltip="White where the subject goes; of the canvas's shape."),
-                BoundingBox.Input("bounding_box", optional=True, tooltip="In pixels of the canvas given below."),
-                io.Int.Input("width", default=512, min=8, max=16384, tooltip="Of the canvas of the bounding box."),
-                io.Int.Input("height", default=512, min=8, max=16384, tooltip="Of the canvas of the bounding box."),
+                io.String.Input(
+                    "subject",
+                    default="cat",
+                    tooltip="The subject exactly as in the prompt; a concept as embedding:name.",
+                ),
+                edge(
+                    "left",
+                    0.1,
+                    "Left edge, a fraction of the canvas width. Ignored when a mask or a bounding box is connected.",
+                ),
+                edge(
+                    "top",
+                    0.2,
+                    "Top edge, a fraction of the canvas height. Ignored when a mask or a bounding box is connected.",
+                ),
+                edge(
+                    "right",
+                    0.5,
+                    "Right edge, a fraction of the canvas width. Ignored when a mask or a bounding box is connected.",
+                ),
+                edge(
+                    "bottom",
+                    0.8,
+                    "Bottom edge, a fraction of the canvas height. Ignored when a mask or a bounding box is connected.",
+                ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="White where the subject goes; same aspect ratio as the canvas. Unconnected: bounding_box or the edges.",
+                ),
+                BoundingBox.Input(
+                    "bounding_box",
+                    optional=True,
+                    tooltip="In pixels of a canvas of width x height below. Unconnected: mask or the edges.",
+                ),
+                io.Int.Input(
+                    "width",
+                    default=512,
+                    min=8,
+                    max=16384,
+                    tooltip="Canvas width that bounding_box refers to, in pixels. Ignored without it.",
+                ),
+                io.Int.Input(
+                    "height",
+                    default=512,
+                    min=8,
+                    max=16384,
+                    tooltip="Canvas height that bounding_box refers to, in pixels. Ignored without it.",
+                ),
             ],
             outputs=_layout_outputs(),
         )
@@ -72,7 +116,7 @@ class CompInvSetRegion(io.ComfyNode):
         if not phrase:
             raise ValueError('The input "subject" is empty; write the subject as the prompt does.')
         if mask is not None and bounding_box is not None:
-            raise ValueError('Both "mask" and "bounding_box" are connected; connect the one that says where to go.')
+            raise ValueError('Both "mask" and "bounding_box" are connected; connect one of them.')
         if mask is not None:
             if mask.ndim == 3 and len(mask) > 1:
                 raise ValueError(f'The input "mask" holds {len(mask)} masks; a region has one.')
@@ -82,7 +126,7 @@ class CompInvSetRegion(io.ComfyNode):
         else:
             region = Region(phrase, Box(left, top, right, bottom))
         known = () if layout is None else layout.regions
-        region = next((_renamed(region, r) for r in known if phrase == r.phrase.removeprefix("embedding:")), region)
+        region = next((_renamed(region, r) for r in known if phrase == r.name), region)
         mine = Layout((region,), MINE)
         return _shown(mine if layout is None else layout.merged(mine))
 
@@ -94,10 +138,10 @@ class CompInvMergeLayouts(io.ComfyNode):
             node_id="CompInvMergeLayouts",
             display_name="Merge Layouts",
             category=CATEGORY,
-            description="The regions of two layouts. Where both have a subject, the second counts.",
+            description="Combines two layouts. Where both have a region for a subject, the second wins.",
             inputs=[
-                LayoutType.Input("first", tooltip="Counts where the second has no region."),
-                LayoutType.Input("second", tooltip="Counts where both have one."),
+                LayoutType.Input("first", tooltip="Used for subjects that the second has no region for."),
+                LayoutType.Input("second", tooltip="Wins where both have a region for a subject."),
             ],
             outputs=_layout_outputs(),
         )
@@ -114,11 +158,11 @@ class CompInvSwapRegions(io.ComfyNode):
             node_id="CompInvSwapRegions",
             display_name="Swap Regions",
             category=CATEGORY,
-            description="Two subjects in each other's place.",
+            description="Exchanges the regions of two subjects.",
             inputs=[
-                LayoutType.Input("layout", tooltip="With regions of both."),
-                io.String.Input("first", default="cat", tooltip="A subject of the layout."),
-                io.String.Input("second", default="car", tooltip="Another one."),
+                LayoutType.Input("layout", tooltip="A layout with a region for each of the two."),
+                io.String.Input("first", default="cat", tooltip="One subject, as the layout's preview writes it."),
+                io.String.Input("second", default="car", tooltip="The other subject."),
             ],
             outputs=_layout_outputs(),
         )
@@ -135,18 +179,30 @@ class CompInvLayoutToBoxes(io.ComfyNode):
             node_id="CompInvLayoutToBoxes",
             display_name="Layout to Boxes",
             category=CATEGORY,
-            description="A layout in ComfyUI's own types, for regional packs, detailers and box editors.",
+            description="Converts a layout to bounding boxes, masks and JSON, for regional prompting, detailers and box editors.",
             inputs=[
-                LayoutType.Input("layout", tooltip="The layout."),
-                io.Int.Input("width", default=512, min=8, max=16384, tooltip="Of the canvas, in pixels."),
-                io.Int.Input("height", default=512, min=8, max=16384, tooltip="Of the canvas, in pixels."),
+                LayoutType.Input("layout", tooltip="The layout to convert."),
+                io.Int.Input("width", default=512, min=8, max=16384, tooltip="Canvas width in pixels."),
+                io.Int.Input("height", default=512, min=8, max=16384, tooltip="Canvas height in pixels."),
             ],
             outputs=[
-                BoundingBox.Output("BOUNDING_BOXES", display_name="boxes", tooltip="One list of boxes, in pixels."),
-                io.Mask.Output("MASKS", display_name="masks", tooltip="One mask for each subject."),
-                io.String.Output("JSON", display_name="json", tooltip="The boxes as text, in fractions of the canvas."),
+                BoundingBox.Output(
+                    "BOUNDING_BOXES",
+                    display_name="boxes",
+                    tooltip="One list of bounding boxes, one per subject, in pixels.",
+                ),
+                io.Mask.Output(
+                    "MASKS", display_name="masks", tooltip="One mask per subject, in the same order as the boxes."
+                ),
                 io.String.Output(
-                    "SUBJECTS", display_name="subjects", tooltip="Whose boxes and masks these are, a line each."
+                    "JSON",
+                    display_name="json",
+                    tooltip='The boxes as JSON, in fractions of the canvas, for Spatial Layout Recover\'s "my boxes".',
+                ),
+                io.String.Output(
+                    "SUBJECTS",
+                    display_name="subjects",
+                    tooltip="The subjects in the order of boxes and masks, one per line.",
                 ),
             ],
         )

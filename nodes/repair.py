@@ -1,4 +1,4 @@
-"""Repair Concept: an embedding that swallows the rest of a prompt in, one that composes out."""
+"""Repair Concept: an embedding that dominates its prompts in, one that composes out."""
 
 import re
 from typing import Any
@@ -27,8 +27,8 @@ class CompInvRepairConcept(io.ComfyNode):
             node_id="CompInvRepairConcept",
             display_name="Repair Concept",
             category=CATEGORY,
-            description="Makes any embedding leave room for the rest of a prompt, without its pictures: what it renders now is learnt "
-            "anew by a word that an ordinary one holds.",
+            description="Retrains an embedding that dominates its prompts, without its training images: a new embedding, anchored at the class "
+            "word, is distilled from the images that the old one gives.",
             hidden=[io.Hidden.unique_id],
             inputs=[
                 io.Model.Input(
@@ -36,70 +36,78 @@ class CompInvRepairConcept(io.ComfyNode):
                 ),
                 io.Clip.Input("clip", tooltip="The text encoder of the same checkpoint. It is not changed."),
                 ConceptType.Input(
-                    "concept", tooltip="The word to repair, of Load Concept or Compositional Inversion Train."
+                    "concept", tooltip="The concept to repair, from Load Concept or Compositional Inversion Train."
                 ),
                 io.String.Input(
                     "class_word",
                     default="",
-                    tooltip="One ordinary word for what it shows, such as cat. Empty: the concept's own, or else the everyday thing "
-                    "that is nearest to its vectors; the report says which.",
+                    tooltip="One ordinary word for what it shows, such as cat. Empty: the concept's own, or else the COCO category nearest to "
+                    "its vectors; the report says which.",
                 ),
                 io.String.Input(
-                    "placeholder", default="", tooltip='The new word. Empty: the old one with "-repaired" behind it.'
+                    "placeholder",
+                    default="",
+                    tooltip='Name of the repaired embedding; prompts use it as embedding:name. Empty: the old name with "-repaired".',
                 ),
                 io.Int.Input(
                     "vectors",
                     default=DEFAULTS.vectors,
                     **LIMITS["vectors"],
-                    tooltip="Vectors of the new word, which all start at the class word. A few leave room both for what is special and "
-                    "for what every such thing has.",
+                    tooltip="Number of vectors, all initialised with the class word. 3 vectors can encode both class and appearance; with 1, "
+                    "appearance tends to displace the class.",
                 ),
                 io.Int.Input(
                     "resolution",
                     default=DEFAULTS.resolution,
                     **LIMITS["resolution"],
                     step=8,
-                    tooltip="Pixels a side of what the old word renders. Take what the model was made for: 512 for SD 1.x, 1024 for SDXL.",
+                    tooltip="Size of the sampled images in pixels; use the model's native one: 512 for SD 1.x, 768 for SD 2.x, 1024 for SDXL.",
                 ),
                 io.Int.Input(
                     "pictures",
                     default=DEFAULTS.pictures,
                     **LIMITS["pictures"],
-                    tooltip="How many pictures of the old word are sampled and learnt from.",
+                    tooltip="Number of images sampled with the old embedding, which are the training set.",
                 ),
                 io.Float.Input(
-                    "cfg", default=DEFAULTS.cfg, **LIMITS["cfg"], step=0.1, tooltip="CFG of these pictures."
+                    "cfg",
+                    default=DEFAULTS.cfg,
+                    **LIMITS["cfg"],
+                    step=0.1,
+                    tooltip="Classifier-free guidance of these images. 1 switches it off.",
                 ),
                 io.Int.Input("steps", default=RECIPE.steps, **TRAINING_LIMITS["steps"], tooltip="Optimiser steps."),
                 io.Int.Input(
                     "batch",
                     default=RECIPE.batch,
                     **TRAINING_LIMITS["batch"],
-                    tooltip="Pictures in a step, and of those that are sampled at once.",
+                    tooltip="Batch size of a training step, and of the sampling before it. Lower it when memory is short.",
                 ),
                 io.Float.Input(
                     "anchor_weight",
                     default=RECIPE.anchor_weight,
                     **TRAINING_LIMITS["anchor_weight"],
                     step=0.01,
-                    tooltip="How strongly the class word pulls; what the old word renders gets the rest of 1. 0 switches it off.",
+                    tooltip="Weight of the anchor loss, towards the class word; the distillation loss gets 1 - anchor_weight. 0 switches it off.",
                 ),
                 io.Int.Input(
                     "seed",
                     default=0,
                     **TRAINING_LIMITS["seed"],
                     control_after_generate=False,
-                    tooltip="Of the pictures and of the noise. The same seed learns the same word.",
+                    tooltip="Seed of the sampled images and of the training noise. The same seed gives the same embedding.",
                 ),
             ],
             outputs=[
                 ConceptType.Output(
-                    "CONCEPT", display_name="concept", tooltip="The repaired word, for Apply or Save Concept."
+                    "CONCEPT",
+                    display_name="concept",
+                    tooltip="The repaired concept, for Apply Concept or Save Concept.",
                 ),
                 io.String.Output(
                     "REPORT",
                     display_name="report",
-                    tooltip="The class word, and both words among ordinary ones and beside them.",
+                    tooltip="The class word, and for the old and the new embedding: nearest words, norm, outlier percentile, and attention beside other words.",
                 ),
             ],
         )
@@ -131,17 +139,19 @@ class CompInvRepairConcept(io.ComfyNode):
         )  # fmt: skip
 
         def on_sampling(done: int) -> Any:
-            say(cls, f"rendering what embedding:{concept.name} gives now: {done} of {pictures}")
+            say(cls, f"sampling training images with embedding:{concept.name}: {done} of {pictures}")
             return latent_preview.prepare_callback(model, STEPS)
 
-        repair = Repair(ComfyBackbone(model, clip), concept, request, recipe, on_sampling)
+        return cls._run(Repair(ComfyBackbone(model, clip), concept, request, recipe, on_sampling=on_sampling))
 
+    @classmethod
+    def _run(cls, repair: Repair) -> io.NodeOutput:
         def on_evaluation(progress: Progress) -> None:
             end = progress.checkpoint
             say(
                 cls,
-                f"step {progress.step}/{steps}: evaluation loss {progress.evaluation:.3g}, with the class word "
-                f"{end.initial_loss:.3g}\n{repair.describe(repair.way.words(end.parameters)[name])}",
+                f"step {progress.step}/{repair.recipe.steps}: validation loss {progress.evaluation:.3g} (initial: "
+                f"{end.initial_loss:.3g})\n{repair.describe(repair.way.words(end.parameters)[repair.request.name])}",
             )
 
         end = learn(cls, repair, on_evaluation)

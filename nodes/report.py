@@ -1,4 +1,4 @@
-"""Concept Report: whether a learnt word will compose, in figures and pictures."""
+"""Concept Report: whether an embedding will compose, in figures and images."""
 
 import textwrap
 from dataclasses import replace
@@ -25,7 +25,7 @@ from .pictures import from_image, to_image
 from .types import CATEGORY, ConceptType
 
 TILE, LINE, WIDTHS = 192, 24, (330, 360, 330)
-NO_GRID = "No VAE was connected, so there are no pictures."
+NO_GRID = "No VAE connected: figures only, no images."
 
 
 class CompInvConceptReport(io.ComfyNode):
@@ -35,63 +35,76 @@ class CompInvConceptReport(io.ComfyNode):
             node_id="CompInvConceptReport",
             display_name="Concept Report",
             category=CATEGORY,
-            description="Says where a learnt word stands among ordinary words, how much of the attention it takes beside others, "
-            "and shows it next to its class word.",
+            description="Measures an embedding against its class word: its distance to the vocabulary, its share of cross-attention beside other "
+            "words, and images of both with the same noise.",
             inputs=[
-                io.Model.Input("model", tooltip="The model that the concept is for. It is not changed."),
+                io.Model.Input("model", tooltip="The model that the concept was trained for. It is not changed."),
                 io.Clip.Input("clip", tooltip="The text encoder of the same checkpoint. It is not changed."),
-                ConceptType.Input("concept", tooltip="From Compositional Inversion Train or Load Concept."),
+                ConceptType.Input(
+                    "concept", tooltip="The concept, from Compositional Inversion Train or Load Concept."
+                ),
                 io.String.Input(
                     "class_word",
                     default="",
-                    tooltip="One ordinary word for the thing, which the concept is compared with. Empty: the concept's own.",
+                    tooltip="The class word that the concept is compared with. Empty: the concept's own.",
                 ),
                 io.String.Input(
                     "beside",
                     default="",
-                    tooltip="Ordinary words, separated by commas, that both are asked for with. Empty: four COCO categories, "
-                    "drawn by the seed.",
+                    tooltip="Ordinary words for the two-subject prompts, separated by commas. Empty: four COCO categories, chosen by the "
+                    "seed.",
                 ),
                 io.Int.Input(
                     "resolution",
                     default=512,
                     **LIMITS["resolution"],
                     step=8,
-                    tooltip="Pixels a side: 512 for SD 1.x, 768 for SD 2.x, 1024 for SDXL.",
+                    tooltip="Image size in pixels; use the model's native one: 512 for SD 1.x, 768 for SD 2.x, 1024 for SDXL.",
                 ),
-                io.Int.Input("steps", default=20, min=2, max=100, tooltip="Of each picture. Fewer cost less."),
-                io.Float.Input("cfg", default=5.0, min=1.0, max=30.0, step=0.1, tooltip="CFG of the pictures."),
+                io.Int.Input(
+                    "steps", default=20, min=2, max=100, tooltip="Sampling steps per image. Fewer are faster."
+                ),
+                io.Float.Input(
+                    "cfg",
+                    default=5.0,
+                    min=1.0,
+                    max=30.0,
+                    step=0.1,
+                    tooltip="Classifier-free guidance of the images. 1 switches it off.",
+                ),
                 io.Int.Input(
                     "seed",
                     default=0,
                     **LIMITS["seed"],
                     control_after_generate=False,
-                    tooltip="Of the noise, the same for the concept and its class word, and of the words beside them.",
+                    tooltip="Seed of the noise, the same for the concept and its class word, and of the choice of words when beside is empty.",
                 ),
-                io.Vae.Input("vae", optional=True, tooltip="For the grid of pictures. Unconnected: figures only."),
+                io.Vae.Input("vae", optional=True, tooltip="Decodes the grid of images. Unconnected: figures only."),
                 io.Image.Input(
                     "pictures",
                     optional=True,
-                    tooltip="Your pictures of the thing, to say how like them the concept is; needs clip_vision and vae, too.",
+                    tooltip="Reference images, to measure the similarity of the sampled images to them; needs clip_vision and vae. Unconnected: not measured.",
                 ),
                 io.ClipVision.Input(
-                    "clip_vision", optional=True, tooltip="A vision model whose features pictures are compared by."
+                    "clip_vision",
+                    optional=True,
+                    tooltip="Vision model whose features the similarity is measured with. Unconnected: not measured.",
                 ),
             ],
             outputs=[
                 io.Image.Output(
-                    "TABLE", display_name="table", tooltip="All figures, the concept's and its class word's."
+                    "TABLE", display_name="table", tooltip="All figures, for the concept and for its class word."
                 ),
                 io.Image.Output(
                     "GRID",
                     display_name="grid",
-                    tooltip="The same noise with the concept and with its class word, alone and beside the other words.",
+                    tooltip="Images with the same noise for the concept and its class word, alone and beside other words.",
                 ),
-                io.String.Output("JSON", display_name="json", tooltip="The figures as text, for other nodes."),
+                io.String.Output("JSON", display_name="json", tooltip="The figures as JSON, for other nodes."),
                 io.String.Output(
                     "VERDICT",
                     display_name="verdict",
-                    tooltip="What the attention says, in one sentence, and whether your pictures are of something else.",
+                    tooltip="A one-sentence summary of the attention figures; and a warning when your images are no more similar to the concept than to its class.",
                 ),
             ],
         )
@@ -112,25 +125,17 @@ class CompInvConceptReport(io.ComfyNode):
         pictures: torch.Tensor | None = None,
         clip_vision: Any = None,
     ) -> io.NodeOutput:
-        class_word = (class_word.strip() or concept.class_word).lower()
-        if not class_word:
-            raise ValueError(
-                f'The concept "{concept.name}" has no class word; write one ordinary word for it in the input "class_word".'
-            )
         if pictures is not None and (clip_vision is None or vae is None):
             raise ValueError(
                 'The input "pictures" came without "clip_vision" and "vae"; connect both, or leave it out.'
             )
-        words = list(dict.fromkeys(word.strip().lower() for word in beside.split(",") if word.strip()))
-        if class_word in words:
-            raise ValueError(f'The input "beside" has the class word "{class_word}" itself; write other words.')
+        class_word = _class_word(concept, class_word)
         backbone = ComfyBackbone(model, clip, vae)
-        words = words or other_words(backbone, class_word, seed)
+        words = _words_beside(beside, class_word) or other_words(backbone, class_word, seed)
         if not words:
             raise ValueError('The text encoder knows no COCO category; write ordinary words in the input "beside".')
-        family = backbone.family
-        side = resolution // family.stride
-        sampling = Sampling((family.channels, side, side), seed=seed, steps=steps, cfg=cfg)
+        side = resolution // backbone.family.stride
+        sampling = Sampling((backbone.family.channels, side, side), seed=seed, steps=steps, cfg=cfg)
         bar = comfy.utils.ProgressBar(image_count(concept, words))
         report, own, ordinary = report_concept(
             backbone, concept, class_word, words, sampling=sampling, each=lambda: bar.update(1)
@@ -145,6 +150,22 @@ class CompInvConceptReport(io.ComfyNode):
             grid = _grid(rows, ["alone", *(f"and {word}" for word in words)])
         table = _table(report, "" if vae is not None else NO_GRID)
         return io.NodeOutput(from_image(table), from_image(grid), report.to_json(), report.verdict())
+
+
+def _class_word(concept: Concept, given: str) -> str:
+    found = (given.strip() or concept.class_word).lower()
+    if not found:
+        raise ValueError(
+            f'The concept "{concept.name}" has no class word; write one ordinary word for it in the input "class_word".'
+        )
+    return found
+
+
+def _words_beside(text: str, class_word: str) -> list[str]:
+    words = list(dict.fromkeys(word.strip().lower() for word in text.split(",") if word.strip()))
+    if class_word in words:
+        raise ValueError(f'The input "beside" has the class word "{class_word}" itself; write other words.')
+    return words
 
 
 def _decoded(vae: Any, rendered: Rendered) -> tuple[torch.Tensor, torch.Tensor]:

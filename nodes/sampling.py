@@ -1,4 +1,4 @@
-"""Regularized Sampler and Apply Spatial Regularization: sampling that keeps every subject in its place."""
+"""Regularized Sampler and Apply Spatial Regularization: sampling that keeps every subject in its region."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,12 +7,16 @@ import comfy.samplers
 from comfy_api.latest import io
 from PIL import Image, ImageDraw
 
-from nodes import common_ksampler
+from nodes import common_ksampler  # pyright: ignore[reportAttributeAccessIssue] - the host's
 
 from ..compinv_core.host.composition import subjects_of
-from ..compinv_core.host.sampler import check_fit, check_layout, with_layout
-from ..compinv_core.layout import Layout
-from ..compinv_core.sampling import Balance, Guidance, Report, Steering, described
+from ..compinv_core.host.recovery import check_fit
+from ..compinv_core.host.sampler import with_layout
+from ..compinv_core.layout.regions import Layout
+from ..compinv_core.sampling.conditioning import check_layout
+from ..compinv_core.sampling.guidance import Guidance
+from ..compinv_core.sampling.report import Report, described
+from ..compinv_core.sampling.schedules import Balance, Steering
 from .pictures import from_image, heat_pictures, overlays
 from .types import CATEGORY, LayoutType
 
@@ -28,8 +32,8 @@ def _regularization_inputs() -> list[Any]:
             min=0.0,
             max=30.0,
             step=0.5,
-            tooltip="How strongly attention itself is turned to the regions, at no cost in time: a subject's words weigh e to "
-            "the power of this more inside its region, and less outside. 0 switches it off.",
+            tooltip="Attention bias towards the layout, in nats: a subject's tokens weigh e^steering times as much inside its region "
+            "and as much less outside. Takes no extra time. 0 switches it off.",
         ),
         io.Float.Input(
             "steering_until",
@@ -37,7 +41,7 @@ def _regularization_inputs() -> list[Any]:
             min=0.0,
             max=1.0,
             step=0.05,
-            tooltip="The part of the schedule along which steering fades to nothing; 0 switches it off.",
+            tooltip="Fraction of the schedule over which steering decays linearly to 0. 0 switches steering off.",
         ),
         io.Float.Input(
             "guidance",
@@ -45,15 +49,15 @@ def _regularization_inputs() -> list[Any]:
             min=0.0,
             max=1000.0,
             step=1.0,
-            tooltip="How far the latent is moved along the gradient of attention, the paper's way; it takes half as long "
-            "again, or more. The paper has 30, and no steering; 0 switches it off.",
+            tooltip="Step size of the paper's spatial inversion, which corrects the latent by the gradient of the layout energy. Slower, as "
+            "it needs backward passes. The paper: 30, without steering. 0 switches it off.",
         ),
         io.Int.Input(
             "corrections",
             default=PAPER.corrections,
             min=0,
             max=50,
-            tooltip="Of guidance: at most so many before one step; 0 switches guidance off.",
+            tooltip="Maximum number of guidance corrections per sampling step. 0 switches guidance off.",
         ),
         io.Float.Input(
             "guidance_until",
@@ -61,7 +65,7 @@ def _regularization_inputs() -> list[Any]:
             min=0.0,
             max=1.0,
             step=0.05,
-            tooltip="The part of the schedule in which guidance works, from its start; 0 switches it off.",
+            tooltip="Fraction of the schedule, from its start, in which guidance is active. 0 switches guidance off.",
         ),
         io.Float.Input(
             "threshold",
@@ -69,8 +73,8 @@ def _regularization_inputs() -> list[Any]:
             min=0.0,
             max=1.0,
             step=0.01,
-            tooltip="Of guidance, an energy that is low enough: 0 when all attention keeps to its regions, 1 when none does. "
-            "Once it is met, the picture is left alone.",
+            tooltip="Guidance stops for an image once its layout energy is this low: 0 means all attention lies inside the regions, 1 "
+            "none. At 1 nothing is corrected.",
         ),
         io.Float.Input(
             "balance",
@@ -79,13 +83,13 @@ def _regularization_inputs() -> list[Any]:
             min=0.0,
             max=2.0,
             step=0.1,
-            tooltip="Evens out how much attention each subject gets, wherever it lies, fading over the schedule: at 1, at first, all get "
-            "the same. Needs no layout; 0 switches it off.",
+            tooltip="Equalises the subjects' total attention, decaying linearly over the schedule: at 1, all get the same at its start. "
+            "Needs no layout. 0 switches it off.",
         ),
     ]
 
 
-def _held(
+def _regularized(
     model: Any,
     layout: Layout | None,
     report: Callable[[Report], None] | None = None,
@@ -95,7 +99,7 @@ def _held(
     """The model under what `_regularization_inputs` asks for."""
     steering = Steering(chosen["steering"], chosen["steering_until"])
     guidance = Guidance(chosen["guidance"], int(chosen["corrections"]), chosen["guidance_until"], chosen["threshold"])
-    return with_layout(model, layout, steering, guidance, Balance(balance), report)
+    return with_layout(model, layout, steering, guidance, balance=Balance(balance), report=report)
 
 
 class CompInvRegularizedSampler(io.ComfyNode):
@@ -105,16 +109,16 @@ class CompInvRegularizedSampler(io.ComfyNode):
             node_id="CompInvRegularizedSampler",
             display_name="Regularized Sampler",
             category=CATEGORY,
-            description="KSampler that holds every subject's attention to its region. Without a layout and balance it is KSampler.",
+            description="KSampler that keeps each subject's cross-attention in its region. With no layout and balance 0 it equals KSampler.",
             inputs=[
                 io.Model.Input("model", tooltip="The model. It is not changed."),
                 io.Conditioning.Input("positive", tooltip="From Composition Prompt."),
-                io.Conditioning.Input("negative", tooltip="What the picture should not show."),
-                io.Latent.Input("latent_image", tooltip="The latent to sample."),
+                io.Conditioning.Input("negative", tooltip="The negative prompt."),
+                io.Latent.Input("latent_image", tooltip="The latent image to denoise."),
                 LayoutType.Input(
                     "layout",
                     optional=True,
-                    tooltip="From Spatial Layout Recover. Unconnected: balance alone, or plain sampling.",
+                    tooltip="The subjects' regions, from Spatial Layout Recover or Set Region. Unconnected: balance only, or plain sampling.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -122,16 +126,30 @@ class CompInvRegularizedSampler(io.ComfyNode):
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
                     control_after_generate=True,
-                    tooltip="Of the noise.",
+                    tooltip="Seed of the noise.",
                 ),
                 io.Int.Input("steps", default=20, min=1, max=10000, tooltip="Sampling steps."),
-                io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="Classifier-free guidance."),
-                io.Combo.Input("sampler_name", options=list(comfy.samplers.KSampler.SAMPLERS), tooltip="The sampler."),
+                io.Float.Input(
+                    "cfg",
+                    default=7.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    tooltip="Classifier-free guidance scale. 1 switches it off.",
+                ),
                 io.Combo.Input(
-                    "scheduler", options=list(comfy.samplers.KSampler.SCHEDULERS), tooltip="The noise schedule."
+                    "sampler_name", options=list(comfy.samplers.KSampler.SAMPLERS), tooltip="Sampling algorithm."
+                ),
+                io.Combo.Input(
+                    "scheduler", options=list(comfy.samplers.KSampler.SCHEDULERS), tooltip="Noise schedule."
                 ),
                 io.Float.Input(
-                    "denoise", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="Under 1: start from the latent."
+                    "denoise",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Denoising strength: below 1 starts from latent_image with less noise; 0 returns it unchanged.",
                 ),
                 *_regularization_inputs(),
             ],
@@ -140,18 +158,18 @@ class CompInvRegularizedSampler(io.ComfyNode):
                 io.Image.Output(
                     "HEAT_MAPS",
                     display_name="heat maps",
-                    tooltip="Where each subject's attention went, a picture a step, and its share of it; of many steps, 24.",
+                    tooltip="Each subject's cross-attention map and share of the attention, one image per step, at most 24.",
                 ),
                 io.String.Output(
                     "REPORT",
                     display_name="report",
-                    tooltip="Who was starved; and step by step each subject's share of the attention, and how much of its own kept to "
-                    "its region.",
+                    tooltip="Which subjects were under-attended (less than half of an equal share of attention); then, for each step, each "
+                    "subject's share and the fraction of its attention inside its region.",
                 ),
                 io.Image.Output(
                     "OVERLAY",
                     display_name="overlay",
-                    tooltip="The same attention in colours over a glimpse of the first picture as it came into being.",
+                    tooltip="The same maps as colour overlays on latent previews of the first image, one frame per step, at most 24.",
                 ),
             ],
         )
@@ -176,14 +194,19 @@ class CompInvRegularizedSampler(io.ComfyNode):
         check_fit(model, positive)
         if layout is not None:
             check_layout(layout, subjects_of(positive))
-        model = _held(model, layout, reports.append, **chosen)
+        model = _regularized(model, layout, reports.append, **chosen)
         (latent,) = common_ksampler(
             model, seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image, denoise=denoise
         )
         if not reports:
             blank = Image.new("RGB", (384, 384), "#202030")
-            ImageDraw.Draw(blank).text((12, 12), "no subject was held", fill="white")
-            return io.NodeOutput(latent, from_image(blank), "No subject was held.", from_image(blank))
+            ImageDraw.Draw(blank).text((12, 12), "no attention was recorded", fill="white")
+            return io.NodeOutput(
+                latent,
+                from_image(blank),
+                "No attention was recorded: steering, guidance and balance are off.",
+                from_image(blank),
+            )
         return io.NodeOutput(latent, heat_pictures(reports), described(reports), overlays(reports, layout))
 
 
@@ -194,23 +217,27 @@ class CompInvRegularizeModel(io.ComfyNode):
             node_id="CompInvRegularizeModel",
             display_name="Apply Spatial Regularization",
             category=CATEGORY,
-            description="A model that keeps every subject in its region, for any sampler. The positive prompt must come from "
+            description="Patches a model so that any sampler keeps each subject in its region. The positive prompt must come from "
             "Composition Prompt.",
             inputs=[
                 io.Model.Input("model", tooltip="The model. It is not changed."),
                 LayoutType.Input(
-                    "layout", optional=True, tooltip="From Spatial Layout Recover. Unconnected: balance alone."
+                    "layout",
+                    optional=True,
+                    tooltip="The subjects' regions, from Spatial Layout Recover or Set Region. Unconnected: balance only.",
                 ),
                 *_regularization_inputs(),
             ],
             outputs=[
-                io.Model.Output("REGULARIZED", display_name="model", tooltip="For KSampler or any other sampler.")
+                io.Model.Output(
+                    "REGULARIZED", display_name="model", tooltip="The patched model, for KSampler or any other sampler."
+                )
             ],
         )
 
     @classmethod
-    def execute(cls, model: Any, layout: Layout | None = None, **chosen: float) -> io.NodeOutput:
-        return io.NodeOutput(_held(model, layout, **chosen))
+    def execute(cls, model: Any, layout: Layout | None = None, **chosen: Any) -> io.NodeOutput:
+        return io.NodeOutput(_regularized(model, layout, **chosen))
 
 
 NODES = [CompInvRegularizedSampler, CompInvRegularizeModel]

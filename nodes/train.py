@@ -1,26 +1,25 @@
-"""Compositional Inversion Train: pictures in, a concept out."""
+"""Compositional Inversion Train: images in, a concept out."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from comfy_api.latest import io
+from comfy_execution.graph import ExecutionBlocker
 from PIL import Image, ImageDraw
 
+from ..compinv_core.concept import Concept
 from ..compinv_core.host.backbone import ComfyBackbone
 from ..compinv_core.host.text_encoder import check_new_placeholder
 from ..compinv_core.training.checkpoint import Checkpoint, Losses, Progress
 from ..compinv_core.training.concept_training import ConceptTraining
 from ..compinv_core.training.preview import Preview
-from ..compinv_core.training.recipe import Recipe
-from ..compinv_core.training.request import LIMITS, Request, as_paper
+from ..compinv_core.training.request import as_paper
+from .inputs import first_values, recipe_of, requests_of, training_inputs
 from .learning import Picture, learn
 from .live_text import say
 from .pictures import from_image, to_image
-from .training_options import Options
-from .types import CATEGORY, AnchorsType, ConceptType, OptionsType
-
-DEFAULTS = Recipe()
+from .types import CATEGORY, ConceptType
 
 
 class CompInvTrain(io.ComfyNode):
@@ -30,163 +29,59 @@ class CompInvTrain(io.ComfyNode):
             node_id="CompInvTrain",
             display_name="Compositional Inversion Train",
             category=CATEGORY,
-            description="Learns a new word for the thing in your pictures. With anchors, the word stays among ordinary words "
-            "and leaves room for the rest of the prompt.",
+            description="Trains an embedding for the concept in your images. With anchors (semantic inversion), it stays close to ordinary words "
+            "and does not dominate the rest of the prompt.",
             is_input_list=True,
             hidden=[io.Hidden.unique_id],
-            inputs=[
-                io.Model.Input(
-                    "model", tooltip="The model to learn the word for: SD 1.x, SD 2.x or SDXL. It is not changed."
-                ),
-                io.Clip.Input("clip", tooltip="The text encoder of the same checkpoint. It is not changed."),
-                io.Vae.Input("vae", tooltip="The autoencoder of the same checkpoint."),
-                io.Image.Input(
-                    "images", tooltip="Pictures of the concept, 3 to 5 are usual; a batch or a list, any sizes."
-                ),
-                io.String.Input(
-                    "placeholder",
-                    default="my-concept",
-                    tooltip='The new word, without spaces. In a prompt it is written "embedding:" and this.',
-                ),
-                io.String.Input(
-                    "class_word",
-                    default="cat",
-                    tooltip="One ordinary word for what the pictures show: where the search starts.",
-                ),
-                AnchorsType.Input(
-                    "anchors",
-                    optional=True,
-                    tooltip="Words that hold the new word among ordinary ones, from Anchor Select. Unconnected: "
-                    "nothing holds it.",
-                ),
-                io.Mask.Input(
-                    "masks",
-                    optional=True,
-                    tooltip="One mask for each picture; what is black is not learnt. Unconnected: see ignore_background.",
-                ),
-                ConceptType.Input(
-                    "start_from",
-                    optional=True,
-                    tooltip="A concept to go on with instead of beginning at the class word; it says how many vectors there are.",
-                ),
-                OptionsType.Input(
-                    "options", optional=True, tooltip="Of Training Options, for what few need to change."
-                ),
-                io.Int.Input(
-                    "resolution",
-                    default=512,
-                    **LIMITS["resolution"],
-                    step=8,
-                    tooltip="Pictures are cropped to a square, centred or around what is masked, and scaled to this many pixels. Take what the "
-                    "model was made for: 512 for SD 1.x, 1024 for SDXL.",
-                ),
-                io.Int.Input("steps", default=DEFAULTS.steps, **LIMITS["steps"], tooltip="Optimiser steps."),
-                io.Int.Input("batch", default=DEFAULTS.batch, **LIMITS["batch"], tooltip="Pictures in a step."),
-                io.Int.Input(
-                    "vectors",
-                    default=3,
-                    **LIMITS["vectors"],
-                    tooltip="Vectors of the new word, which all start at the class word. A few leave room both for what is yours and for "
-                    "what every such thing has; one alone must choose.",
-                ),
-                io.Float.Input(
-                    "learning_rate",
-                    default=DEFAULTS.learning_rate,
-                    **LIMITS["learning_rate"],
-                    step=0.001,
-                    tooltip="A step's size, as a fraction of an ordinary word's size; falls to 0 over the run.",
-                ),
-                io.Float.Input(
-                    "anchor_weight",
-                    default=DEFAULTS.anchor_weight,
-                    **LIMITS["anchor_weight"],
-                    step=0.01,
-                    tooltip="How strongly the anchors pull; the pictures get the rest of 1. 0 switches the anchors off.",
-                ),
-                io.Combo.Input(
-                    "kind",
-                    options=["object", "style"],
-                    tooltip='What is learnt: prompts say "a photo of ..." for an object, "in the style of ..." for a style.',
-                ),
-                io.Boolean.Input(
-                    "mirror", default=True, tooltip="Also learn from mirror images. Off for lettering or faces."
-                ),
-                io.Boolean.Input(
-                    "ignore_background",
-                    default=True,
-                    tooltip="Finds your thing in the pictures by the model's own attention to the class word, and learns next to nothing "
-                    "of what is around it. Connected masks count instead; a style is learnt from all of the picture.",
-                ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    **LIMITS["seed"],
-                    control_after_generate=False,
-                    tooltip="Of the order of pictures and of the noise. The same seed learns the same word.",
-                ),
-            ],
+            inputs=list(training_inputs().values()),
             outputs=[
                 ConceptType.Output(
-                    "CONCEPT", display_name="concept", tooltip="The learnt word, for Apply or Save Concept."
+                    "CONCEPT",
+                    display_name="concept",
+                    tooltip="The concept after the last step, for Apply Concept or Save Concept.",
                 ),
-                io.Image.Output("LOSS_PLOT", display_name="loss plot", tooltip="Both losses over the steps."),
+                io.Image.Output(
+                    "LOSS_PLOT", display_name="loss plot", tooltip="Reconstruction loss and anchor loss over the steps."
+                ),
                 io.Image.Output(
                     "PREVIEW",
                     display_name="preview",
-                    tooltip="What the new word gives after training: alone, and beside an ordinary thing.",
+                    tooltip="Images sampled after training: the concept alone, and beside an ordinary thing.",
                 ),
                 ConceptType.Output(
                     "BEST",
                     display_name="best",
-                    tooltip="The word of the check with the lowest loss, if that was not the last one.",
+                    tooltip="The concept at the evaluation with the lowest validation loss; the same as concept when that was the last.",
                 ),
                 io.Custom("LOSS_MAP").Output(
-                    "LOSS_MAP", display_name="losses", tooltip="The loss at each check, for Plot Loss Graph."
+                    "LOSS_MAP",
+                    display_name="losses",
+                    tooltip="Validation loss at each evaluation, the initial one first, for Plot Loss Graph.",
                 ),
                 io.Mask.Output(
                     "LEARNT",
                     display_name="learnt",
-                    tooltip="What of each picture is learnt: white all of it, black nothing.",
+                    tooltip="The loss mask of each image: white is learnt, black is not.",
+                ),
+                ConceptType.Output(
+                    "SECOND",
+                    display_name="second concept",
+                    tooltip="The second concept of Training Options, learnt together with the first.",
                 ),
             ],
         )
 
     @classmethod
     def execute(cls, **inputs: list[Any]) -> io.NodeOutput:
-        one = {name: values[0] for name, values in inputs.items() if values}
-        weight = one["anchor_weight"]
-        check_new_placeholder(one["clip"], one["placeholder"])
-        options: Options = one.get("options") or Options()
-        request = Request(
-            name=one["placeholder"],
-            class_word=one["class_word"].strip(),
-            vectors=one["vectors"],
-            images=inputs["images"],
-            masks=inputs.get("masks") or [],
-            resolution=one["resolution"],
-            kind=one["kind"],
-            mirror=one["mirror"],
-            rescale=options.rescale,
-            prompts=options.prompts,
-            captions=options.captions,
-            ignore_background=one["ignore_background"],
-            start_from=one.get("start_from"),
-            anchors=one.get("anchors") if weight else None,
-        )
-        recipe = Recipe(
-            steps=one["steps"],
-            batch=one["batch"],
-            learning_rate=one["learning_rate"],
-            reconstruction_weight=1 - weight,
-            anchor_weight=weight,
-            seed=one["seed"],
-            anchor_schedule=options.anchor_schedule,
-            noise_levels=options.noise_levels,
-        )
-        if options.paper:
-            request, recipe = as_paper(request, recipe)
+        one = first_values(inputs)
+        requests, recipe = requests_of(inputs), recipe_of(inputs)
+        for request in requests:
+            check_new_placeholder(one["clip"], request.name)
+        if one.get("options") and one["options"].paper:
+            pairs = [as_paper(request, recipe) for request in requests]
+            requests, recipe = [request for request, _ in pairs], pairs[0][1]
         backbone = ComfyBackbone(one["model"], one["clip"], one["vae"])
-        return cls._run(ConceptTraining(backbone, [request], recipe))
+        return cls._run(ConceptTraining(backbone, requests, recipe))
 
     @classmethod
     def _run(cls, training: ConceptTraining) -> io.NodeOutput:
@@ -197,15 +92,22 @@ class CompInvTrain(io.ComfyNode):
         def on_evaluation(progress: Progress) -> Picture | None:
             looked = training.recipe.previews(progress.step)
             if looked:
-                looks[:] = [
-                    training.preview(progress.checkpoint.parameters)
-                ]  # the last one while the run is still on disk
-            say(cls, _line(training, progress, looks[0].dominance if looks else None))
+                looks[:] = [training.preview(progress.checkpoint.parameters)]  # the last while the run is on disk
+            say(cls, progress_text(training, progress, looks[0].dominance if looks else None))
             return ("JPEG", to_image(torch.cat(list(looks[0].images), dim=1)), 512) if looked else None
 
         end = learn(cls, training, on_evaluation)
-        (last,), (best,) = training.concepts(end), training.concepts(end, best=True)
-        return io.NodeOutput(last, loss_plot(end.history), looks[0].images, best, loss_map(end), training.learnt())
+        last, best = training.concepts(end), training.concepts(end, best=True)
+        return io.NodeOutput(
+            last[0], loss_plot(end.history), looks[0].images, best[0], loss_map(end), training.learnt(), second_of(last)
+        )  # fmt: skip
+
+
+def second_of(concepts: Sequence[Concept]) -> Any:
+    """The second concept, or what stops a node that wants one."""
+    if len(concepts) > 1:
+        return concepts[1]
+    return ExecutionBlocker("No second concept was learnt: connect second_images at Training Options.")
 
 
 def loss_map(end: Checkpoint) -> dict[str, list[float]]:
@@ -213,12 +115,12 @@ def loss_map(end: Checkpoint) -> dict[str, list[float]]:
     return {"loss": [end.initial_loss, *(p.evaluation for p in end.history if p.evaluation is not None)]}
 
 
-def _line(training: ConceptTraining, progress: Progress, dominance: float | None) -> str:
+def progress_text(training: ConceptTraining, progress: Progress, dominance: float | None) -> str:
     """How far a training is: its step, the losses, where the words lie, and what the first takes of an image of two things."""
     end = progress.checkpoint
     lines = [
-        f"step {progress.step}/{training.recipe.steps}: evaluation loss {progress.evaluation:.4f}, with the class word "
-        f"{end.initial_loss:.4f}"
+        f"step {progress.step}/{training.recipe.steps}: validation loss {progress.evaluation:.4f} (initial: "
+        f"{end.initial_loss:.4f})"
     ]
     for word in training.words:
         if word.anchors is not None:
@@ -237,14 +139,16 @@ def loss_plot(history: Sequence[Losses]) -> torch.Tensor:
     window = max(1, len(history) // 50)
     curves = {"reconstruction": ("#1f6feb", [p.reconstruction for p in history])}
     if any(p.anchor for p in history):
-        curves["anchors"] = ("#d1590b", [p.anchor for p in history])
+        curves["anchor"] = ("#d1590b", [p.anchor for p in history])
     for row, (name, (color, values)) in enumerate(curves.items()):
         means = [sum(part) / len(part) for i in range(0, len(values), window) if (part := values[i : i + window])]
         top = max(means) or 1.0
         across = (width - 2 * margin) / max(1, len(means) - 1)
         points = [(margin + i * across, height - margin - m / top * (height - 3 * margin)) for i, m in enumerate(means)]
         draw.line(points if len(points) > 1 else points * 2, fill=color, width=2)
-        draw.text((margin, 4 + 13 * row), f"{name}: {means[0]:.4f} to {means[-1]:.4f}, highest {top:.4f}", fill=color)
+        draw.text(
+            (margin, 4 + 13 * row), f"{name} loss: {means[0]:.4f} to {means[-1]:.4f}, maximum {top:.4f}", fill=color
+        )
     draw.line([(margin, 2 * margin), (margin, height - margin), (width - margin, height - margin)], fill="black")
     draw.text((width - margin - 60, height - 18), f"{history[-1].step} steps", fill="black")
     return from_image(image)

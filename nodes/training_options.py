@@ -1,16 +1,32 @@
-"""Training Options: what few need to change about a training."""
+"""Training Options: advanced settings of a training run."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from comfy_api.latest import io
+from torch import Tensor
 
+from ..compinv_core.anchors import AnchorSet
 from ..compinv_core.training.objective import NoiseLevels
-from ..compinv_core.training.recipe import AnchorSchedule
-from .types import CATEGORY, OptionsType
+from ..compinv_core.training.recipe import AnchorLoss, AnchorSchedule
+from ..compinv_core.training.request import Request
+from .types import CATEGORY, AnchorsType, OptionsType
 
 OURS, PAPER = "as set on the training node", "paper"
 CONSTANT, GROWING = "constant", "growing"
+EMBEDDING, TEXT = "embeddings", "text features"
+
+
+@dataclass(frozen=True)
+class Second:
+    """See the inputs that begin with second_."""
+
+    images: Sequence[Tensor]
+    masks: Sequence[Tensor]
+    placeholder: str
+    class_word: str
+    anchors: AnchorSet | None
 
 
 @dataclass(frozen=True)
@@ -23,6 +39,23 @@ class Options:
     rescale: bool = False
     prompts: tuple[str, ...] = ()
     captions: bool = False
+    anchor_loss: AnchorLoss = "embedding"
+    second: Second | None = None
+
+    def second_of(self, first: Request) -> list[Request]:
+        """The concept that is learnt together with the first one, with its settings."""
+        if self.second is None:
+            return []
+        shared = replace(first, start_from=None, prompts=() if self.captions else first.prompts, captions=False)
+        if not self.second.placeholder.strip() or not self.second.class_word.strip():
+            raise ValueError(
+                'The inputs "second_placeholder" and "second_class_word" are needed with "second_images"; one of them is empty.'
+            )
+        anchors = self.second.anchors
+        if anchors is None and first.anchors is not None:
+            anchors = AnchorSet(self.second.class_word, (self.second.class_word,), (1.0,))
+        own = {"name": self.second.placeholder, "class_word": self.second.class_word}
+        return [replace(shared, **own, images=self.second.images, masks=self.second.masks, anchors=anchors)]
 
 
 class CompInvTrainingOptions(io.ComfyNode):
@@ -32,44 +65,78 @@ class CompInvTrainingOptions(io.ComfyNode):
             node_id="CompInvTrainingOptions",
             display_name="Training Options",
             category=CATEGORY,
-            description="What few need to change about Compositional Inversion Train.",
+            description="Advanced settings of Compositional Inversion Train and Compositional Fine-Tune.",
             is_input_list=True,
             inputs=[
                 io.Combo.Input(
                     "preset",
                     options=[OURS, PAPER],
-                    tooltip='"paper" trains as the reference implementation does, whatever the training node says: 5000 steps '
-                    "of 8 pictures, 3 vectors, its learning rate, its anchor loss with the class word as the one anchor, and "
-                    "the class word behind the new one in every prompt. Without anchors it is plain textual inversion so.",
+                    tooltip='"paper" trains as the reference implementation does and overrides the training node: 5000 steps, batch 8, '
+                    "3 vectors, its learning rate, its anchor loss with the class word as the only anchor, and the class word after "
+                    "the placeholder in every prompt. Without anchors: textual inversion with these settings.",
                 ),
                 io.Combo.Input(
                     "anchor_schedule",
                     options=[CONSTANT, GROWING],
-                    tooltip="Whether the anchors pull alike all along, or ever more towards the end.",
+                    tooltip="The anchor weight over the run: constant, or a linear warm-up from 0 to its full value.",
                 ),
                 io.Combo.Input(
                     "noise_levels",
                     options=["even", "high", "low"],
-                    tooltip="Which noise levels are trained more often: high ones decide what and where things are, low ones "
-                    "their texture.",
+                    tooltip="Which noise levels are sampled more often: high ones decide content and layout, low ones texture. even "
+                    "switches the preference off.",
                 ),
                 io.Boolean.Input(
                     "rescale",
                     default=False,
-                    tooltip="Also learn from the pictures made small and large, with prompts that say so, so that the word "
-                    "does not keep the size of your thing.",
+                    tooltip="Scale augmentation: also trains on the images made small and large, with prompts that say so, so that the "
+                    "embedding does not encode a size.",
                 ),
                 io.String.Input(
                     "prompts",
                     default="",
                     multiline=True,
-                    tooltip="Your own prompts to learn with, a line each, {} where the new word goes. Empty: neutral ones.",
+                    tooltip="Your own training prompts, one per line, {} where the placeholder goes. Empty: the built-in neutral ones.",
                 ),
                 io.String.Input(
                     "captions",
                     optional=True,
                     force_input=True,
-                    tooltip="One caption for each picture, {} where the new word goes; in place of prompts.",
+                    tooltip="One caption per image, {} where the placeholder goes; replaces prompts. Unconnected: prompts are used.",
+                ),
+                io.Combo.Input(
+                    "anchor_loss",
+                    options=[EMBEDDING, TEXT],
+                    optional=True,
+                    tooltip="What the anchors hold: the placeholder's input embeddings (semantic inversion), or the text features of whole "
+                    "prompts, compared with the same prompts in the class word (ClassDiffusion). Ignored by the preset paper.",
+                ),
+                io.Image.Input(
+                    "second_images",
+                    optional=True,
+                    tooltip="Images of a second concept, learnt together with the first in one run. Unconnected: one concept.",
+                ),
+                io.Mask.Input(
+                    "second_masks",
+                    optional=True,
+                    tooltip="One mask per image of the second concept. Unconnected: none.",
+                ),
+                io.String.Input(
+                    "second_placeholder",
+                    default="",
+                    optional=True,
+                    tooltip="Name of the second concept's embedding. Needed with second_images.",
+                ),
+                io.String.Input(
+                    "second_class_word",
+                    default="",
+                    optional=True,
+                    tooltip="One ordinary word for what the second concept's images show. Needed with second_images.",
+                ),
+                AnchorsType.Input(
+                    "second_anchors",
+                    optional=True,
+                    tooltip="Anchors of the second concept, from Anchor Select. Unconnected: its class word, if the first has anchors.",
                 ),
             ],
             outputs=[
@@ -86,7 +153,22 @@ class CompInvTrainingOptions(io.ComfyNode):
         rescale: list[bool],
         prompts: list[str],
         captions: list[str] | None = None,
+        anchor_loss: list[str] | None = None,
+        second_images: list[Tensor] | None = None,
+        second_masks: list[Tensor] | None = None,
+        second_placeholder: list[str] | None = None,
+        second_class_word: list[str] | None = None,
+        second_anchors: list[AnchorSet] | None = None,
     ) -> io.NodeOutput:
+        second = None
+        if second_images:
+            second = Second(
+                images=second_images,
+                masks=second_masks or [],
+                placeholder=(second_placeholder or [""])[0].strip(),
+                class_word=(second_class_word or [""])[0].strip(),
+                anchors=(second_anchors or [None])[0],
+            )
         lines = tuple(line.strip() for line in prompts[0].splitlines() if line.strip())
         return io.NodeOutput(
             Options(
@@ -96,6 +178,8 @@ class CompInvTrainingOptions(io.ComfyNode):
                 rescale=rescale[0],
                 prompts=tuple(captions) if captions else lines,
                 captions=bool(captions),
+                anchor_loss="text features" if anchor_loss and anchor_loss[0] == TEXT else "embedding",
+                second=second,
             )
         )
 

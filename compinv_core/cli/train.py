@@ -27,8 +27,9 @@ from ..anchors import weigh
 from ..concept import Concept, read_concept, write_concept
 from ..files import write_tensors
 from ..host.backbone import ComfyBackbone
-from ..host.predictor import Recoveries, train_predictor
+from ..host.predictor import train_predictor
 from ..host.text_encoder import check_new_placeholder, text_encoders, vocabulary
+from ..layout.predictor_training import PredictorTraining
 from ..training.checkpoint import Progress
 from ..training.concept_training import ConceptTraining
 from ..training.recipe import PAPER, PAPER_DREAMBOOTH, PAPER_KEYS_AND_VALUES, Recipe
@@ -78,7 +79,7 @@ def train_all(path: Path) -> list[str]:
         try:
             _learn(training, jobs, output)
         except FloatingPointError as error:
-            ended = f" It ended {training.keep(embeddings)}" if output.workers.rank == 0 else ""
+            ended = f" It ended {training.keep(embeddings, adapters)}" if output.workers.rank == 0 else ""
             failures.append(f"{training.placeholders}: {error}{ended}")
         except (OSError, MemoryError) as error:
             if output.workers.count > 1:
@@ -164,14 +165,14 @@ def train_layouts(checkpoint: str, numbers: Mapping[str, Any]) -> None:
     """Train the layout predictor of a checkpoint.
 
     Args:
-        numbers: those of `Recoveries` that are not to be its defaults.
+        numbers: those of `PredictorTraining` that are not to be its defaults.
 
     Raises:
         ConfigError: there is no such checkpoint.
         ValueError: a number out of its limits, or a checkpoint that cannot be used.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
-    wanted = Recoveries(**numbers)
+    wanted = PredictorTraining(**numbers)
     model, clip, _ = _load(checkpoint, Path())
 
     def report(number: int, *_: Any) -> None:

@@ -1,76 +1,63 @@
-"""What we know of a UNet's cross-attention: its blocks, and patches that watch or steer it without disturbing others."""
+"""A UNet's cross-attention in ComfyUI: its outline, and patches that watch it or read by rules without disturbing others."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 import comfy.model_patcher
 import torch
 from comfy.ldm.modules.attention import SpatialTransformer, attention_pytorch, optimized_attention
-from comfy.ldm.modules.diffusionmodules.openaimodel import Upsample
-from torch import Tensor
+from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, Upsample
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..attention import attention_maps
+from ..attention.maps import attention_maps
 from ..backbone import Encoded
+from ..families.unet import Block, Group, Outline, Place
+from ..reading.rules import Look, Reading
 from .model import predictor
 
-FINE_ENOUGH = 8  # cells along the shorter side of a map
 
+def outline(model: Any) -> Outline:
+    """What a MODEL's UNet has of cross-attention.
 
-@dataclass(frozen=True)
-class Block:
-    """One cross-attention: `place` is ComfyUI's name of the block, `depth` the index within its transformer."""
-
-    place: tuple[str, int]
-    depth: int
+    Raises:
+        ValueError: a model without cross-attention to text.
+    """
+    unet = _unet(model)
+    places: list[Place] = []
+    level = deepest = 0
+    for part, modules in (
+        ("input", unet.input_blocks),
+        ("middle", [unet.middle_block]),
+        ("output", unet.output_blocks),
+    ):
+        for index, module in enumerate(modules):
+            depth = sum(len(m.transformer_blocks) for m in module.modules() if isinstance(m, SpatialTransformer))
+            if depth:
+                places.append(Place((part, index), depth, level))
+            level += _has(module, Downsample) - _has(module, Upsample)  # which come last
+        deepest = max(deepest, level)
+    return Outline(tuple(places), deepest)
 
 
 def guided_blocks(model: Any, height: int, width: int) -> list[Block]:
-    """The blocks whose maps are used: the middle and the first decoder level with attention, as in the paper.
-
-    Further decoder levels are added until a map has 8 cells along its shorter side, as the paper's have at 512 px;
-    on a small canvas the coarse levels alone could not tell two subjects apart.
-
-    Args:
-        height, width: of the latent.
+    """The blocks of a MODEL whose maps are used for a latent of this size, see `Outline`.
 
     Raises:
         ValueError: a model without cross-attention to text.
     """
-    unet = _unet(model)
-    used = _blocks("middle", 0, unet.middle_block)
-    levels: list[list[Block]] = [[]]
-    for index, module in enumerate(unet.output_blocks):
-        levels[-1] += _blocks("output", index, module)
-        if any(isinstance(m, Upsample) for m in module.modules()):
-            levels.append([])
-    side = min(height, width) // 2 ** (len(levels) - 1)
-    for level in levels:
-        used += level
-        if level and side >= FINE_ENOUGH:
-            break
-        side *= 2
-    return used
+    return outline(model).guided_blocks(height, width)
 
 
-def all_blocks(model: Any) -> list[Block]:
-    """Every cross-attention of a model, in the order in which they run.
-
-    Raises:
-        ValueError: a model without cross-attention to text.
-    """
-    unet = _unet(model)
-    parts = [("input", i, module) for i, module in enumerate(unet.input_blocks)]
-    parts += [("middle", 0, unet.middle_block)]
-    parts += [("output", i, module) for i, module in enumerate(unet.output_blocks)]
-    return [block for part in parts for block in _blocks(*part)]
+def _has(module: nn.Module, kind: type) -> bool:
+    return any(isinstance(part, kind) for part in module.modules())
 
 
 def _unet(model: Any) -> Any:
     unet = model.model.diffusion_model
-    if not hasattr(unet, "output_blocks") or not any(isinstance(m, SpatialTransformer) for m in unet.modules()):
+    if not hasattr(unet, "output_blocks") or not _has(unet, SpatialTransformer):
         raise ValueError(
             f'The input "model" is a {type(model.model).__name__}, whose cross-attention cannot be read; '
             "SD 1.x, SD 2.x and SDXL checkpoints are supported."
@@ -78,13 +65,14 @@ def _unet(model: Any) -> Any:
     return unet
 
 
-def _blocks(name: str, index: int, module: Any) -> list[Block]:
-    depth = sum(len(m.transformer_blocks) for m in module.modules() if isinstance(m, SpatialTransformer))
-    return [Block((name, index), d) for d in range(depth)]
-
-
-class _Enough(Exception):
+class StopForward(Exception):
     """The last map is there; the rest of the forward pass is not needed."""
+
+
+def until_last_map(run: Callable[[], Any]) -> None:
+    """Run a forward pass that may end at its last map."""
+    with suppress(StopForward):
+        run()
 
 
 Replacement = Callable[[Tensor, Tensor, Tensor, dict[str, Any]], Tensor]
@@ -107,7 +95,7 @@ class Capture:
     length: int
     maps: dict[Block, Tensor] = field(default_factory=dict[Block, Tensor])
 
-    def see(self, block: Block, q: Tensor, k: Tensor, options: dict[str, Any], bias: Tensor | None = None) -> bool:
+    def see(self, block: Block, q: Tensor, k: Tensor, options: dict[str, Any], *, bias: Tensor | None = None) -> bool:
         """Whether the block's map is a new one. A block that is computed again for its backward shows the same once more."""
         prompts = options["uuids"]
         if self.prompt not in prompts or block not in self.blocks:
@@ -116,18 +104,24 @@ class Capture:
         q, k = q.chunk(len(prompts))[which], k.chunk(len(prompts))[which]
         height, width = options["activations_shape"][-2:]
         k = k[:, : self.length]  # prompts of unequal length are repeated, not padded
-        maps = _not_kept(attention_maps, q, k, options["n_heads"], self.columns, height, width, bias)
+        shape = {"height": height, "width": width, "bias": bias}
+        maps = checkpointed(attention_maps, q, k, heads=options["n_heads"], columns=self.columns, **shape)
         return self.maps.setdefault(block, maps) is maps
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether the last map is there."""
+        return self.blocks[-1] in self.maps
 
-def _not_kept(function: Callable[..., Tensor], *inputs: Any) -> Tensor:
+
+def checkpointed(function: Callable[..., Tensor], *inputs: Tensor, **named: Any) -> Tensor:
     """What a function gives, of which a backward keeps the inputs alone and computes the rest again.
 
     The probabilities of SDXL's forty maps, in float32, would be a tenth of all that a guided pass keeps.
     """
     if not torch.is_grad_enabled():
-        return function(*inputs)
-    return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
+        return function(*inputs, **named)
+    return cast(Tensor, checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False, **named))
 
 
 def watch(model_options: dict[str, Any], captures: Sequence[Capture], stop: bool) -> dict[str, Any]:
@@ -136,67 +130,122 @@ def watch(model_options: dict[str, Any], captures: Sequence[Capture], stop: bool
     A replacement that another pack put on a block is called for the block's output. With `stop`, the pass ends by an
     exception right after the last map: see `until_last_map`.
     """
-    blocks = captures[0].blocks
 
     def patch(block: Block, other: Replacement | None) -> Replacement:
-        def attend(q: Tensor, k: Tensor, v: Tensor, extra: dict[str, Any]) -> Tensor:
-            new = [capture.see(block, q, k, extra) for capture in captures]
-            if stop and any(new) and all(blocks[-1] in capture.maps for capture in captures):
-                raise _Enough
-            return other(q, k, v, extra) if other else attention_pytorch(q, k, v, extra["n_heads"])
+        return _Watched(block, captures, stop, other)
 
-        return attend
-
-    return _replaced(model_options, blocks, patch)
-
-
-Bias = Callable[[Tensor, Tensor, int, int, int], Tensor]
-"""(q, k, heads, h, w) -> (B, h*w, L) or of size 1 along the first two, what is added to the logits of a map's cells."""
+    return _replaced(model_options, captures[0].blocks, patch)
 
 
 def steer(
-    model_options: dict[str, Any], blocks: Sequence[Block], biases: Mapping[Any, Bias], captures: Sequence[Capture] = ()
+    model_options: dict[str, Any],
+    blocks: Mapping[Block, Group],
+    readings: Mapping[Any, Reading],
+    *,
+    progress: float = 0.0,
+    captures: Sequence[Capture] = (),
+    stop: bool = False,
 ) -> dict[str, Any]:
-    """A clone of model options under which cross-attention to some conditionings is steered.
+    """A clone of model options under which cross-attention reads some conditionings by rules.
 
-    Of a replacement that another pack put on a block, the output is kept and what steering changes of plain attention is
-    added: right for those that add something of their own to it, as IPAdapter does. Whatever is not steered goes
-    through ComfyUI's own choice of attention, bit for bit.
+    Of a replacement that another pack put on a block, the output stays and what the rules change of plain attention is
+    added: right for those that add something of their own to it, as IPAdapter does. Rules over rules add up in one bias.
+    What is read without rules goes through ComfyUI's own choice of attention, bit for bit.
 
     Args:
-        blocks: those that are steered.
-        biases: ComfyUI's name for a conditioning -> its bias.
-        captures: see the maps of their blocks as they are steered.
+        blocks: those that read by rules, each with its group.
+        readings: ComfyUI's name for a conditioning -> how it is read.
+        progress: the fraction of the schedule that lies behind.
+        captures: see the maps of their blocks as they are read.
+        stop: end the pass right after the last of these, see `until_last_map`.
     """
 
     def patch(block: Block, other: Replacement | None) -> Replacement:
-        def attend(q: Tensor, k: Tensor, v: Tensor, extra: dict[str, Any]) -> Tensor:
-            heads, prompts = extra["n_heads"], extra["uuids"]
+        own = _Read(block, blocks[block], readings, progress, captures=captures, stop=stop, other=other)
+        return own.over(other) if isinstance(other, _Read) else own
 
-            def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-                precision = extra["attn_precision"]
-                return optimized_attention(q, k, v, heads, attn_precision=precision, transformer_options=extra)
+    return _replaced(model_options, list(blocks), patch)
 
-            if not any(prompt in biases for prompt in prompts):
-                return other(q, k, v, extra) if other else plain(q, k, v)
-            theirs = other(q, k, v, extra).chunk(len(prompts)) if other else None
-            height, width = extra["activations_shape"][-2:]
-            parts: list[Tensor] = []
-            for i, (prompt, *qkv) in enumerate(zip(prompts, *(t.chunk(len(prompts)) for t in (q, k, v)), strict=True)):
-                if prompt not in biases:
-                    parts.append(theirs[i] if theirs else plain(*qkv))
-                    continue
-                bias = biases[prompt](*qkv[:2], heads, height, width).to(q)
-                copies = k.shape[1] // bias.shape[2]
-                steered = attention_pytorch(*qkv, heads, mask=bias.repeat(1, 1, copies)[:, None])
-                parts.append(theirs[i] + steered - attention_pytorch(*qkv, heads) if theirs else steered)
-                for capture in (c for c in captures if c.prompt == prompt):
-                    capture.see(block, q, k, extra, bias)
-            return torch.cat(parts)
 
-        return attend
+@dataclass(frozen=True)
+class _Watched:
+    """A block's cross-attention, whose map is looked at."""
 
-    return _replaced(model_options, blocks, patch)
+    block: Block
+    captures: Sequence[Capture]
+    stop: bool
+    other: Replacement | None
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra: dict[str, Any]) -> Tensor:
+        new = [capture.see(self.block, q, k, extra) for capture in self.captures]
+        if self.stop and any(new) and all(capture.is_complete for capture in self.captures):
+            raise StopForward
+        return self.other(q, k, v, extra) if self.other else attention_pytorch(q, k, v, extra["n_heads"])
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A block's cross-attention, which reads some conditionings by rules; see `steer`."""
+
+    block: Block
+    group: Group
+    readings: Mapping[Any, Reading]
+    progress: float
+    captures: Sequence[Capture]
+    stop: bool
+    other: Replacement | None
+
+    def over(self, before: "_Read") -> "_Read":
+        """This and what another layout does, as one."""
+        readings = dict(before.readings)
+        for prompt, reading in self.readings.items():
+            readings[prompt] = readings[prompt].then(reading) if prompt in readings else reading
+        captures, stop = [*before.captures, *self.captures], before.stop or self.stop
+        return replace(self, readings=readings, captures=captures, stop=stop, other=before.other)
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra: dict[str, Any]) -> Tensor:
+        prompts = extra["uuids"]
+        if not any(prompt in self.readings for prompt in prompts):
+            return self.other(q, k, v, extra) if self.other else _plain(q, k, v, extra)
+        theirs = self.other(q, k, v, extra).chunk(len(prompts)) if self.other else None
+        parts: list[Tensor] = []
+        new: list[bool] = []
+        for i, (prompt, *qkv) in enumerate(zip(prompts, *(t.chunk(len(prompts)) for t in (q, k, v)), strict=True)):
+            bias = self._bias(prompt, qkv[0], qkv[1], extra)
+            if bias is None:
+                parts.append(theirs[i] if theirs else _plain(qkv[0], qkv[1], qkv[2], extra))
+            else:
+                read = _biased(*qkv, bias=bias, heads=extra["n_heads"])
+                parts.append(theirs[i] + read - attention_pytorch(*qkv, extra["n_heads"]) if theirs else read)
+            new += [c.see(self.block, q, k, extra, bias=bias) for c in self.captures if c.prompt == prompt]
+        if self.stop and any(new) and all(capture.is_complete for capture in self.captures):
+            raise StopForward
+        return torch.cat(parts)
+
+    def _bias(self, prompt: Any, q: Tensor, k: Tensor, extra: dict[str, Any]) -> Tensor | None:
+        """What the rules add for one conditioning: (B or 1, N or 1, L)."""
+        reading = self.readings.get(prompt)
+        if reading is None:
+            return None
+        height, width = extra["activations_shape"][-2:]
+        k = k[:, : reading.contexts.length]  # prompts of unequal length are repeated, not padded
+        look = Look(
+            q, k, heads=extra["n_heads"], height=height, width=width, group=self.group, progress=self.progress
+        )  # fmt: skip
+        bias = reading.bias(look)
+        return None if bias is None else bias.to(q)
+
+
+def _plain(q: Tensor, k: Tensor, v: Tensor, extra: dict[str, Any]) -> Tensor:
+    """As the host would have it."""
+    precision = extra["attn_precision"]
+    return optimized_attention(q, k, v, extra["n_heads"], attn_precision=precision, transformer_options=extra)
+
+
+def _biased(q: Tensor, k: Tensor, v: Tensor, *, bias: Tensor, heads: int) -> Tensor:
+    """Attention with a bias (B or 1, N or 1, L), to each of the copies of L tokens."""
+    copies = k.shape[1] // bias.shape[2]
+    return attention_pytorch(q, k, v, heads, mask=bias.repeat(1, 1, copies)[:, None])
 
 
 def _replaced(
@@ -211,14 +260,15 @@ def _replaced(
         block: patch(block, present.get((*block.place, block.depth)) or present.get(block.place)) for block in blocks
     }
     for block, attend in made.items():
+        name, number = block.place
         options = comfy.model_patcher.set_model_options_patch_replace(
-            options, attend, "attn2", *block.place, block.depth
+            options, attend, name="attn2", block_name=name, number=number, transformer_index=block.depth
         )
     return options
 
 
-def skips_apart(model_options: dict[str, Any]) -> dict[str, Any]:
-    """A clone of model options under which the encoder's outputs go on as copies: a ControlNet adds to the kept ones in
+def with_cloned_skips(model_options: dict[str, Any]) -> dict[str, Any]:
+    """A clone of model options under which the encoder's outputs go on as copies: a ControlNet adds to the stored ones in
     place, when autograd already needs what went on.
 
     torch has `allow_mutation_on_saved_tensors` for it, which takes one tensor for another when an address is used again.
@@ -227,12 +277,6 @@ def skips_apart(model_options: dict[str, Any]) -> dict[str, Any]:
     patches = options.setdefault("transformer_options", {}).setdefault("patches", {})
     patches.setdefault("input_block_patch_after_skip", []).append(lambda h, _: h.clone())
     return options
-
-
-def until_last_map(run: Callable[[], Any]) -> None:
-    """Run a forward pass that may end at its last map."""
-    with suppress(_Enough):
-        run()
 
 
 def attention_to(model: Any, prompt: Encoded, columns: Sequence[int], noisy: Tensor, timesteps: Tensor) -> list[Tensor]:

@@ -26,7 +26,7 @@ from .model import (
     non_dynamic,
     predictor,
 )
-from .sampler import unheld
+from .recovery import without_layout
 from .watching import observe
 from .weights import Changes, lora_names, weights_of
 
@@ -108,7 +108,7 @@ class ComfyBackbone:
             pooled = torch.cat([extra["pooled_output"] for _, extra in encoded])
             positive = [[torch.cat([cond for cond, _ in encoded]), {"pooled_output": pooled}]]
             latents = comfy.sample.sample(
-                unheld(self.model), noise, steps, cfg, "euler", "normal", positive, text_encoder.encode(clip, ""),
+                without_layout(self.model), noise, steps, cfg, "euler", "normal", positive, text_encoder.encode(clip, ""),
                 torch.zeros_like(noise), disable_pbar=True, callback=on_step, seed=seed % 2**64,
             )  # fmt: skip
             latents = self.model.model.process_latent_in(latents.float())

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..concept import Concept
 from ..prompts.spans import Subject
-from .text_encoder import columns_between, encode, find_phrase, known_concepts
+from .text_encoder import check_embeddings, columns_between, encode, find_phrase, known_concepts, without_weights
 
 SUBJECTS, PROBE = "compinv_subjects", "compinv_probe"
 
@@ -19,8 +19,9 @@ def composition_prompt(clip: Any, text: str, phrases: Sequence[str]) -> list[Any
             concept that the prompt mentions.
 
     Raises:
-        ValueError: a subject that the prompt does not have, one named twice, or none.
+        ValueError: a subject that the prompt does not have, one named twice, or none; an embedding that there is not.
     """
+    check_embeddings(clip, text)
     concepts = known_concepts(clip)
     named = [f"embedding:{phrase}" if phrase in concepts else phrase for phrase in phrases]
     if not named:
@@ -29,19 +30,23 @@ def composition_prompt(clip: Any, text: str, phrases: Sequence[str]) -> list[Any
         raise ValueError(
             'The input "subjects" is empty and the prompt has no applied concept; write the things that must appear.'
         )
-    if len(set(named)) < len(named):
+    spans = [find_phrase(text, phrase) for phrase in named]
+    if len(set(spans)) < len(spans):
         raise ValueError(
             f'The input "subjects" names one thing twice: {", ".join(named)}; name each once, and two of a kind by what '
             'tells them apart ("black cat, white cat").'
         )
-    spans = [find_phrase(text, phrase) for phrase in named]
     columns = [columns_between(clip, text, *span) for span in spans]
     edits = _ordinary_words(text, concepts, [start for start, _ in spans])
     probe_text = _edited(text, edits)
     subjects: list[Subject] = []
     for phrase, span, at in zip(named, spans, columns, strict=True):
         start, end = (_moved(position, edits) for position in span)
-        subjects.append(Subject(phrase, probe_text[start:end], at, columns_between(clip, probe_text, start, end)))
+        written, ordinary = text[slice(*span)], probe_text[start:end]
+        if written != phrase:  # as CLIP reads it
+            phrase = without_weights(written) if written.startswith("embedding:") else phrase
+            ordinary = without_weights(ordinary)
+        subjects.append(Subject(phrase, ordinary, at, columns_between(clip, probe_text, start, end)))
     probe = encode(clip, probe_text)
     return [[cond, {**rest, SUBJECTS: tuple(subjects), PROBE: probe}] for cond, rest in encode(clip, text)]
 

@@ -155,6 +155,28 @@ def encode(clip: Any, text: str) -> list[Any]:
     return clip.encode_from_tokens_scheduled(clip.tokenize(text))
 
 
+def check_embeddings(clip: Any, text: str) -> None:
+    """Raises ValueError when a prompt has an `embedding:...` that ComfyUI would drop with nothing but a line in its log."""
+    key = next(iter(text_encoders(clip)))
+    words = copy.copy(getattr(clip.tokenizer, key))
+    find = words._try_get_embedding
+
+    def checked(embedding_name: str) -> tuple[Any, ...]:
+        if not embedding_name.split():
+            raise ValueError(f'The prompt "{text}" has "embedding:" without a name; write the name right behind it.')
+        found = find(embedding_name)
+        if found[0] is None:
+            applied = ", ".join(known_concepts(clip))
+            raise ValueError(
+                f"The prompt's embedding:{embedding_name.split()[0].strip(',')} is neither applied nor in the embeddings folder; "
+                f"{f'applied: {applied}' if applied else 'no concept is applied'}."
+            )
+        return found
+
+    words._try_get_embedding = checked
+    words.tokenize_with_weights(text)
+
+
 # ---- columns
 
 
@@ -170,16 +192,49 @@ def _whole(phrase: str) -> str:
     return rf"(?<![\w-]){re.escape(phrase)}(?![\w-])"
 
 
+WEIGHT = r"(?<!\\)[()]|(?<=\w):\d+(\.\d+)?(?=\))"
+"""The pattern of what gives words a weight in a prompt: brackets that are not text, and the number before one that closes."""
+UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # Japanese and Chinese, whose words no spaces part
+
+
+def without_weights(text: str) -> str:
+    """The words of a part of a prompt, a space between each."""
+    return " ".join(re.sub(WEIGHT, "", text).split())
+
+
+def _as_read(phrase: str) -> str:
+    """The pattern of a phrase as CLIP reads it: in any case, however spaced and weighted, of a concept its bare name, too."""
+    words = without_weights(phrase).split()
+    if not words:
+        return r"(?!)"
+    spaced = rf"[^\W{UNSPACED}]|-"  # a letter that belongs to the word beside it
+    begin = "" if re.match(f"[{UNSPACED}]", words[0]) else rf"(?<!{spaced})"
+    end = "" if re.search(f"[{UNSPACED}]$", words[-1]) else rf"(?!{spaced})"
+    between = rf"(?:\s|{WEIGHT})+".join(re.escape(word) for word in words)
+    return rf"(?i){begin}(?-i:embedding:)?{between}{end}"
+
+
 def find_phrase(text: str, phrase: str) -> tuple[int, int]:
-    """Where a phrase's first occurrence as whole words begins and ends, in characters.
+    """Where a phrase begins and ends in a prompt, in characters: its first occurrence as whole words, or else as CLIP reads it.
+
+    The name of an embedding is no word of the prompt: found in one, it stands for all of `embedding:name`.
 
     Raises:
         ValueError: the prompt does not have the phrase.
     """
     match = re.search(_whole(phrase), text)
-    if match is None:
-        raise ValueError(f'The subject "{phrase}" is not in the prompt "{text}"; write it exactly as the prompt does.')
-    return match.span()
+    if match is None or text.endswith("embedding:", 0, match.start()):
+        match = re.search(_as_read(phrase), text)
+    if match is not None:
+        return match.span()
+    name = phrase.removeprefix("embedding:")
+    if re.search(_as_read(name), text):
+        raise ValueError(
+            f'The prompt "{text}" has "{name}" as an ordinary word; for the concept, write embedding:{name} there.'
+        )
+    raise ValueError(
+        f'The subject "{phrase}" is not in the prompt "{text}" as words of its own; name words that it has.'
+    )
 
 
 def columns_in_turn(clip: Any, text: str, phrases: Sequence[str]) -> list[tuple[int, ...]]:
@@ -200,6 +255,11 @@ def columns_between(clip: Any, text: str, start: int, end: int) -> tuple[int, ..
         ValueError: they are no tokens of their own, or the end of a chunk of 77 tokens cuts them in two.
     """
     phrase = text[start:end]
+    if re.search(r"embedding:\s*$", text[:start]):
+        raise ValueError(
+            f'The subject "{phrase}" is within the name of an embedding in the prompt "{text}"; name all of it, '
+            '"embedding:" and the name, without a space between.'
+        )
     rows = _rows(clip, text)
     length = len(rows[0])
     whole = [(c * length + p, token) for c, row in enumerate(rows) for p, (token, word) in enumerate(row) if word]
@@ -212,6 +272,11 @@ def columns_between(clip: Any, text: str, start: int, end: int) -> tuple[int, ..
         raise ValueError(
             f'The subject "{phrase}" is not read as such in the prompt "{text}"; put a space before and after it.'
         )
+    if len(columns) > length - 2:  # a chunk has a start and an end
+        raise ValueError(
+            f'The subject "{phrase}" has {len(columns)} tokens, and a chunk of the prompt holds {length - 2}, so it is cut in two '
+            "wherever it stands; name fewer words, or use a concept of fewer vectors."
+        )
     if columns and columns[0] // length != columns[-1] // length:
         raise ValueError(
             f'The subject "{phrase}" is cut in two by the end of a chunk of {length} tokens; move it in the prompt.'
@@ -223,7 +288,7 @@ def columns_between(clip: Any, text: str, start: int, end: int) -> tuple[int, ..
 
 def _content(clip: Any, text: str) -> list[Any]:
     """The tokens of a text, without start, end and padding. An open bracket of a weight is left out."""
-    text = re.sub(r"(?<!\\)[()]|(?<=\w):\d+(\.\d+)?(?=\))", "", text).rstrip()
+    text = re.sub(WEIGHT, "", text).rstrip()
     return [token for row in _rows(clip, text) for token, word in row if word] if text else []
 
 

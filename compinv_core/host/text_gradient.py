@@ -52,7 +52,8 @@ def prepare(clip: Any, prompts: Sequence[tuple[str, str]], counts: Mapping[str, 
             values, _, lengths[key], _ = encoder.process_tokens(rows, device)
             embeds[key] = values.clone().to(clip.patcher.load_device)
             positions[key] = torch.tensor(starts, device=clip.patcher.load_device)
-    return PreparedPrompts(embeds, positions, lengths, tuple(name for _, name in prompts), dict(counts))
+    placeholders = tuple(name for _, name in prompts)
+    return PreparedPrompts(embeds, positions, lengths, placeholders=placeholders, counts=dict(counts))
 
 
 def _tokens(clip: Any, key: str, prompt: str, count: int) -> list[Any]:
@@ -94,7 +95,8 @@ def encode_prepared(
     pooled: list[Tensor] = []
     for key, encoder in text_encoders(clip).items():
         device = encoder.transformer.get_input_embeddings().weight.device
-        embeds = _written(prepared, key, indices, words, device)
+        of_encoder = {name: own[key].to(device) for name, own in words.items()}
+        embeds = _written(prepared, key, indices, of_encoder)
         # Where the end is, as tokens say it and not as numbers: those the CPU would have to wait for.
         ends = torch.tensor([prepared.lengths[key][i] - 1 for i in indices])[:, None]
         tokens = torch.where(torch.arange(embeds.shape[1]) == ends, encoder.transformer.text_model.eos_token_id, -1)
@@ -111,14 +113,13 @@ def encode_prepared(
     return Encoded(torch.cat(outputs, dim=-1), pooled[-1])
 
 
-def _written(
-    prepared: PreparedPrompts, key: str, indices: Sequence[int], words: Mapping[str, Vectors], device: torch.device
-) -> Tensor:
-    """(B, L, E), the prompts' input embeddings for one text encoder."""
+def _written(prepared: PreparedPrompts, key: str, indices: Sequence[int], words: Mapping[str, Tensor]) -> Tensor:
+    """(B, L, E), the prompts' input embeddings for one text encoder, on the device of the placeholders' vectors (n, E)."""
+    device = next(iter(words.values())).device
     asked = torch.tensor(list(indices)).to(device, non_blocking=True)
     embeds, starts = (values[key].to(device)[asked] for values in (prepared.embeds, prepared.positions))
     for name in dict.fromkeys(prepared.placeholders[i] for i in indices):
-        vectors = words[name][key].to(device)
+        vectors = words[name]
         own = torch.tensor([row for row, i in enumerate(indices) if prepared.placeholders[i] == name])
         rows = own.to(device, non_blocking=True)
         columns = starts[rows][:, None] + torch.arange(len(vectors), device=device)

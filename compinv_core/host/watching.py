@@ -11,7 +11,7 @@ from torch import Tensor
 from ..backbone import Observed
 from ..report.figures import entropy
 from .attention import Capture, guided_blocks, watch
-from .sampler import KEY, check_fit, unheld
+from .recovery import KEY, check_fit, without_layout
 from .text_encoder import columns_in_turn, encode
 
 
@@ -50,7 +50,7 @@ def observe(
             entropies.append(torch.stack([entropy(maps) for maps in of_words]).mean(0))
         return result
 
-    watching = unheld(model)
+    watching = without_layout(model)
     watching.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, wrapper)
     latent = comfy.sample.fix_empty_latent_channels(model, latent).repeat(len(prompts), 1, 1, 1)
     noise = comfy.sample.prepare_noise(latent, seed)

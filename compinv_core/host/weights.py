@@ -33,11 +33,15 @@ def lora_names(model: Any) -> dict[str, str]:
     unet = model.model.diffusion_model
     own = {name: name.rpartition(".")[0] for name, _ in unet.named_parameters()}
     if not model.model.adm_channels:
-        known = comfy.utils.unet_to_diffusers(model.model.model_config.unet_config)
-        for theirs, ours in known.items():
+        for theirs, ours in diffusers_paths(model).items():
             if ours in own:
                 own[ours] = theirs.rpartition(".")[0]
     return {path: f"lora_unet_{name.replace('.', '_')}" for path, name in own.items()}
+
+
+def diffusers_paths(model: Any) -> dict[str, str]:
+    """Diffusers' name of a weight of a MODEL's UNet -> the UNet's own."""
+    return dict(comfy.utils.unet_to_diffusers(model.model.model_config.unet_config))
 
 
 class Changes:

@@ -32,7 +32,7 @@ class Standing:
 
     Attributes:
         nearest: ordinary words and their cosine similarities to the mean of its vectors, the most similar first.
-        percentile: how many of a hundred ordinary words have nearer neighbours than its vectors have, on average.
+        percentile: outlier percentile: how many of a hundred ordinary words are closer to their nearest words than its vectors are to theirs.
         distance: of its vectors to their nearest words, on average; 1 is how far an ordinary word is from its own.
         length: of its vectors, on average; 1 is an ordinary word's.
     """
@@ -89,8 +89,8 @@ def kept(word: Attention, ordinary: Attention) -> float:
     return sum(parts) / len(parts)
 
 
-HEAVY = 1.5  # dominance above which ordinary words, too, that are written several times drive others out
-ALIKE = 0.15  # words whose dominance differs by no more are alike
+HIGH_DOMINANCE = 1.5  # above which ordinary words, too, that are written several times displace others
+SAME_DOMINANCE = 0.15  # a relative difference that does not count
 
 
 @dataclass(frozen=True)
@@ -140,25 +140,23 @@ class Report:
         for key, (own, its) in self.standings.items():
             mark = f" ({key})" if len(self.standings) > 1 else ""
             rows.append((f"nearest words{mark}", _listed(own.nearest), _listed(its.nearest)))
-            rows.append(
-                (f"further out than{mark}", f"{own.percentile:.0f} % of words", f"{its.percentile:.0f} % of words")
-            )
+            rows.append((f"outlier percentile{mark}", f"{own.percentile:.0f}", f"{its.percentile:.0f}"))
             rows.append((f"distance to nearest words{mark}", f"{own.distance:.2f}", f"{its.distance:.2f}"))
-            rows.append((f"length{mark}", f"{own.length:.2f}", f"{its.length:.2f}"))
+            rows.append((f"norm, of a typical word's{mark}", f"{own.length:.2f}", f"{its.length:.2f}"))
         one, other = self.attention, self.ordinary
-        rows.append(("of all attention, alone", _percent(one.share), _percent(other.share)))
-        rows.append(("how widely it is spread, alone", f"{one.entropy:.3f}", f"{other.entropy:.3f}"))
+        rows.append(("attention share, alone", _percent(one.share), _percent(other.share)))
+        rows.append(("attention entropy, alone", f"{one.entropy:.3f}", f"{other.entropy:.3f}"))
         for name in one.beside:
             parts = [mine / (mine + its) for mine, its in (one.beside[name], other.beside[name])]
-            rows.append((f"of the attention of two, beside {name}", _percent(parts[0]), _percent(parts[1])))
+            rows.append((f"share of two subjects' attention, beside {name}", _percent(parts[0]), _percent(parts[1])))
         repeated = f"; {self.vectors} times: " if self.vectors > 1 else ""
         usual = repeated and f"{repeated}{self.usual:.2f}"
         left = repeated and repeated + _percent(kept(self.repeated, other))
         rows.append(("dominance index", f"{self.dominance:.2f}", f"1.00{usual}"))
-        rows.append(("attention that the other words keep", _percent(self.kept), f"{_percent(1)}{left}"))
+        rows.append(("other words' attention, relative", _percent(self.kept), f"{_percent(1)}{left}"))
         if self.likeness:
             own, its = (f"{likeness:.3f}" for likeness in self.likeness)
-            rows.append(("likeness to your pictures", own + ", no more than its class word" * self.unlike, its))
+            rows.append(("image similarity to your pictures", own + ", no more than its class word" * self.unlike, its))
         return rows
 
     def to_json(self) -> str:
@@ -169,13 +167,13 @@ class Report:
         """One sentence on the attention, which warns only of what ordinary words do, too, when they are written several times;
         and one on pictures that are unlike the concept."""
         part = self.dominance / self.usual
-        compared = "about as much as" if abs(part - 1) <= ALIKE else "more than" if part > 1 else "less than"
+        compared = "about as much as" if abs(part - 1) <= SAME_DOMINANCE else "more than" if part > 1 else "less than"
         its = (
             f'"{self.class_word}" written {self.vectors} times takes'
             if self.vectors > 1
             else "a word of one vector does"
         )
-        if self.dominance > HEAVY:
+        if self.dominance > HIGH_DOMINANCE:
             outlook = "so much that things beside it may be lost"
         else:
             outlook = "what comes of it only pictures show"

@@ -157,7 +157,9 @@ def report_concept(
         repeated, *_ = attend(
             watch_again, f"embedding:{NAME}", class_word, others=others, seed=sampling.seed, templates=ALONE[:1]
         )
-    report = Report(concept.name, class_word, standings, count, attention, ordinary, repeated)
+    report = Report(
+        concept.name, class_word, standings, vectors=count, attention=attention, ordinary=ordinary, repeated=repeated
+    )  # fmt: skip
     return report, Rendered(*own), Rendered(*theirs)
 
 

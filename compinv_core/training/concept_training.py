@@ -1,8 +1,9 @@
 """Concepts learnt from images: one word or several together, alone or with a change of the model."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +24,7 @@ from .ways.fine_tune import FineTune, parametrised
 from .ways.textual_inversion import TextualInversion, Word
 
 log = logging.getLogger(__name__)
-CLASS_STEPS, CLASS_CFG = 20, 6.0  # of the sampling of class images
+CLASS_STEPS, CLASS_CFG, CLASS_BATCH = 20, 6.0, 4  # of the sampling of class images
 LEAST_MASK = 1.0  # of a mask that hides nothing
 
 
@@ -33,6 +34,8 @@ class ConceptTraining(TrainingRun):
     Args:
         requests: concepts that are learnt together.
         fine_tune: what of the model is learnt as well; None leaves it alone.
+        on_drawing: asked with the number of class images that the model has drawn; what it returns is called at every step of the
+            next.
 
     Attributes:
         notices: sentences on what a user may not expect.
@@ -42,10 +45,15 @@ class ConceptTraining(TrainingRun):
     """
 
     def __init__(
-        self, backbone: Backbone, requests: Sequence[Request], recipe: Recipe, fine_tune: FineTuneRequest | None = None
-    ):  # fmt: skip
+        self,
+        backbone: Backbone,
+        requests: Sequence[Request],
+        recipe: Recipe,
+        fine_tune: FineTuneRequest | None = None,
+        on_drawing: Callable[[int], Any] = lambda _: None,
+    ):
         with torch.inference_mode(False):
-            self.requests, self.fine_tune = tuple(requests), fine_tune
+            self.requests, self.fine_tune, self.on_drawing = tuple(requests), fine_tune, on_drawing
             _check_names(self.requests)
             words = [_word(backbone, request) for request in self.requests]
             self.examples = [examples_of(request, recipe.seed) for request in self.requests]
@@ -65,7 +73,7 @@ class ConceptTraining(TrainingRun):
             way = None
             if fine_tune is not None:
                 way = FineTune(of_words, parametrised(backbone, fine_tune.what, fine_tune.rank), recipe.seed)
-            super().__init__(backbone, of_words, recipe, way, fine_tune and fine_tune.made_prior())
+            super().__init__(backbone, of_words, recipe, way=way, prior=fine_tune and fine_tune.made_prior())
             self.fitting = together([examples.fitting for examples in self.examples])
             self.previewer = self._previewer(counts)
             self.foregrounds: list[Tensor | None] = [None] * len(self.requests)
@@ -146,7 +154,7 @@ class ConceptTraining(TrainingRun):
 
     def _class_data(self) -> TrainingData | None:
         """Images of each class, given or drawn by the model, with the prompts that its training has."""
-        if self.fine_tune is None or self.fine_tune.prior != "class images":
+        if self.fine_tune is None or not self.prior.weight:
             return None
         given, latents, tables = self.fine_tune.prior_images, list[Tensor](), list[Tensor]()
         for request, examples in zip(self.requests, self.examples, strict=True):
@@ -165,15 +173,16 @@ class ConceptTraining(TrainingRun):
         generator = torch.Generator().manual_seed(self.recipe.seed)
         noise = torch.randn(count, self.backbone.family.channels, side, side, generator=generator)
         texts = [examples.ordinary[i % len(examples.ordinary)] for i in range(count)]
-        return torch.cat(
-            [
+        found: list[Tensor] = []
+        for start in range(0, count, CLASS_BATCH):
+            part = slice(start, start + CLASS_BATCH)
+            found.append(
                 self.backbone.sample(
-                    texts[i : i + self.recipe.batch], [], noise[i : i + self.recipe.batch],
-                    steps=CLASS_STEPS, cfg=CLASS_CFG, seed=self.recipe.seed + i,
+                    texts[part], [], noise[part],
+                    steps=CLASS_STEPS, cfg=CLASS_CFG, seed=self.recipe.seed, on_step=self.on_drawing(start),
                 )
-                for i in range(0, count, self.recipe.batch)
-            ]
-        )  # fmt: skip
+            )  # fmt: skip
+        return torch.cat(found)
 
     def _previewer(self, counts: dict[str, int]) -> Previewer:
         """Of one concept, alone and in company; of several, each alone."""
@@ -191,6 +200,11 @@ class ConceptTraining(TrainingRun):
     def _check_prior_images(self) -> None:
         if self.fine_tune is not None and self.fine_tune.prior_images is not None:
             training_images(self.fine_tune.prior_images, self.requests[0].resolution)
+            if len(self.classes) > 1:
+                raise ValueError(
+                    f'The input "prior_images" is of one class, but {" and ".join(self.classes)} are learnt together; connect nothing, '
+                    "then the model draws images of each."
+                )
 
 
 def _check_names(requests: Sequence[Request]) -> None:

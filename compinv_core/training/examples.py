@@ -65,7 +65,9 @@ def examples_of(request: Request, seed: int) -> Examples:
     if request.mirror:
         groups += [group.flip(2) for group in groups]
         fitting += fitting
-    return Examples(torch.cat(groups), torch.cat(fitting), prompts, ordinary, len(sizes), sizes)
+    return Examples(
+        torch.cat(groups), torch.cat(fitting), prompts=prompts, ordinary=ordinary, count=len(sizes), sizes=sizes
+    )  # fmt: skip
 
 
 def together(tables: Sequence[Tensor]) -> Tensor:
@@ -102,8 +104,15 @@ def filled(template: str, word: str) -> str:
 
 
 def notices_of(family: Family, request: Request, sizes: Sequence[tuple[int, int]]) -> list[str]:
-    """Sentences on what a user may not expect: images that are not learnt whole, a resolution that makes a blurred word."""
+    """Sentences on what a user may not expect: anchors of another class word, images that are not learnt whole, a resolution that
+    makes a blurred word."""
     notices: list[str] = []
+    anchors = request.anchors
+    if anchors is not None and anchors.class_word.lower() != request.class_word.lower():
+        notices.append(
+            f'The anchors are for the class word "{anchors.class_word}", but training starts at "{request.class_word}"; '
+            "give Anchor Select and Train the same one, unless this is meant."
+        )
     if count := sum(height != width for height, width in sizes):
         where = "around what the mask shows" if request.masks else "in the middle"
         notices.append(f"{count} of {len(sizes)} pictures cropped to the largest square {where}.")

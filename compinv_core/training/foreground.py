@@ -6,7 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from ..attention import foreground_weights, resized_mean
+from ..attention.maps import foreground_weights, resized_mean
 from ..backbone import Backbone
 
 log = logging.getLogger(__name__)

@@ -164,7 +164,7 @@ class TrainingState:
             if loss < best_loss:
                 best, best_loss = self.task.way.remembered(now), loss
         reconstruction, anchor, prior = (column.mean().item() for column in met.T)
-        told = Losses(self.step, reconstruction, anchor, evaluation, prior)
+        told = Losses(self.step, reconstruction, anchor, evaluation=evaluation, prior=prior)
         self.checkpoint = Checkpoint(
             step=self.step,
             parameters=now,

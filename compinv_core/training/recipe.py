@@ -53,7 +53,7 @@ class Recipe:
     lr_unit: Literal["relative", "absolute"] = "relative"
     weight_decay: float = 0.0
     anchor_loss: AnchorLoss = "embedding"
-    weights_learning_rate: float = 0.01
+    weights_learning_rate: float = 0.003
     max_grad_norm: float | None = None
 
     def __post_init__(self) -> None:

@@ -1,6 +1,6 @@
 """What to learn, and from what: the record that a node, the command line and a benchmark fill."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -9,8 +9,8 @@ from torch import Tensor
 from ..anchors import AnchorSet
 from ..concept import Concept
 from ..prompts.templates import OBJECT_TEMPLATES, STYLE_TEMPLATES
-from .priors import ClassImages, DirectConsistency, NoPrior, Prior
-from .recipe import PAPER, Recipe
+from .priors import DCO_BETA, ClassImages, DirectConsistency, NoPrior, Prior
+from .recipe import PAPER, PAPER_DREAMBOOTH, PAPER_KEYS_AND_VALUES, Recipe
 from .ways.fine_tune import KINDS, What
 
 TEMPLATES = {"object": OBJECT_TEMPLATES, "style": STYLE_TEMPLATES}
@@ -98,7 +98,7 @@ class FineTuneRequest:
         prior: "none", "DCO" or "class images".
         prior_images: of the class, batches (B, H, W, C) in 0..1; without any the model draws them.
         prior_count: how many it draws.
-        prior_weight: of the loss on class images.
+        prior_weight: of the loss on class images; of DCO, in units of the paper's beta: 0.1 lets more be learnt. 0 is no prior.
     """
 
     what: What = "keys and values"
@@ -118,6 +118,35 @@ class FineTuneRequest:
             raise ValueError(f"prior_count is {self.prior_count}; 1 or more pictures of the class are needed.")
 
     def made_prior(self) -> Prior:
-        if self.prior == "class images":
-            return ClassImages(self.prior_weight)
-        return DirectConsistency() if self.prior == "DCO" else NoPrior()
+        if self.prior == "none" or self.prior_weight == 0:
+            return NoPrior()
+        if self.prior == "DCO":
+            return DirectConsistency(DCO_BETA * self.prior_weight)
+        return ClassImages(self.prior_weight)
+
+
+RARE_WORDS = ("ktn", "pll", "ucd")  # tokens that mean next to nothing, from which the reference's placeholders start
+PAPER_CLASS_IMAGES = 200
+
+
+def as_paper_fine_tune(
+    requests: Sequence[Request], recipe: Recipe, fine_tune: FineTuneRequest, known: Callable[[str], bool]
+) -> tuple[list[Request], Recipe, FineTuneRequest]:
+    """Concepts with a change of the model, learnt as the reference implementation does: its recipes of Custom Diffusion (keys and
+    values, each in full) and DreamBooth, with images of the class. Concepts learnt together take half the batch.
+
+    What differs, on purpose: its DreamBooth has no LoRA; where one is asked for, its settings are kept for it. Its images of the
+    class are photographs from the web; ours are the model's own, or given. Where a text encoder does not know its rare words
+    the placeholder starts from the class word.
+    """
+    preset = PAPER_KEYS_AND_VALUES if fine_tune.what == "keys and values" else PAPER_DREAMBOOTH
+    if len(requests) > 1 and preset is PAPER_KEYS_AND_VALUES:
+        rate = preset.learning_rate / 2
+        preset = replace(preset, batch=1, learning_rate=rate, weights_learning_rate=rate)
+    pairs = [as_paper(request, recipe, preset) for request in requests]
+    asked = [
+        replace(request, start_word=rare if known(rare) else "")
+        for (request, _), rare in zip(pairs, RARE_WORDS, strict=False)
+    ]
+    rank = fine_tune.rank if fine_tune.what == "attention" else 0
+    return asked, pairs[0][1], replace(fine_tune, rank=rank, prior="class images", prior_count=PAPER_CLASS_IMAGES)

@@ -15,6 +15,7 @@ from .. import __version__
 from ..adapter import Adapter
 from ..backbone import Backbone, Vectors
 from ..concept import Concept, write_unfinished
+from ..files import unused, write_tensors
 from ..memory import GB, MemoryPlan
 from ..report.figures import standing
 from .checkpoint import Checkpoint, Parameters, Progress, RunFile, fingerprint
@@ -121,7 +122,8 @@ class TrainingRun(ABC):
             with torch.inference_mode():
                 material = self.material()
             with torch.inference_mode(False), torch.enable_grad(), ExitStack() as ready:
-                session = _Session(self, material.clone(), runs / f"{self.name}.pt", workers or Workers(), ready)
+                path = runs / f"{self.name}.pt"
+                session = _Session(self, material.clone(), path, workers=workers or Workers(), ready=ready)
                 return session.train(interrupted, on_report)
         except self.backbone.out_of_memory as error:
             raise MemoryError(
@@ -133,18 +135,23 @@ class TrainingRun(ABC):
         """Give up the run in this folder: what it learnt is safe now."""
         (runs / f"{self.name}.pt").unlink(missing_ok=True)
 
-    def keep(self, folder: Path) -> str:
-        """Write the words of a run that did not end well into a folder, beside those of earlier ones.
+    def keep(self, embeddings: Path, adapters: Path) -> str:
+        """Write what a run has learnt that did not end well into folders, beside that of earlier ones.
 
         Returns:
-            When it ended, and where the words are.
+            When it ended, and where what it learnt is.
         """
         if self.reached is None or not self.reached.step:
             return "before anything was learnt."
-        when = f"after step {self.reached.step}; the word as it was then"
+        when = f"after step {self.reached.step}; what was learnt till then"
         try:
-            files = [str(write_unfinished(concept, folder)) for concept in self.concepts(self.reached)]
-            return f"{when} is in {' and '.join(files)}."
+            files = [write_unfinished(concept, embeddings) for concept in self.concepts(self.reached)]
+            adapter = self.adapter(self.reached)
+            if adapter is not None:
+                file = unused(adapters / f"{'+'.join(word.name for word in self.words)}-unfinished")
+                write_tensors(adapter.to_lora(self.backbone.lora_names), file, {"run": self.name})
+                files.append(file)
+            return f"{when} is in {' and '.join(str(file) for file in files)}."
         except OSError as error:
             return f"{when} could not be kept: {error}"
 

@@ -115,7 +115,8 @@ class Task:
 
     @classmethod
     def on(cls, backbone: Backbone, data: TrainingData, way: Way, recipe: Recipe, **more: Any) -> "Task":
-        return cls(data, way, recipe, backbone.predict, backbone.schedule, backbone.unchanged, **more)
+        asked = {"predict": backbone.predict, "schedule": backbone.schedule, "unchanged": backbone.unchanged}
+        return cls(data, way, recipe, **asked, **more)
 
     @property
     def device(self) -> torch.device:
@@ -208,8 +209,9 @@ class Task:
         )
         mask = None if data.masks is None else data.masks[example]
         return diffusion_loss(
-            self.predict, self.schedule, data.latents[example], noise, timesteps, encoded, mask=mask, teacher=teacher
-        )
+            self.predict, self.schedule, data.latents[example], noise,
+            timesteps=timesteps, prompts=encoded, mask=mask, teacher=teacher,
+        )  # fmt: skip
 
     def _accumulate(self, losses: Callable[[Batch], Tensor], batch: Batch, factor: Tensor, micro_batch: int) -> Tensor:
         """Add the gradient of the losses' mean times a factor, micro-batch by micro-batch; the mean."""

@@ -292,7 +292,7 @@ def test_words_and_a_change_of_the_model_are_learnt_together_and_written_beside_
 
 
 def test_a_checkpoints_layout_predictor_is_trained(place: Path, base: Path):
-    from compositional_inversion.compinv_core.predictor import read_predictor
+    from compositional_inversion.compinv_core.layout.predictor import read_predictor
 
     program = place / "train.py"
     own = f"import folder_paths\nfolder_paths.models_dir = folder_paths.user_directory = {str(place)!r}\nfrom comp"

@@ -59,6 +59,72 @@ def test_nothing_to_look_for_is_refused(applied):
         made(applied, "a car", ["my-cat"])
 
 
+@pytest.fixture
+def saved(clip, concept_for, embeddings):
+    """A CLIP in whose embeddings folder "zippy" is, and to which "my-mug" is applied."""
+    from compositional_inversion.compinv_core.concept import write_concept
+    from compositional_inversion.compinv_core.host.text_encoder import with_concept
+
+    path = embeddings / "zippy.safetensors"
+    write_concept(concept_for(clip, "zippy"), path, replace=True)
+    yield with_concept(clip, concept_for(clip, "my-mug"))
+    path.unlink()
+
+
+@pytest.mark.parametrize("named", ["zippy", "embedding:zippy", "Zippy"])
+def test_a_file_of_the_embeddings_folder_is_a_subject_by_its_bare_name(saved, named):
+    subjects = made(saved, "a photo of embedding:zippy and a boat", [named, "boat"])[1]
+    assert [(s.phrase, s.columns) for s in subjects] == [("embedding:zippy", (4, 5)), ("boat", (8,))]
+
+
+@pytest.mark.parametrize("subjects", [["zipy", "boat"], ["embedding:zipy"], ["boat"], []])
+def test_an_embedding_that_there_is_not_is_named_whether_or_not_it_is_a_subject(saved, clip, subjects):
+    sentence = "The prompt's embedding:zipy is neither applied nor in the embeddings folder; "
+    with pytest.raises(ValueError, match=sentence + "applied: my-mug."):
+        made(saved, "a embedding:zippy, embedding:zipy, and a boat", subjects)
+    with pytest.raises(ValueError, match=sentence + "no concept is applied."):
+        made(clip, "a (embedding:zipy:1.2) and a boat", subjects)
+    with pytest.raises(ValueError, match='"embedding:" without a name'):
+        made(saved, "a boat embedding:", subjects)
+
+
+def test_an_applied_concept_that_the_prompt_has_as_an_ordinary_word_is_told_so(applied):
+    with pytest.raises(ValueError, match="write embedding:my-cat there"):
+        made(applied, "a photo of my-cat and a boat", ["my-cat", "boat"])
+
+
+def test_a_subject_is_found_as_clip_reads_it_and_keeps_the_words_that_name_it(applied):
+    conditioning, subjects, _ = made(
+        applied, "a (Red:1.2)  boat and (embedding:my-cat) cat", ["red boat", "My-Cat cat"]
+    )
+    assert [(s.phrase, s.class_phrase, s.columns, s.probe_columns) for s in subjects] == [
+        ("red boat", "Red boat", (2, 3), (2, 3)),
+        ("embedding:my-cat cat", "cat cat", (5, 6, 7), (5, 6)),
+    ]
+    exact = made(applied, "a (Red:1.2)  boat and (embedding:my-cat) cat", ["boat"])[0]
+    assert torch.equal(conditioning[0][0], exact[0][0])
+
+
+def test_one_thing_in_two_ways_is_named_twice(applied):
+    with pytest.raises(ValueError, match="names one thing twice: Cat, cat"):
+        made(applied, "a cat", ["Cat", "cat"])
+
+
+@pytest.mark.parametrize("mark", [", ", "; ", "\n", "\uff0c", "\uff1b", "\u3001"])
+def test_subjects_are_separated_by_any_comma_semicolon_or_line(pack, microworld, mark):
+    inputs = {"clip": microworld[1], "text": "a photo of a cat and a car", "subjects": f"cat{mark}car"}
+    ((_, extra),) = pack.run("CompInvPrompt", **inputs)[0]
+    assert [subject.phrase for subject in extra["compinv_subjects"]] == ["cat", "car"]
+
+
+def test_the_page_reads_choices_and_comments_in_the_prompt_as_in_the_stock_node(pack):
+    import nodes
+
+    text = pack.nodes["CompInvPrompt"].INPUT_TYPES()["required"]["text"][1]
+    stock = nodes.CLIPTextEncode.INPUT_TYPES()["required"]["text"][1]
+    assert text["dynamicPrompts"] is stock["dynamicPrompts"] is True
+
+
 def test_two_of_a_kind_are_told_apart(applied):
     subjects = made(applied, "a black cat and a white cat", ["white cat", "black cat"])[1]
     assert [subject.columns for subject in subjects] == [(6, 7), (2, 3)]

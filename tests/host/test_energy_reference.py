@@ -87,14 +87,15 @@ def test_energy_and_gradient_are_those_of_diffusers_and_the_formula(
 ):
     """In a whole run of the sampler with CFG, two pictures at once."""
     import compositional_inversion.compinv_core.host.sampler as host
-    from compositional_inversion.compinv_core.layout import Box, Layout, Region
-    from compositional_inversion.compinv_core.sampling import Balance, Guidance, Steering
+    from compositional_inversion.compinv_core.layout.regions import Box, Layout, Region
+    from compositional_inversion.compinv_core.sampling.guidance import Guidance
+    from compositional_inversion.compinv_core.sampling.schedules import Balance, Steering
 
     import nodes
 
     found: list[tuple[float, Tensor, Tensor, Tensor]] = []
 
-    def noted(latents: Tensor, sigma: float, energy: Any, *_: Any) -> Any:
+    def noted(latents: Tensor, sigma: float, energy: Any, *_: Any, **__: Any) -> Any:
         leaf = latents.clone().requires_grad_()
         energies = energy(leaf)
         (gradient,) = torch.autograd.grad(energies.sum(), leaf)
@@ -110,7 +111,7 @@ def test_energy_and_gradient_are_those_of_diffusers_and_the_formula(
                 weight *= SHARPER
         positive = pack.run("CompInvPrompt", clip=sd1, text=TEXT, subjects=", ".join(BOXES))[0]
         negative = nodes.CLIPTextEncode().encode(sd1, "blurry")[0]
-        held = host.with_layout(model, layout, Steering(0), Guidance(), Balance())
+        held = host.with_layout(model, layout, Steering(0), Guidance(), balance=Balance())
         latent = {"samples": torch.zeros(2, 4, HEIGHT, WIDTH)}
         nodes.common_ksampler(held, 3, 1, 7.5, "euler", "normal", positive, negative, latent)
     ((sigma, latents, energies, gradient),) = found

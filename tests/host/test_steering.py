@@ -82,20 +82,26 @@ def test_each_of_two_prompts_is_steered_by_its_own_subjects(pack: Any, microworl
 
 def test_a_prompt_for_an_area_is_steered_within_it(pack: Any):
     """Half of the canvas, of which a region is the left quarter: the left half of the prompt's own maps."""
-    from compositional_inversion.compinv_core.host.sampler import Held
-    from compositional_inversion.compinv_core.layout import Box, Region
+    from compositional_inversion.compinv_core.layout.regions import Box, Region
+    from compositional_inversion.compinv_core.reading.contexts import Contexts
+    from compositional_inversion.compinv_core.sampling.conditioning import GuidedConditioning
 
-    quarter = Region("cat", Box(0, 0, 0.25, 1))
-    cond = {"area": (8, 4, 0, 0), "uuid": 1, "cross_attn": torch.zeros(1, 77, 8)}
-    assert Held(cond, ["cat"], [[2]], (8, 8), [quarter]).cells(8, 4)[0, 0].tolist() == [1, 1, 0, 0]
-    beyond = Held(cond | {"area": (8, 4, 0, 4)}, ["cat"], [[2]], (8, 8), [quarter])
-    assert beyond.cells(4, 2).sum() == 0
+    def half(left: int) -> GuidedConditioning:
+        regions = [Region("cat", Box(0, 0, 0.25, 1))]
+        contexts = Contexts.one(77, [[2]])
+        return GuidedConditioning(1, ["cat"], contexts, (8, 8), area=(8, 4, 0, left), regions=regions)
+
+    assert half(0).cells(8, 4)[0, 0].tolist() == [1, 1, 0, 0]
+    assert half(4).cells(4, 2).sum() == 0
 
 
 def test_what_another_pack_adds_to_attention_stays(pack: Any, microworld: Any):
     """As IPAdapter does: its replacement is plain attention and something more."""
     from comfy.ldm.modules.attention import attention_pytorch
-    from compositional_inversion.compinv_core.host.attention import Block, steer
+    from compositional_inversion.compinv_core.families.unet import Block
+    from compositional_inversion.compinv_core.host.attention import steer
+    from compositional_inversion.compinv_core.reading.contexts import Contexts
+    from compositional_inversion.compinv_core.reading.rules import Reading
 
     q, k, v = (torch.randn(2, length, 8) for length in (16, 6, 6))
     extra = {
@@ -110,7 +116,8 @@ def test_what_another_pack_adds_to_attention_stays(pack: Any, microworld: Any):
     def attend(present: dict[Any, Any]) -> torch.Tensor:
         options = {"transformer_options": {"patches_replace": {"attn2": present}}}
         block = Block(("middle", 0), 0)
-        steered = steer(options, [block], {"mine": lambda q, k, heads, height, width: bias[None]})
+        readings = {"mine": Reading(Contexts.one(6), [lambda look: bias[None]])}
+        steered = steer(options, {block: "coarse"}, readings)
         return steered["transformer_options"]["patches_replace"]["attn2"]["middle", 0, 0](q, k, v, extra)
 
     alone, together = attend({}), attend({("middle", 0): ipadapter})
@@ -173,10 +180,13 @@ def test_prompts_for_areas_are_shown_in_their_places(pack: Any, microworld: Any)
     left = areas.append(prompt(pack, microworld, "a cat", "cat"), 32, 64, 0, 0, 1.0)[0]
     right = areas.append(prompt(pack, microworld, "a car", "car"), 32, 64, 32, 0, 1.0)[0]
     from compositional_inversion.compinv_core.host.sampler import with_layout
-    from compositional_inversion.compinv_core.sampling import Balance, Guidance, Steering
+    from compositional_inversion.compinv_core.sampling.guidance import Guidance
+    from compositional_inversion.compinv_core.sampling.schedules import Balance, Steering
 
     reports: list[Any] = []
-    held = with_layout(microworld[0], layout(pack, microworld)[0], Steering(), Guidance(0), Balance(), reports.append)
+    held = with_layout(
+        microworld[0], layout(pack, microworld)[0], Steering(), Guidance(0), balance=Balance(), report=reports.append
+    )
     ksampler(pack, microworld, held, positive=left + right)
     cat, car = reports[0].maps[0]
     half = cat.shape[1] // 2

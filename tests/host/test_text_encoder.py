@@ -84,6 +84,18 @@ def find_columns(clip, text, phrase):
         ("(embedding:my-cat:1.4) dog", "dog", (3,)),
         ("a\nembedding:my-cat dog", "embedding:my-cat dog", (2, 3, 4)),
         ("word " * 80 + "car", "car", (77 + 6,)),
+        ("a red boat and a Red boat", "Red boat", (6, 7)),
+        ("a Red boat", "red boat", (2, 3)),
+        ("a red  boat", "red boat", (2, 3)),
+        ("a red\nboat", "red boat", (2, 3)),
+        ("a red boat", "red  boat", (2, 3)),
+        ("a (red:1.2) boat", "red boat", (2, 3)),
+        ("a ((big red:1.2) boat) and a dog", "red boat", (3, 4)),
+        ("a red boat and a dog", "(red:1.2) boat", (2, 3)),
+        ("a embedding:my-cat and a dog", "my-cat", (2, 3)),
+        ("a embedding:my-cat and a dog", "My-Cat", (2, 3)),
+        ("a (embedding:my-cat:1.2) dog", "my-cat dog", (2, 3, 4)),
+        ("my-cat and embedding:my-cat", "my-cat", (1, 2, 3)),
     ],
 )
 def test_columns(clip, concept_for, text, phrase, columns):
@@ -115,12 +127,41 @@ def test_columns_of_what_is_asked_for_are_not_those_of_the_words_around_it(clip,
         ("word " * 74 + "teddy bear", "teddy bear", "cut in two by the end of a chunk of 77 tokens"),
         ("a dog,embedding:my-cat", "embedding:my-cat", "is not read as such"),
         ("a dog embedding:nobody", "embedding:nobody", "has no tokens of its own"),
+        (
+            "a dog, my-cat",
+            "embedding:my-cat",
+            'has "my-cat" as an ordinary word; for the concept, write embedding:my-cat',
+        ),
+        ("a embedding: my-cat", "my-cat", "within the name of an embedding"),
+        ("a supercar", "Car", "is not in the prompt"),
+        ("embedding:my-cat-2", "my-cat", "is not in the prompt"),
+        ("a car", "()", "is not in the prompt"),
     ],
 )
 def test_a_subject_that_the_prompt_lacks_or_cuts_is_refused(sd1, concept_for, text, phrase, message):
     with pytest.raises(ValueError, match=message):
         applied = text_encoder().with_concept(sd1, concept_for(sd1))
         find_columns(applied, text, phrase)
+
+
+def test_a_word_is_found_in_a_language_without_spaces():
+    found = text_encoder().find_phrase("一只猫和car", "猫")
+    assert found == (2, 3)
+    assert text_encoder().find_phrase("一只猫和car", "car") == (4, 7)
+    with pytest.raises(ValueError, match="is not in the prompt"):
+        text_encoder().find_phrase("一只supercar", "car")
+
+
+def test_a_subject_that_no_chunk_holds_is_not_sent_to_another_place(sd1, concept_for):
+    encoder = text_encoder()
+    for count, place, sentence in (
+        (76, "", "has 76 tokens, and a chunk of the prompt holds 75"),
+        (75, "a ", "move it"),
+    ):
+        applied = encoder.with_concept(sd1, concept_for(sd1, "long", count))
+        with pytest.raises(ValueError, match=sentence):
+            find_columns(applied, f"{place}embedding:long", "embedding:long")
+    assert find_columns(applied, "embedding:long", "embedding:long") == tuple(range(1, 76))
 
 
 @pytest.mark.parametrize("layer", [None, -1, -2])

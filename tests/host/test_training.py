@@ -88,9 +88,7 @@ def test_the_node_tells_both_losses_and_where_the_word_lies(
     train(pack, microworld, images, anchors=anchors)
     assert said[0] == "3 of 5 pictures cropped to the largest square in the middle." and len(said) == 2
     first, second, third, fourth = said[1].split("\n")
-    assert re.fullmatch(
-        r"step 3/3: evaluation loss 0\.\d+, with the class word 0\.\d+; anchor loss [\d.e-]+, cat 1\.00", first
-    )
+    assert re.fullmatch(r"step 3/3: validation loss 0\.\d+ \(initial: 0\.\d+\); anchor loss [\d.e-]+, cat 1\.00", first)
     assert re.fullmatch(r"nearest words .*cat.*; norm \d\.\d times a typical word's; outlier percentile \d+", second)
     assert re.fullmatch(r"dominance \d\.\d\d beside a car", third) and fourth == said[0]
     train(pack, microworld, images)
@@ -111,6 +109,19 @@ def test_anchors_whose_weights_are_learnt_end_few_and_are_told(pack: Any, microw
     concept = train(pack, microworld, images, steps=60, anchors=anchors, anchor_weight=0.9)[0]
     told = dict(part.rsplit(" ", 1) for part in concept.provenance["anchors"].split(", "))
     assert sum(map(float, told.values())) == pytest.approx(1, abs=0.02) and len(told) < 4
+
+
+@pytest.mark.parametrize(("chosen", "notices"), [("car", 1), ("cat", 0), ("CAT", 0)])
+def test_anchors_of_another_class_word_are_told(
+    pack: Any, microworld: Any, images: list[torch.Tensor], monkeypatch: Any, chosen: str, notices: int
+):
+    said: list[str] = []
+    monkeypatch.setattr(sys.modules["compositional_inversion.nodes.train"], "say", lambda _, text: said.append(text))
+    settings = {"class_word": chosen, "how": "class word only", "words": "", "count": 1}
+    anchors = pack.run("CompInvAnchorSelect", clip=microworld[1], **settings)[0]
+    train(pack, microworld, images, steps=1, anchors=anchors)
+    sentence = 'The anchors are for the class word "car", but training starts at "cat"; '
+    assert sum(sentence in text for text in said) == len(said) * notices
 
 
 def test_cancel_keeps_what_was_learnt(
@@ -581,7 +592,7 @@ def test_what_was_cancelled_on_a_full_disk_says_so(
     said = notices(monkeypatch)
     with room_on_disk(100):
         steps_of_a_cancelled_run(3, monkeypatch, lambda: train(pack, microworld, images))
-    assert "after step 2; the word as it was then could not be kept: " in said[-1]
+    assert "after step 2; what was learnt till then could not be kept: " in said[-1]
     assert not list((own_folders / "output" / "embeddings").iterdir())
 
 

@@ -26,7 +26,8 @@ def test_what_repair_gives_of_the_gain_that_anchors_give():
         repaired("with anchors", "dinghy", 1.0, 0.9),
         repaired("one vector", "zippy", 0.5, 0.8) | {"split": "validation", "both by class": 0.0},
     ]
-    table, parts = findings.repair(found, "with anchors", ("one vector", "three vectors"))
+    of = ("with anchors", ("one vector", "three vectors"))
+    parts, table = findings.repair_gains(found, *of), findings.repair_table(findings.repair(found, *of))
     assert list(parts) == ["one vector"]
     gain, alike = parts["one vector"]["gain"]["both by class"], parts["one vector"]["alike"]
     # Each concept gains 0.3 of 0.4.
@@ -47,8 +48,10 @@ def test_a_dial_is_told_once_all_concepts_have_it():
         turned("mittens", "length", 1.0, 0.4),
         turned("zippy", "mix", 0.25, 0.9),
     ]
-    table, figures = findings.dial(found)
-    assert table.splitlines()[2:] == ["| one vector | as learnt | 30% (20 to 40) | 50% (50 to 50) | 50% (50 to 50) |"]
+    figures = findings.dial(found)
+    assert findings.dial_table(figures).splitlines()[2:] == [
+        "| one vector | as learnt | 30% (20 to 40) | 50% (50 to 50) | 50% (50 to 50) |"
+    ]
     assert list(figures["one vector"]) == ["as learnt"]
 
 
@@ -66,16 +69,16 @@ def test_causes_are_of_learnt_words():
         }
 
     found = [word("one vector", 0.5), word("one vector", 1.5), word("two", 2.5, 2), word(findings.CLASS, -9.0)]
-    table, figures = findings.causes(found)
-    assert "| dominance index | +1.00 | -1.00 | +0.00 |" in table
+    figures = findings.causes(found)
+    assert "| dominance index | +1.00 | -1.00 | +0.00 |" in findings.correlations_table(figures)
+    assert "| one vector | 2 | 1 | 1 | 1 | 1 | 1 | 1 | 100% | -100% | 100% |" in findings.causes_table(figures)
     assert (
         figures["recipes"]["one vector"]["dominance"] == 1.0 and figures["recipes"][findings.CLASS]["dominance"] == -9.0
     )
     assert list(figures["rank correlations"]) == ["all 3"]  # of equally many vectors there are too few
-    assert findings.wider(found) == (2, 3)
 
 
 def test_correlations_among_words_of_equally_many_vectors():
     few = [{**dict.fromkeys(findings.CAUSES, float(i)), "vectors": 1 + i // 12, "other": -i % 12} for i in range(24)]
     found = [{"recipe": "a", "concept": "throne", "class": 0.5, "both by class": 0.5, **r} for r in few]
-    assert list(findings.causes(found)[1]["rank correlations"]) == ["all 24", "12 of 1 vector", "12 of 2 vectors"]
+    assert list(findings.causes(found)["rank correlations"]) == ["all 24", "12 of 1 vector", "12 of 2 vectors"]

@@ -150,6 +150,11 @@ def test_of_two_concepts_both_must_look_as_they_should():
     assert said["other look"] == 0.5 and said["both"] == 0.5 and said["both look"] == 0
 
 
+def test_whatever_else_a_record_holds_is_a_column_of_its_own():
+    said = columns([{**PAIR, "parameters": 768, "drift": [[1, 0, 0, 0]], "prompts": ["throne and cup"]}], [0])
+    assert (said["parameters"].shape, said["drift"].shape) == ((1, 1, 1, 1), (1, 1, 1, 4)) and "prompts" not in said
+
+
 def test_a_seed_counts_when_no_concept_lacks_it():
     found = [{"unit": unit, "seed": seed} for unit, seed in [("a", 0), ("b", 0), ("a", 1), ("b", 2), ("a", 2)]]
     assert seeds_of(found, {"a", "b"}) == [0, 2]

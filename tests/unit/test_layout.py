@@ -1,16 +1,18 @@
 import pytest
 import torch
-from compositional_inversion.compinv_core.attention import (
+from compositional_inversion.compinv_core.attention.energy import layout_energy
+from compositional_inversion.compinv_core.attention.maps import (
     BACKGROUND,
     attention_maps,
     attention_probabilities,
-    balancing_bias,
     foreground_weights,
-    layout_energy,
-    steering_bias,
 )
-from compositional_inversion.compinv_core.layout import Box, default_layout, layout_from_attention, layout_from_json
-from compositional_inversion.compinv_core.sampling import Guidance, Report, Steering, correct, described
+from compositional_inversion.compinv_core.layout.recovery import layout_from_attention
+from compositional_inversion.compinv_core.layout.regions import Box, Region, default_layout, layout_from_json
+from compositional_inversion.compinv_core.reading.rules import balancing_bias, steering_bias
+from compositional_inversion.compinv_core.sampling.guidance import Guidance, correct
+from compositional_inversion.compinv_core.sampling.report import Report, described
+from compositional_inversion.compinv_core.sampling.schedules import Steering, progress
 
 LEFT = Box(0, 0, 0.5, 1)
 
@@ -67,9 +69,10 @@ def test_a_correction_lowers_the_energy_and_stops_at_the_threshold():
 def test_a_settled_picture_is_left_alone():
     start = torch.ones(2, 1, 1, 1)
     guidance = Guidance(0.1, 2, threshold=0.0)
-    moved, met = correct(start, 1.0, lambda z: z.square().flatten(), guidance, torch.tensor([True, False]))
+    moved, met = correct(start, 1.0, lambda z: z.square().flatten(), guidance, settled=torch.tensor([True, False]))
     assert moved[0] == 1 and moved[1] < 1 and len(met) == 2
-    assert len(correct(start, 1.0, lambda z: z.square().flatten(), guidance, torch.tensor([True, True]))[1]) == 1
+    settled = torch.tensor([True, True])
+    assert len(correct(start, 1.0, lambda z: z.square().flatten(), guidance, settled=settled)[1]) == 1
 
 
 def test_a_correction_is_the_papers_step():
@@ -79,9 +82,9 @@ def test_a_correction_is_the_papers_step():
     assert moved.item() == pytest.approx(2 - 3**2 * 0.01 * 2 * 2)
 
 
-def test_guidance_covers_the_first_fifth_of_a_schedule():
+def test_guidance_is_active_in_the_first_fifth_of_a_schedule():
     sigmas = torch.linspace(10, 0, 51)
-    assert sum(Guidance().covers(s.item(), sigmas) for s in sigmas[:-1]) == 10
+    assert sum(Guidance().is_active(progress(s.item(), sigmas), 50) for s in sigmas[:-1]) == 10
 
 
 def test_two_spots_of_attention_become_two_boxes():
@@ -149,7 +152,8 @@ def test_balance_gives_every_subject_the_same_amount():
     def ratio(strength: float) -> torch.Tensor:
         """Of both subjects' amounts, in both pictures."""
         plain = attention_probabilities(q, k, 2, columns)
-        maps = attention_maps(q, k, 2, columns, 3, 3, balancing_bias(plain, owners, columns, 5, strength))
+        bias = balancing_bias(plain, owners, columns, 5, strength=strength)
+        maps = attention_maps(q, k, 2, columns, height=3, width=3, bias=bias)
         return maps[:, :2].sum((1, 2, 3)) / maps[:, 2].sum((1, 2))
 
     assert (ratio(0) / ratio(0).flip(0)).log().abs().min() > 0.1  # each picture needs something else
@@ -160,11 +164,11 @@ def test_balance_gives_every_subject_the_same_amount():
 def test_steering_of_one_nat_multiplies_a_tokens_weight_by_e():
     q, k = torch.randn(1, 4, 6), torch.randn(1, 3, 6)
     bias = steering_bias(torch.ones(1, 2, 2), [[1]], length=3, strength=1.0)
-    plain = attention_maps(q, k, 2, [0, 1], 2, 2)
-    steered = attention_maps(q, k, 2, [0, 1], 2, 2, bias)
-    one_head = attention_maps(q[..., :3], k[..., :3], 1, [0, 1], 2, 2, bias)
+    plain = attention_maps(q, k, 2, [0, 1], height=2, width=2)
+    steered = attention_maps(q, k, 2, [0, 1], height=2, width=2, bias=bias)
+    one_head = attention_maps(q[..., :3], k[..., :3], 1, [0, 1], height=2, width=2, bias=bias)
     ratio = one_head[:, 1] / one_head[:, 0]
-    before = attention_maps(q[..., :3], k[..., :3], 1, [0, 1], 2, 2)
+    before = attention_maps(q[..., :3], k[..., :3], 1, [0, 1], height=2, width=2)
     assert torch.allclose(ratio, torch.e * before[:, 1] / before[:, 0], rtol=1e-4)
     assert (steered[:, 1] > plain[:, 1]).all()
 
@@ -172,18 +176,18 @@ def test_steering_of_one_nat_multiplies_a_tokens_weight_by_e():
 def test_steering_fades_along_the_schedule_and_does_not_count_calls():
     sigmas = torch.tensor([10.0, 5.0, 2.0, 1.0, 0.0])
     steering = Steering(8.0, until=0.5)
-    assert [steering.at(s, sigmas) for s in (10.0, 10.0, 5.0, 3.0, 2.0, 1.0)] == [8, 8, 4, 4, 0, 0]
-    assert Steering(8.0, until=0).at(10.0, sigmas) == 0
+    assert [steering.at(progress(s, sigmas)) for s in (10.0, 10.0, 5.0, 3.0, 2.0, 1.0)] == [8, 8, 4, 4, 0, 0]
+    assert Steering(8.0, until=0).at(0.0) == 0
 
 
-def test_a_report_names_who_was_starved():
+def test_a_report_names_who_is_under_attended():
     maps = torch.stack([torch.full((2, 2), 9.0), torch.full((2, 2), 1.0)])
     report = Report(
         3, ("embedding:cat", "car"), maps[None], torch.tensor([0.5, 0.25]), torch.tensor([[0.8], [0.4]]), None
     )
-    told = described([report])
-    assert told.splitlines() == [
-        "car got less than half of an equal share; of the subjects' attention: cat 90%, car 10%",
+    said = described([report])
+    assert said.splitlines() == [
+        "under-attended: car (less than half of an equal share); of the subjects' attention: cat 90%, car 10%",
         "step 3: share cat 90%, car 10%; in its region cat 50%, car 25%; energy 0.800 -> 0.400",
     ]
 
@@ -196,3 +200,16 @@ def test_foreground_is_where_attention_is_and_background_hardly_counts():
 
 def test_attention_that_is_everywhere_shows_no_foreground():
     assert foreground_weights(1 + 0.05 * torch.rand(3, 8, 8)) is None
+
+
+@pytest.mark.parametrize(
+    ("mask", "sentence"),
+    [
+        (torch.ones(3, 4, 5), r"has shape \(3, 4, 5\)"),
+        (torch.full((4, 4), torch.nan), "holds NaN"),
+        (torch.zeros(4, 4), "black all over"),
+    ],
+)
+def test_each_fault_of_a_mask_has_its_own_sentence(mask: torch.Tensor, sentence: str):
+    with pytest.raises(ValueError, match=sentence):
+        Region("cat", LEFT, mask)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from compositional_inversion.compinv_core.predictor import (
+from compositional_inversion.compinv_core.layout.predictor import (
     FORMAT,
     BoxPredictor,
     Example,
@@ -165,7 +165,7 @@ def test_a_foreign_file_is_refused(tmp_path: Path):
 
 def test_another_models_file_is_refused(tmp_path: Path):
     write_predictor(untrained(), tmp_path / "theirs.safetensors")
-    with pytest.raises(ValueError, match=r"another base model \(mine, but this one is yours\)"):
+    with pytest.raises(ValueError, match=r"another base model \(mine; this one is yours\)"):
         read_predictor(tmp_path / "theirs.safetensors", "yours")
 
 

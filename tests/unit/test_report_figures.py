@@ -66,7 +66,7 @@ def test_a_report_says_the_same_as_text_and_as_a_table():
     figures = json.loads(report(0.3).to_json())
     assert figures["dominance"] == pytest.approx(1.5) and figures["kept"] == figures["usual"] == pytest.approx(1)
     assert ("dominance index", "1.50", "1.00") in report(0.3).rows()
-    assert ("of the attention of two, beside cup", "75.0 %", "50.0 %") in report(0.3).rows()
+    assert ("share of two subjects' attention, beside cup", "75.0 %", "50.0 %") in report(0.3).rows()
     assert not any("pictures" in row[0] for row in report(0.3).rows())
 
 
@@ -74,7 +74,7 @@ def test_a_word_of_several_vectors_stands_beside_its_class_word_written_as_often
     three = report(0.2, vectors=3, repeated=0.15)  # .15 of .25 where it was half
     assert three.usual == pytest.approx(1.2) and json.loads(three.to_json())["usual"] == pytest.approx(1.2)
     assert ("dominance index", "1.33", "1.00; 3 times: 1.20") in three.rows()
-    assert ("attention that the other words keep", "100.0 %", "100.0 %; 3 times: 100.0 %") in three.rows()
+    assert ("other words' attention, relative", "100.0 %", "100.0 %; 3 times: 100.0 %") in three.rows()
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_pictures_that_are_no_more_like_the_concept_than_like_its_class_word_are
     said = "no more like it than like an ordinary cat: do they show it"
     assert (said in compared.verdict()) == asked
     mark = ", no more than its class word" if asked else ""
-    assert ("likeness to your pictures", f"{own:.3f}{mark}", "0.650") in compared.rows()
+    assert ("image similarity to your pictures", f"{own:.3f}{mark}", "0.650") in compared.rows()
 
 
 def test_the_place_among_ordinary_words_is_no_reason_for_a_warning():

@@ -1,8 +1,7 @@
-"""What the results' page says of records that were made so that the answers are known."""
+"""What the results' scripts compute from records that were made so that the answers are known."""
 
 import itertools
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +11,12 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
 import curves
 import frontier
+from comparison import agreement, by_scene, candidates, summary, tables
+from goals import Goal, composition, training
 from intervals import Estimate
 from recorded import latest
-from results import (
-    MARKS,
-    Goal,
-    agreement,
-    by_scene,
-    goals,
-    in_short,
-    likeness,
-    markdown,
-    plain,
-    readme_table,
-    scene_by_scene,
-    summary,
-    tables,
-    with_table,
-)
+from results import plain
 
-Said = dict[str, list[list[int]]]
-JUDGE = {"names": {"throne": {"found": 0.96}, "dinghy": {"found": 1.0}}, "split": {"throne": "test", "dinghy": "test"}}
 UNITS = {
     "pretrained word": ["dinghy", "throne"],
     "two concepts": ["dinghy and throne"],
@@ -86,11 +70,11 @@ def made(**ours: Any) -> list[dict[str, Any]]:
 
 
 def answers(found: list[dict[str, Any]]) -> dict[str, Goal]:
-    return {goal.wanted: goal for goal in goals(tables(found), {}, JUDGE)}
+    return {goal.wanted: goal for goal in composition(tables(found))}
 
 
 def test_four_times_as_often_is_three_times_more():
-    goal = answers(made())["pretrained word: both are there 100% more often"]
+    goal = answers(made())["beside an ordinary object: both present 100% more often than with plain textual inversion"]
     assert goal.reached and {name: e.value for name, e in goal.figures.items()} == {
         "against one vector": 3,
         "against three vectors": 3,
@@ -100,7 +84,7 @@ def test_four_times_as_often_is_three_times_more():
 def test_a_goal_is_reached_against_every_baseline_or_not():
     # With one vector the other thing is there in every picture, which nothing can double.
     goal = answers(made())[
-        "pretrained word: the other thing is there 100% more often than with plain textual inversion"
+        "beside an ordinary object: other object present 100% more often than with plain textual inversion"
     ]
     assert goal.figures["against one vector"].value == 0 and goal.figures["against three vectors"].value == 3
     assert not goal.reached
@@ -108,17 +92,10 @@ def test_a_goal_is_reached_against_every_baseline_or_not():
 
 @pytest.mark.parametrize(("looks", "share"), [([1, 1, 1, 1], 1.0), ([1, 1, 1, 0], 0.75)])
 def test_the_ceiling_is_the_class_words_presence(looks: list[int], share: float):
-    goal = answers(made(look=looks))["pretrained word: both in their own look in 90% of what the class word reaches"]
-    assert goal.figures["of it"].value == pytest.approx(share) and goal.reached == (share >= 0.9)
-
-
-def test_where_both_are_there_least_often_is_told():
-    lacking = [
-        {**r, "other": [[1, 0, 0, 0]]} if (r["row"], r["unit"]) == ("ours", "throne") else r
-        for r in made(other=[1, 1, 1, 0])
+    goal = answers(made(look=looks))[
+        "beside an ordinary object: both with own appearance at least 90% as often as both are with class words"
     ]
-    goal = answers(lacking)["pretrained word: both by class in 90% of what the class word reaches"]
-    assert not goal.reached and goal.reason == "least of all with throne: 25%, where ordinary words have 100%"
+    assert goal.figures["of it"].value == pytest.approx(share) and goal.reached == (share >= 0.9)
 
 
 @pytest.mark.parametrize(
@@ -136,11 +113,12 @@ def test_one_figure_that_surely_misses_is_enough():
     assert not goal.reached and goal.sure
 
 
-def test_a_row_with_fewer_seeds_says_so():
+def test_a_row_with_fewer_seeds_is_compared_over_those_it_has():
     slow = [{**r, "row": "reference"} for r in made() if r["row"] == "one vector" and r["seed"] == 0]
     table = tables([*made(), *slow])["two concepts"]
     assert table.above("class word", "reference", "both").value == 3  # of the one seed
-    assert "| reference (1 seed) |" in markdown(summary(table)) and "| one vector |" in markdown(summary(table))
+    said = {row: values["seeds"] for row, values in summary(table).items()}
+    assert said == {"class word": 2, "one vector": 2, "three vectors": 2, "ours": 2, "reference": 1}
 
 
 def test_a_word_counts_in_a_scene_where_it_and_the_scene_are():
@@ -149,16 +127,7 @@ def test_a_word_counts_in_a_scene_where_it_and_the_scene_are():
     assert [ours[key].mean() for key in ("scene", "in scene", "look in scene", "text")] == [0.5, 0.5, 0.25, 0.75]
     rows = {"ours": "ours, no layout", "one vector": "reference"}
     trained = [{**r, "row": rows[r["row"]]} for r in found if r["row"] in rows]
-    told = "In its own look, scene by scene: reference: at night 25%; ours, no layout: at night 50%."
-    assert scene_by_scene(by_scene(trained)) == told and scene_by_scene({}) == ""
-
-
-def test_whether_a_word_is_alike_before_wallpaper_is_told():
-    found = made(look=[1, 1, 0, 0], wallpaper=[1, 0, 0, 0])
-    rows = {"ours": "ours, no layout", "one vector": "reference"}
-    alone = tables([*found, *({**r, "row": rows[r["row"]]} for r in found if r["row"] in rows)])["alone"]
-    assert "in 100% of their pictures (ours in 25%, the class word in 100%)" in likeness(alone)
-    assert likeness(alone).endswith("ours is in its look in 100% of the pictures with it and in 33% of the others")
+    assert by_scene(trained) == {"reference": {"at night": 0.25}, "ours, no layout": {"at night": 0.5}}
 
 
 @pytest.mark.parametrize(("aligned", "reached"), [(0.78, True), (0.77, False)])
@@ -176,11 +145,11 @@ def test_a_layout_for_one_picture_costs_as_much_as_for_four():
     # 44 forwards instead of 40 a picture are 16 for the layout of four; for one picture that makes 56 of 40.
     said = answers(made())
     costs = {
-        n: said[f"pretrained word: sampling costs at most 1.15 of plain sampling, {n} a prompt"]
-        for n in ("4 pictures", "1 picture")
+        n: said[f"beside an ordinary object: sampling at most 1.15 times the cost of plain sampling, {n} per prompt"]
+        for n in ("4 images", "1 image")
     }
-    assert costs["4 pictures"].figures["of it"].value == pytest.approx(1.1) and costs["4 pictures"].reached
-    assert costs["1 picture"].figures["of it"].value == pytest.approx(1.4) and not costs["1 picture"].reached
+    assert costs["4 images"].figures["of it"].value == pytest.approx(1.1) and costs["4 images"].reached
+    assert costs["1 image"].figures["of it"].value == pytest.approx(1.4) and not costs["1 image"].reached
 
 
 def test_a_row_that_lacks_a_seed_takes_it_from_all():
@@ -200,37 +169,11 @@ def test_what_an_earlier_recipe_gave_is_left_out():
     assert latest(old + new) == new
 
 
-def test_a_share_is_written_with_its_interval():
-    table = tables(made())["two concepts"]
-    rows = {"one vector": {**table.rows["class word"], **quarter()}}
-    assert "| 25% (25 to 25) |" in markdown(summary(replace(table, rows=rows)))
-
-
-def test_what_is_in_short_is_what_the_tables_say():
-    # Of made words one vector has its class, three vectors the other thing, in one of four pictures, ours all.
-    bare = [{**r, "row": "ours, no layout"} for r in made() if r["row"] == "three vectors"]
-    a_room = {"samples": 4000, "room": [[1, 0, 0, 0]], "wallpaper": [[1, 1, 1, 0]]}
-    trained = [{**r, "row": "reference", **a_room} for r in made() if r["row"] == "one vector"]
-    by_setting = tables([*made(), *bare, *trained])
-    said = {setting: summary(table) for setting, table in by_setting.items()}
-    text = " ".join(in_short(said, goals(by_setting, {}, JUDGE)).split())
-    assert "shows both in 25% with one vector, 25% with three, 25% as the reference trains it; ours in **100%**" in text
-    assert "sees 5 times as many pictures" in text
-    assert "room along: in 25% of pictures beside another thing; ours in 100%." in text
-    assert (
-        "is in 75% of its pictures, 100% with three plain vectors, 100% of ours, and 100% with ordinary words." in text
-    )
-    assert (
-        "and in its own look: 25% with one vector, 100% with three, 25% as the reference trains it; ours **100%**"
-        in text
-    )
-    assert in_short({setting: {} for setting in said}, []) == ""
-
-
-def quarter() -> dict[str, Any]:
-    import numpy as np
-
-    return {"both": np.full((1, 2, 1, 4), 0.25)}
+def test_candidates_are_compared_over_the_seeds_that_have_every_concept():
+    found = [r for r in made() if r["setting"] == "pretrained word"]
+    begun = [r for r in found if not (r["row"] == "ours" and r["unit"] == "throne")]
+    assert list(candidates(begun)) == ["class word", "one vector", "three vectors"]
+    assert candidates(found)["three vectors"]["both"].value == 0.25
 
 
 def test_figures_that_left_their_published_intervals_are_counted():
@@ -242,19 +185,6 @@ def test_figures_that_left_their_published_intervals_are_counted():
     # In both settings, that the other thing is rarer changes its own share, both, both in their look, and text alignment;
     # of two concepts, and of the copy for a word beside an ordinary thing, the other's look, too.
     assert agreement(said(made()), said(made(other=[1, 0, 0, 0]))).startswith(f"{count - 10} of {count} ")
-
-
-def test_the_readmes_table_stands_between_its_comments():
-    begin, end = MARKS
-    said = {setting: summary(table) for setting, table in tables(made()).items()}
-    readme = with_table(f"before\n{begin}\nold\n{end}\nafter\n", readme_table(said))
-    assert readme.startswith(f"before\n{begin}\n| |") and readme.endswith(f"{end}\nafter\n") and "old" not in readme
-    assert "| plain textual inversion, one vector, 800 pictures | 25% | 25% | 100% | 25% | 25% | 25% |" in readme
-
-
-def test_a_readme_without_a_place_for_it_is_refused():
-    with pytest.raises(ValueError, match="no place for the table"):
-        with_table("nothing", "| |")
 
 
 def length(recipe: str, concept: str, samples: int, share: float) -> dict[str, Any]:
@@ -285,9 +215,11 @@ def test_more_pictures_a_step_are_told_of_the_same_runs_only():
     said = curves.learning(REFERENCE_RUN + ours + [length(curves.LARGER, "throne", 3200, 0.7)])
     assert said["larger"]["samples"] == 3200 and said["larger"]["shares"]["alone"].value == 0.7
     assert said["larger"]["against its end"]["alone"].value == pytest.approx(0.7 / 0.6 - 1)
-    assert "alone, in its colour 70%, which is +17% (" in curves.table(said)
+    assert "| alone, own appearance | 60% (60 to 60) | 50% (50 to 50) | -17% | 70% (70 to 70) | +17% |" in (
+        curves.ends_table(said)
+    )
     other = curves.learning(REFERENCE_RUN + ours + [length(curves.LARGER, "canopy", 3200, 0.7)])
-    assert "larger" not in other and "twice as many" not in curves.table(other)
+    assert "larger" not in other and "8 a step" not in curves.ends_table(other)
 
 
 def test_scenes_are_told_of_whole_runs_that_were_asked_for_them():
@@ -298,8 +230,8 @@ def test_scenes_are_told_of_whole_runs_that_were_asked_for_them():
     assert "scenes" not in curves.learning([*REFERENCE_RUN, *ours])
     said = curves.learning([*REFERENCE_RUN[:2], asked(REFERENCE_RUN[2], 0.5), ours[0], asked(ours[1], 0.6)])
     assert said["scenes"]["against its end"].value == pytest.approx(0.2)
-    assert "the reference at its end 50% (50 to 50), ours at its defaults 60% (60 to 60)." in curves.table(said)
-    (goal,) = [g for g in goals(tables(made()), said, JUDGE) if "in a scene" in g.wanted]
+    assert "| own appearance in a named scene | 50% (50 to 50) | 60% (60 to 60) | +20% |" in curves.ends_table(said)
+    (goal,) = [g for g in training(said) if "in a named scene" in g.wanted]
     assert goal.reached
 
 
@@ -328,4 +260,4 @@ def test_the_best_way_of_sampling_is_the_best_of_those_that_cost_little():
     assert [figures["cost"].value for figures in said.values()] == [1, 1, 1.15, 1.5]
     assert [figures["both"].value for figures in said.values()] == [0.25, 0.5, 0.5, 1]
     assert frontier.best(said) == "probed"  # the guided way costs too much
-    assert "| probed | 1.15 | 50% | 25% | 100% |" in frontier.table({"one vector": said})
+    assert "| probed | 1.15 | 50% | **25%** | 100% |" in frontier.table({"one vector": said})

@@ -12,15 +12,15 @@ import torch
 from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor, nn
 
-from .files import whole_file
-from .layout import Box, Layout, Region, default_layout
+from ..files import whole_file
+from .regions import Box, Layout, Region, default_layout
 
 safe_open = cast(Any, safetensors.safe_open)  # its signature has no types
 FORMAT = "compositional inversion, layout predictor 1"
 HIDDEN = 64  # as in the reference implementation
-DROPPED = 0.3  # of what each layer reads, while it learns: places are noisy and words few
+DROPOUT = 0.3  # of what each layer reads, while it learns: places are noisy and words few
 STEPS, LEARNING_RATE, DECAY = 300, 1e-3, 0.1
-HELD_OUT = 5  # one in so many sets of words is not learnt from
+HOLD_OUT_EVERY = 5  # one in so many sets of words is not learnt from
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class BoxPredictor(nn.Module):
         self.word = nn.Linear(width, HIDDEN)
         self.mixed = nn.Linear(2 * HIDDEN + 2, HIDDEN)
         self.numbers = nn.Linear(HIDDEN, 5)
-        self.drop = nn.Dropout(DROPPED)
+        self.drop = nn.Dropout(DROPOUT)
 
     def forward(self, rows: Tensor) -> Tensor:
         """Subjects (B, S, E) in the prompt's order -> boxes (B, S, 4), left, top, right, bottom."""
@@ -94,8 +94,8 @@ class Provenance:
         """What it is worth, in a line."""
         verdict = "" if self.iou > self.default_iou else "; that is no better, so ask for more prompts"
         return (
-            f"Learnt from {self.recoveries} layouts. With {self.held_out} more, of words held out, its boxes share "
-            f"{self.iou:.0%} of the area that both cover, the default boxes {self.default_iou:.0%}{verdict}."
+            f"Trained on {self.recoveries} layouts. On {self.held_out} held-out ones its mean IoU is {self.iou:.0%}, that of "
+            f"the default boxes {self.default_iou:.0%}{verdict}."
         )
 
 
@@ -127,20 +127,20 @@ def learn(examples: Sequence[Example], model: str) -> LayoutPredictor:
         ValueError: too few examples.
     """
     sets = list(dict.fromkeys(frozenset(example.words) for example in examples))
-    unseen = set(sets[HELD_OUT - 1 :: HELD_OUT])
+    unseen = set(sets[HOLD_OUT_EVERY - 1 :: HOLD_OUT_EVERY])
     if not unseen:
         raise ValueError(
-            f"Only {len(sets)} different sets of words could be read from the model's attention, {HELD_OUT} are needed; "
+            f"Only {len(sets)} different sets of words could be read from the model's attention, {HOLD_OUT_EVERY} are needed; "
             "ask for more prompts."
         )
-    held = [example for example in examples if frozenset(example.words) in unseen]
+    held_out = [example for example in examples if frozenset(example.words) in unseen]
     used = [example for example in examples if frozenset(example.words) not in unseen]
     network = _fitted(used)
     with torch.no_grad():
-        ious = [_iou(network(e.rows[None])[0], in_order(e.boxes)).mean().item() for e in held]
-    defaults = [_iou(_default(len(e.words)), in_order(e.boxes)).mean().item() for e in held]
-    iou, default_iou = (sum(values) / len(held) for values in (ious, defaults))
-    return LayoutPredictor(network, Provenance(model, len(used), len(held), iou, default_iou))
+        ious = [_iou(network(e.rows[None])[0], in_order(e.boxes)).mean().item() for e in held_out]
+    defaults = [_iou(_default(len(e.words)), in_order(e.boxes)).mean().item() for e in held_out]
+    iou, default_iou = (sum(values) / len(held_out) for values in (ious, defaults))
+    return LayoutPredictor(network, Provenance(model, len(used), len(held_out), iou=iou, default_iou=default_iou))
 
 
 def _fitted(examples: Sequence[Example]) -> BoxPredictor:
@@ -164,9 +164,9 @@ def _fitted(examples: Sequence[Example]) -> BoxPredictor:
         optimizer = torch.optim.AdamW(network.parameters(), LEARNING_RATE, weight_decay=DECAY)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
         for _ in range(STEPS):
-            missed = torch.stack([(1 - _iou(network(own), boxes)).sum() for own, boxes in batches])
+            losses = torch.stack([(1 - _iou(network(own), boxes)).sum() for own, boxes in batches])
             optimizer.zero_grad()
-            (missed.sum() / len(rows)).backward()
+            (losses.sum() / len(rows)).backward()
             optimizer.step()
             schedule.step()
     return network.eval().requires_grad_(False)
@@ -175,7 +175,7 @@ def _fitted(examples: Sequence[Example]) -> BoxPredictor:
 def in_order(boxes: Tensor) -> Tensor:
     """Boxes (S, 4) of subjects in the prompt's order, with the places from left to right handed out in that order.
 
-    Which of two things stands on the left is the seed's choice, for a mirrored picture is as natural. How large a thing is,
+    Which of two things stands on the left is the seed's choice, for a mirrored image is as natural. How large a thing is,
     how high it stands and how far apart they are is not, so a box keeps its size and height: boxes that run against the
     order are mirrored, and then each subject's centre is moved to the place that its turn gives it.
     """
@@ -229,7 +229,7 @@ def read_predictor(path: Path, model: str) -> LayoutPredictor:
         ) from error
     if provenance.model != model:
         raise ValueError(
-            f'The layout predictor "{path}" was learnt on another base model ({provenance.model}, but this one is {model}); '
+            f'The layout predictor "{path}" was trained on another base model ({provenance.model}; this one is {model}); '
             "remove it or train one for this model."
         )
     return LayoutPredictor(network.eval().requires_grad_(False), provenance)

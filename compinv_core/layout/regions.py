@@ -1,17 +1,13 @@
-"""Where each subject of a prompt goes: regions of the canvas, and how to read them off cross-attention maps."""
+"""Where each subject of a prompt goes: boxes and masks, a region for each subject."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-LEAST_CONFIDENCE = 0.08  # under it the attention says no more than that the subject is somewhere
-ROOM = 0.8  # of the canvas's width or height, which is shared out: attention lies on the middle of a thing, which needs more
-MASS = 0.8  # of a subject's attention, which its box holds along each axis
 
 
 @dataclass(frozen=True)
@@ -64,11 +60,23 @@ class Region:
     confidence: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.mask is not None and (self.mask.ndim != 2 or not self.mask.isfinite().all() or self.mask.max() <= 0):
+        if self.mask is None:
+            return
+        if self.mask.ndim != 2:
             raise ValueError(
-                f'The mask for "{self.phrase}" is {"black all over" if self.mask.ndim == 2 else tuple(self.mask.shape)}; '
-                "one mask, white where the subject goes, is needed."
+                f'The mask for "{self.phrase}" has shape {tuple(self.mask.shape)}; one mask (height, width) is needed.'
             )
+        if not self.mask.isfinite().all():
+            raise ValueError(
+                f'The mask for "{self.phrase}" holds NaN or infinite values; values from 0 to 1 are allowed.'
+            )
+        if self.mask.max() <= 0:
+            raise ValueError(f'The mask for "{self.phrase}" is black all over; paint white where the subject goes.')
+
+    @property
+    def name(self) -> str:
+        """Short, for images and messages."""
+        return self.phrase.removeprefix("embedding:")
 
     def cells(self, height: int, width: int) -> Tensor:
         """(height, width) in 0..1: the mask where there is one, else the box."""
@@ -97,10 +105,10 @@ class Layout:
             ValueError: the layout has none of it.
         """
         for region in self.regions:
-            if phrase in (region.phrase, region.phrase.removeprefix("embedding:")):
+            if phrase in (region.phrase, region.name):
                 return region
-        known = ", ".join(region.phrase.removeprefix("embedding:") for region in self.regions)
-        raise ValueError(f'The layout has no region of "{phrase}"; it has those of {known}.')
+        known = ", ".join(region.name for region in self.regions)
+        raise ValueError(f'The layout has no region of "{phrase}"; it has regions of {known}.')
 
     def merged(self, other: "Layout") -> "Layout":
         """These regions, and another layout's, which count where both have a subject."""
@@ -169,90 +177,3 @@ def default_layout(phrases: Sequence[str]) -> Layout:
         count = len(phrases)
         boxes = [Box((i + 0.05) / count, 0.25, (i + 0.95) / count, 0.75) for i in range(count)]
     return Layout(tuple(Region(p, b, confidence=0.0) for p, b in zip(phrases, boxes, strict=True)), "default boxes")
-
-
-def layout_from_attention(maps: Tensor, phrases: Sequence[str]) -> Layout:
-    """Read each subject's place off its attention.
-
-    Each map keeps what stands out of its own mean, shared out where subjects compete for a cell. Subjects on the same spot
-    are parted. Where a map says too little, the default boxes take over for all.
-
-    Args:
-        maps: (S, h, w), how strongly each cell attends to subject s; non-negative.
-    """
-    strong = (maps - maps.mean(dim=(1, 2), keepdim=True)).clamp_min(0)
-    strong = strong / strong.amax(dim=(1, 2), keepdim=True).clamp_min(1e-8)
-    shares = strong * strong / strong.sum(dim=0, keepdim=True).clamp_min(1e-8)
-    regions: list[Region] = []
-    least = ROOM / max(2, len(phrases))
-    for phrase, own, raw in zip(phrases, shares, maps, strict=True):
-        box = _box(own, least)
-        inside = (raw * box.cells(*raw.shape)).sum() / raw.sum().clamp_min(1e-8)
-        confidence = ((inside - box.area) / max(1e-6, 1 - box.area)).clamp(0, 1).item()
-        regions.append(Region(phrase, box, None, confidence))
-    vague = [_name(region) for region in regions if region.confidence < LEAST_CONFIDENCE]
-    if vague:
-        note = f"attention does not tell where {' and '.join(vague)} would be"
-        return replace(default_layout(phrases), note=note)
-    apart, parted = _apart(regions, least)
-    note = f"on one spot, so moved apart: {'; '.join(f'{a} and {b}' for a, b in parted)}" if parted else ""
-    return Layout(tuple(apart), "attention", note)
-
-
-def _name(region: Region) -> str:
-    return region.phrase.removeprefix("embedding:")
-
-
-def _box(weights: Tensor, least: float) -> Box:
-    """The box that holds the middle of a map's mass along each axis, at least so much of the canvas wide and high."""
-
-    def span(marginal: Tensor) -> tuple[float, float]:
-        shares = torch.cat([torch.zeros(1), marginal.cumsum(0) / marginal.sum().clamp_min(1e-8)])
-        steps = cast("list[float]", shares.tolist())
-        count = len(marginal)
-
-        def quantile(share: float) -> float:
-            for i in range(count):
-                if steps[i + 1] >= share:
-                    gap = steps[i + 1] - steps[i]
-                    return (i + ((share - steps[i]) / gap if gap > 0 else 0.0)) / count
-            return 1.0
-
-        start, end = quantile((1 - MASS) / 2), quantile((1 + MASS) / 2)
-        wider = max(0.0, least - (end - start)) / 2
-        return max(0.0, start - wider), min(1.0, end + wider)
-
-    (left, right), (top, bottom) = span(weights.sum(0)), span(weights.sum(1))
-    return Box(left, top, right, bottom)
-
-
-def _apart(regions: list[Region], least: float, allowed: float = 0.25) -> tuple[list[Region], list[tuple[str, str]]]:
-    """Part boxes that share more than `allowed` of the smaller one, along the axis on which their centres differ more; each
-    keeps at least so much of the canvas along it.
-
-    Returns:
-        The regions, and the names of those that were parted.
-    """
-    result = list(regions)
-    parted: list[tuple[str, str]] = []
-    for i in range(len(result)):
-        for j in range(i + 1, len(result)):
-            a, b = result[i].box, result[j].box
-            if a.overlap(b) <= allowed:
-                continue
-            parted.append((_name(result[i]), _name(result[j])))
-            across = (b.left + b.right - a.left - a.right) / 2
-            down = (b.top + b.bottom - a.top - a.bottom) / 2
-            if abs(across) >= abs(down):
-                first, second = (i, j) if across >= 0 else (j, i)
-                cut = min(max((result[first].box.right + result[second].box.left) / 2, least), 1 - least)
-                f, s = result[first].box, result[second].box
-                result[first] = replace(result[first], box=Box(min(f.left, cut - least), f.top, cut, f.bottom))
-                result[second] = replace(result[second], box=Box(cut, s.top, max(s.right, cut + least), s.bottom))
-            else:
-                first, second = (i, j) if down >= 0 else (j, i)
-                cut = min(max((result[first].box.bottom + result[second].box.top) / 2, least), 1 - least)
-                f, s = result[first].box, result[second].box
-                result[first] = replace(result[first], box=Box(f.left, min(f.top, cut - least), f.right, cut))
-                result[second] = replace(result[second], box=Box(s.left, cut, s.right, max(s.bottom, cut + least)))
-    return result, parted

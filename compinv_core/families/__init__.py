@@ -1,0 +1,1 @@
+"""What differs between architectures: one file each, the same names in each."""
