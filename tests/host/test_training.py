@@ -69,7 +69,7 @@ def latent_of(microworld: Any) -> torch.Tensor:
 
 def test_a_concept_is_learnt_and_nothing_else_changes(pack: Any, microworld: Any, images: list[torch.Tensor]):
     before, weights = latent_of(microworld), list(microworld[0].model.diffusion_model.parameters())
-    concept, plot, preview, best, losses, _ = train(pack, microworld, images)
+    concept, plot, preview, best, losses, *_ = train(pack, microworld, images)
     assert concept.vectors["clip_l"].shape == (2, 96)
     assert concept.provenance["steps"] == "3" and len(concept.provenance["model"]) == 12
     assert preview.shape == (2, 64, 64, 3) and plot.shape[-1] == 3
