@@ -24,9 +24,10 @@ from recorded import FOLDER, records
 from torch import Tensor
 
 from compinv_core.concept import Concept
-from compinv_core.host.report import attend, observe
 from compinv_core.host.text_encoder import vocabulary, with_concept
-from compinv_core.report import Attention, dominance, kept, standing
+from compinv_core.host.watching import observe
+from compinv_core.report.figures import Attention, dominance, kept, standing
+from compinv_core.report.measuring import attend
 from microworld.evaluate import load_checkpoint
 from microworld.judge import Verdict, load_judge, verdicts
 from microworld.spec import ConceptSpec, load_world
@@ -75,7 +76,9 @@ def seen(bench: Bench, clip: Any, word: str, concept: ConceptSpec) -> Seen:
     others = [other for other in bench.world.classes if other != concept.word]
     watched = partial(observe, bench.model, clip, latent=torch.zeros(1, 4, 8, 8), steps=20, cfg=5.0)
     looks = [
-        attend(lambda prompts, seed: watched(prompts, seed=seed), word, concept.word, others, SEED + 100 * i)
+        attend(
+            lambda prompts, seed: watched(prompts, seed=seed), word, concept.word, others=others, seed=SEED + 100 * i
+        )
         for i in range(EACH)
     ]
     pictures = bench.vae.decode(torch.cat([beside for _, _, beside in looks])).clamp(0, 1)

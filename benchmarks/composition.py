@@ -19,13 +19,11 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from compinv_core.host.training import Request, Training
-from compinv_core.training.pictures import training_pictures
 from host import ROOT
 from measures import at, mean, share, stained, unlikeness
 from recorded import FOLDER, records
@@ -34,6 +32,7 @@ from torch import Tensor
 import nodes  # the host's
 from compinv_core.anchors import weigh
 from compinv_core.concept import Concept, read_concept, write_concept
+from compinv_core.host.backbone import ComfyBackbone
 from compinv_core.host.composition import composition_prompt
 from compinv_core.host.folders import predictor_files
 from compinv_core.host.predictor import predicted_layout, train_predictor
@@ -43,7 +42,10 @@ from compinv_core.host.text_encoder import vocabulary, with_concept
 from compinv_core.layout.predictor_training import PredictorTraining
 from compinv_core.sampling.guidance import Guidance
 from compinv_core.sampling.schedules import Balance, Steering
-from compinv_core.training.loop import REFERENCE, Recipe
+from compinv_core.training.concept_training import ConceptTraining
+from compinv_core.training.images import training_images
+from compinv_core.training.recipe import PAPER, Recipe
+from compinv_core.training.request import Request
 from microworld.evaluate import load_checkpoint, sheet
 from microworld.judge import Judge, load_judge, verdicts
 from microworld.spec import ConceptSpec, World, load_world
@@ -152,7 +154,7 @@ class Bench:
     vae: Any
     cfg: float = CFG
 
-    def training(self, words: Words, concept: ConceptSpec, seed: int) -> Training:
+    def training(self, words: Words, concept: ConceptSpec, seed: int) -> ConceptTraining:
         known = vocabulary(self.clip, "clip_l")
         anchors = None
         if words.anchors:
@@ -171,21 +173,19 @@ class Bench:
             rescale=words.rescale,
             ignore_background=not words.everything,
             class_word_too=words.noun,
+            anchors=anchors,
         )
-        return Training(self.model, self.clip, self.vae, request, anchors, recipe)
+        return ConceptTraining(ComfyBackbone(self.model, self.clip, self.vae), [request], recipe)
 
     def learn(self, words: Words, concept: ConceptSpec, seed: int) -> tuple[Concept, dict[str, float]]:
         """A concept, and what the run says of itself."""
         began = time.time()
-        checks: list[float] = []
         with tempfile.TemporaryDirectory() as folder:
             training = self.training(words, concept, seed)
-            end = training.run(
-                Path(folder), lambda: False, lambda p: checks.append(p.check) if p.check is not None else None
-            )
-        learnt = training.concept(end)
+            end = training.run(Path(folder), lambda: False, lambda _: None)
+        (learnt,) = training.concepts(end)
         said = {
-            "gained": end.before - checks[-1],
+            "gained": end.initial_loss - (end.history[-1].evaluation or 0.0),
             "length": self.length(learnt.vectors["clip_l"]),
             "seconds": time.time() - began,
         }
@@ -286,7 +286,7 @@ class Bench:
 
     def owner(self, concept: ConceptSpec) -> Tensor:
         """(N, 128), the judge's features where the thing is in its owner's pictures, which go through the autoencoder too."""
-        images = self.vae.decode(self.vae.encode(training_pictures(owners_pictures(concept), 64))).clamp(0, 1)
+        images = self.vae.decode(self.vae.encode(training_images(owners_pictures(concept), 64))).clamp(0, 1)
         said = verdicts(self.judge, self.world, images)
         found = [at(f, v.places[concept.word]) for f, v in zip(self.features(images), said, strict=True)]
         return torch.stack(found)
@@ -359,7 +359,7 @@ THREE, SEMANTIC = Words(PLAIN, 3), Words(ANCHORED, 3, anchors=1)
 
 def reference(learning_rate: float, anchor: float = 0.0) -> Words:
     """The reference's recipe with a learning rate and weight of the anchor of one's own choice."""
-    recipe = replace(REFERENCE, learning_rate=learning_rate, reconstruction_weight=1 - anchor, anchor_weight=anchor)
+    recipe = replace(PAPER, learning_rate=learning_rate, reconstruction_weight=1 - anchor, anchor_weight=anchor)
     return Words(recipe, 3, anchors=1 if anchor else 0, noun=True)
 
 
@@ -516,8 +516,15 @@ SETTINGS = ("alone", "pretrained word", "two concepts", "in a scene")
 
 
 def named(words: Words | None) -> str:
-    """A name of a recipe that changes with it."""
-    return hashlib.sha256(repr(words).encode()).hexdigest()[:12]
+    """A name of a recipe that changes with it, and not when a record of settings gets another name, or a new one with a default."""
+    told = json.dumps(None if words is None else settled(words), sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()[:12]
+
+
+def settled(settings: Any) -> dict[str, Any]:
+    """Those of a record's settings that are not its defaults."""
+    values = {f.name: getattr(settings, f.name) for f in fields(settings) if getattr(settings, f.name) != f.default}
+    return {name: settled(value) if is_dataclass(value) else value for name, value in values.items()}
 
 
 def word_file(words: Words, concept: ConceptSpec, seed: int) -> Path:

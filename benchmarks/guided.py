@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 import compinv_core.host.sampler as host
-from compinv_core.host.model import frozen_weights, recomputed
+from compinv_core.host.model import checkpointed, frozen_weights
 from compinv_core.sampling.guidance import Guidance
 from compinv_core.sampling.schedules import Balance, Steering
 
@@ -55,8 +55,8 @@ def peak(run: Callable[[], Any]) -> int:
 
 
 def activations(architecture: Architecture) -> tuple[int, int, int]:
-    """Peak bytes in half precision, weights excluded, of a plain pass with CFG, of a guided pass, and of one whose blocks
-    are computed twice."""
+    """Peak bytes in half precision, weights excluded, of a plain pass with CFG, of a guided pass, and of one with gradient
+    checkpointing."""
     with FakeTensorMode():  # shapes alone, but as on a real device: the CPU's attention kernel, not its formula
         unet = Unet(architecture, "cpu", dtype=torch.float16)
 
@@ -67,7 +67,7 @@ def activations(architecture: Architecture) -> tuple[int, int, int]:
         with torch.no_grad():
             plain = peak(lambda: unet.forward(unet.latents(2), {}))
         kept = peak(guided)
-        with recomputed(unet.module):
+        with checkpointed(unet.module):
             twice = peak(guided)
     return plain, kept, twice
 
@@ -141,5 +141,5 @@ def main() -> None:
         plain, kept, twice = activations(architecture)
         most, least, anchor = GOALS[architecture.name]
         goal("S4", architecture.name, kept / plain, most, f"{kept / 1e9:.2f} GB in half precision; {anchor}")
-        goal("S4", f"{architecture.name} recomputed", twice / plain, least, f"{twice / 1e9:.2f} GB")
+        goal("S4", f"{architecture.name} checkpointed", twice / plain, least, f"{twice / 1e9:.2f} GB")
     wall()

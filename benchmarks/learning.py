@@ -21,7 +21,7 @@ from torch import Tensor
 
 from compinv_core.concept import Concept, write_concept
 from compinv_core.host.text_encoder import with_concept
-from compinv_core.training.loop import Progress
+from compinv_core.training.checkpoint import Progress
 from microworld.evaluate import sheet
 from microworld.spec import ConceptSpec
 
@@ -53,14 +53,14 @@ def kept(
 
     def keep(progress: Progress) -> None:
         if progress.step in steps:
-            found[progress.step] = progress.checkpoint.vectors["clip_l"].cpu()
+            found[progress.step] = progress.checkpoint.parameters["mine/clip_l"]
             torch.save(found, file)
 
     if steps[-1] not in found:
         training = bench.training(words, concept, seed)
         end = training.run(folder, lambda: steps[-1] in found, keep)
         if end.step == words.recipe.steps:
-            write_concept(training.concept(end), word_file(words, concept, seed))
+            write_concept(training.concepts(end)[0], word_file(words, concept, seed))
     return found
 
 

@@ -19,9 +19,10 @@ from recorded import FOLDER, records
 from torch import Tensor
 
 from compinv_core.concept import Concept, read_concept, write_concept
-from compinv_core.host.repair import RECIPE, Repair, Wanted
+from compinv_core.host.backbone import ComfyBackbone
 from compinv_core.host.text_encoder import with_concept
-from compinv_core.training.pictures import training_pictures
+from compinv_core.training.images import training_images
+from compinv_core.training.repair import RECIPE, Repair, RepairRequest
 from microworld.evaluate import load_checkpoint, sheet
 from microworld.judge import labels_of, load_judge, verdicts
 from microworld.spec import ConceptSpec, load_world
@@ -42,8 +43,9 @@ def word_of(bench: Bench, row: str, concept: ConceptSpec, seed: int, folder: Pat
             word, _ = bench.learn(LEARNT[row], concept, seed)
         else:
             old = word_of(bench, ROWS[row], concept, seed, folder)
-            repair = Repair(bench.model, bench.clip, old, Wanted("mine", concept.word, resolution=64), RECIPE)
-            word = repair.concept(repair.run(folder / "runs", lambda: False, lambda _: None))
+            request = RepairRequest("mine", concept.word, resolution=64)
+            repair = Repair(ComfyBackbone(bench.model, bench.clip), old, request, RECIPE)
+            (word,) = repair.concepts(repair.run(folder / "runs", lambda: False, lambda _: None))
         write_concept(word, file)
     return Concept("mine", read_concept(file).vectors, concept.word)
 
@@ -60,7 +62,7 @@ def things(bench: Bench, images: Tensor, concept: ConceptSpec) -> Tensor:
 
 def alikeness(bench: Bench, images: Tensor, concept: ConceptSpec) -> float:
     """Image alignment: the mean cosine similarity to the thing of the owner's pictures, these through the autoencoder, too."""
-    own = bench.vae.decode(bench.vae.encode(training_pictures(owners_pictures(concept), bench.world.size))).clamp(0, 1)
+    own = bench.vae.decode(bench.vae.encode(training_images(owners_pictures(concept), bench.world.size))).clamp(0, 1)
     return (things(bench, images, concept) @ things(bench, own, concept).T).mean().item()
 
 

@@ -7,12 +7,13 @@ and SDXL's pooled output, whose gradient runs through every residual block. Forg
 import copy
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
-from compinv_core.host.training import Request, Training, noise_schedule, predictor
 from host import SD15, SDXL, Architecture, goal
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -21,12 +22,21 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 from torch.utils.flop_counter import FlopCounterMode
 
-from compinv_core.backbone import Encoded, NoiseSchedule
-from compinv_core.host import text_encoder
-from compinv_core.host.model import recomputed
+from compinv_core.backbone import Encoded, NoiseSchedule, PreparedPrompts, Vectors
+from compinv_core.host import text_encoder, text_gradient
+from compinv_core.host.backbone import ComfyBackbone
+from compinv_core.host.latents import noise_schedule
+from compinv_core.host.model import checkpointed, predictor
+from compinv_core.memory import MemoryPlan
 from compinv_core.prompts.templates import OBJECT_TEMPLATES
-from compinv_core.training.loop import Progress, Recipe, Task, train
+from compinv_core.prompts.vocabulary import Vocabulary
+from compinv_core.training.concept_training import ConceptTraining
+from compinv_core.training.loop import Surroundings, as_leaves, train
 from compinv_core.training.objective import diffusion_loss
+from compinv_core.training.recipe import Recipe
+from compinv_core.training.request import Request
+from compinv_core.training.task import Task, TrainingData
+from compinv_core.training.ways.textual_inversion import TextualInversion, Word
 
 VECTORS, WORDS = 3, 49408
 
@@ -39,8 +49,8 @@ class Step:
         self.model, self.clip = architecture.model(device), architecture.clip(device)
         encoders = text_encoder.text_encoders(self.clip)
         widths = {key: e.transformer.get_input_embeddings().weight.shape[1] for key, e in encoders.items()}
-        prompts = [template.format("embedding:probe") for template in OBJECT_TEMPLATES]
-        self.prepared = text_encoder.prepare(self.clip, prompts, "probe", dict.fromkeys(encoders, VECTORS))
+        prompts = [(template.format("embedding:probe"), "probe") for template in OBJECT_TEMPLATES]
+        self.prepared = text_gradient.prepare(self.clip, prompts, {"probe": VECTORS})
         self.vectors = {k: torch.zeros(VECTORS, w, device=device, requires_grad=True) for k, w in widths.items()}
         self.latents = torch.zeros(1, 4, self.side, self.side, device=device)
         alphas = noise_schedule(self.model).alphas_cumprod.to(device)
@@ -51,8 +61,8 @@ class Step:
         return diffusion_loss(predictor(self.model), self.schedule, self.latents, self.latents, steps, encoded).mean()
 
     def encode(self) -> Encoded:
-        with text_encoder.differentiable(self.clip):
-            return text_encoder.encode_batch(self.clip, self.prepared, [0], self.vectors)
+        with text_gradient.differentiable(self.clip):
+            return text_gradient.encode_prepared(self.clip, self.prepared, [0], {"probe": self.vectors})
 
     def floor_input(self) -> Encoded:
         """Text as a leaf, where the floor's backward ends."""
@@ -116,7 +126,7 @@ def diffusers_step() -> Callable[[], Tensor]:
 
 
 def saved_bytes(run: Callable[[], Tensor], unet: torch.nn.Module) -> int:
-    """What a forward keeps for its backward, weights excluded; of blocks that are computed twice, what enters them.
+    """What a forward keeps for its backward, weights excluded; of checkpointed blocks, what enters them.
 
     In the backward one such block at a time comes on top.
     """
@@ -143,7 +153,7 @@ def saved_bytes(run: Callable[[], Tensor], unet: torch.nn.Module) -> int:
 
 
 def activations(architecture: Architecture) -> tuple[int, int, int]:
-    """Bytes that the UNet keeps in our step, with its blocks computed twice, and in diffusers', frozen, efficient attention."""
+    """Bytes that the UNet keeps in our step, with gradient checkpointing, and in diffusers', frozen, efficient attention."""
     side = architecture.side
     with FakeTensorMode():  # shapes alone, but as on a real device: the CPU's attention kernel, not its formula
         model = architecture.model("cpu")
@@ -157,7 +167,7 @@ def activations(architecture: Architecture) -> tuple[int, int, int]:
             return diffusion_loss(predictor(model), schedule, latents, latents, steps, prompt).mean()
 
         ours = saved_bytes(run, base)
-        with recomputed(base):
+        with checkpointed(base):
             twice = saved_bytes(run, base)
         unet = diffusers_unet(architecture)
         added = {"text_embeds": torch.zeros(1, 1280), "time_ids": torch.zeros(1, 6)}
@@ -197,26 +207,26 @@ def optimiser_traffic(rows: int, restore: bool) -> int:
 
 def state_of_a_run() -> tuple[int, int]:
     """(numbers that are trained, bytes of gradient and optimiser state) of our loop with three vectors of SD 1.x."""
-    seen: list[Progress] = []
 
-    def encode(indices: list[int], vectors: Mapping[str, Tensor]) -> Encoded:
-        word = vectors["clip_l"][:1, None].expand(len(indices), 1, 768)
+    def encode(prepared: PreparedPrompts, indices: Sequence[int], words: Mapping[str, Vectors]) -> Encoded:
+        word = words["probe"]["clip_l"][:1, None].expand(len(indices), 1, 768)
         return Encoded(word, word[:, 0])
 
-    end = train(
-        {"clip_l": torch.zeros(VECTORS, 768)},
-        {"clip_l": 1.0},
-        Task(
-            torch.zeros(1, 4, 2, 2),
-            torch.zeros(1, 1, dtype=torch.long),
-            encode,
-            lambda noisy, steps, prompts: noisy + prompts.context.sum(),
-            NoiseSchedule(torch.linspace(0.99, 0.01, 10), "epsilon"),
-            Recipe(1, 1),
-        ),
-        on_report=seen.append,
+    known = Vocabulary(("cat",), torch.zeros(1, dtype=torch.long), torch.ones(1, 768))
+    backbone: Any = SimpleNamespace(vocabularies={"clip_l": known}, encode=encode)
+    no_prompts = PreparedPrompts({}, {}, {}, ("probe",), {"probe": VECTORS})
+    word = Word("probe", "cat", {"clip_l": torch.zeros(VECTORS, 768)})
+    task = Task(
+        TrainingData(torch.zeros(1, 4, 2, 2), torch.zeros(1, 1, dtype=torch.long)),
+        way=TextualInversion(backbone, (word,), no_prompts),
+        recipe=Recipe(1, 1),
+        predict=lambda noisy, timesteps, prompts: noisy + prompts.context.sum(),
+        schedule=NoiseSchedule(torch.linspace(0.99, 0.01, 10), "epsilon"),
+        unchanged=nullcontext,
     )
-    numbers = sum(vector.numel() for vector in end.vectors.values())
+    rates = task.way.learning_rates(task.recipe)
+    end = train(task, Surroundings(MemoryPlan(0, 1, 1, 1)), as_leaves(task.way.start(), task.device, set(rates)))
+    numbers = sum(end.parameters[name].numel() for name in rates)
     state = [value for entry in end.optimizer["state"].values() for value in entry.values()]
     gradient = numbers * 4
     return numbers, gradient + sum(value.nbytes for value in state)
@@ -230,8 +240,8 @@ def encodes() -> tuple[int, float]:
     calls: list[int] = []
     counted = copy.copy(vae)
     counted.encode = lambda pixels: (calls.append(len(pixels)), vae.encode(pixels))[1]
-    request = Request("probe", "cat", 1, [torch.rand(3, 64, 64, 3)], [], 64, "object", True)
-    training = Training(model, clip, counted, request, None, Recipe(4, 2))
+    request = Request("probe", "cat", [torch.rand(3, 64, 64, 3)], vectors=1, resolution=64)
+    training = ConceptTraining(ComfyBackbone(model, clip, counted), [request], Recipe(4, 2))
     after_steps: list[int] = []
     with tempfile.TemporaryDirectory() as folder:
         training.run(Path(folder), lambda: bool(after_steps.append(sum(calls))), lambda _: None)
@@ -260,10 +270,10 @@ def main() -> None:
         goal("T1", architecture.name, ours / floor, 1.02, anchor)
         kept, twice, least = activations(architecture)
         goal("T5", architecture.name, kept / least, 1.05, f"{kept / 1e9:.2f} GB in float32")
-        goal("T5", f"{architecture.name} recomputed", twice / least, 0.25)
-        with recomputed(step.model.model.diffusion_model):
+        goal("T5", f"{architecture.name} checkpointed", twice / least, 0.25)
+        with checkpointed(step.model.model.diffusion_model):
             again = flops(lambda s=step: s.loss(s.encode()))
-        goal("T5", f"{architecture.name} recomputed, FLOPs", again / ours, 1.45)
+        goal("T5", f"{architecture.name} checkpointed, FLOPs", again / ours, 1.45)
     inside, before = encodes()
     goal("T2", "in the loop", inside, 0, "1 a picture official")
     goal("T2", "before it", before, 1)

@@ -1,14 +1,14 @@
 """The four layers: unit needs torch; host a real ComfyUI in process; server one over its API; browser its real page."""
 
-import importlib.util
 import os
 import shutil
 import sys
+from collections.abc import Generator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from package import package
 
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT))  # last: our `nodes` must not shadow ComfyUI's module of that name
@@ -23,15 +23,18 @@ def need(condition: bool, reason: str) -> None:
         pytest.skip(reason)
 
 
-def _package(name: str, folder: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(
-        name, folder / "__init__.py", submodule_search_locations=[str(folder)]
-    )
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture(autouse=True)
+def one_thread(request: pytest.FixtureRequest) -> Generator[None]:
+    """Of unit tests, whose tensors are so small that threads would mostly wait for each other."""
+    if request.path.parent.name != "unit":
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
@@ -80,8 +83,8 @@ def pack(comfyui: Path, base: Path) -> Pack:
     folder_paths.set_output_directory(str(base / "output"))
     for kind in ("checkpoints", "embeddings"):
         folder_paths.add_model_folder_path(kind, str(base / "models" / kind), is_default=True)
-    _package("comfyui_microworld", ROOT / "microworld" / "comfyui_microworld")
-    extension = asyncio.run(_package("compositional_inversion", ROOT).comfy_entrypoint())
+    package("comfyui_microworld", ROOT / "microworld" / "comfyui_microworld")
+    extension = asyncio.run(package("compositional_inversion", ROOT).comfy_entrypoint())
     return Pack({node.define_schema().node_id: node for node in asyncio.run(extension.get_node_list())})
 
 

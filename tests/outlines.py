@@ -1,6 +1,6 @@
 """UNets by their published shapes: which block has how many cross-attentions, at which size."""
 
-from compinv_core.families.unet import Outline, Place
+from compositional_inversion.compinv_core.families.unet import Outline, Place
 
 
 def outline(deepest: int, **places: dict[int, tuple[int, int]]) -> Outline:

@@ -99,11 +99,14 @@ class ConceptTraining(TrainingRun):
         return Material(TrainingData(torch.cat(latents), self.fitting, merged), class_data)
 
     def identity(self) -> tuple[object, list[Tensor]]:
+        ordinary = (
+            self.recipe.anchor_loss == "text features"
+        )  # prompts with the class word are what the word is held to
         settings = [
             (
                 request.kind,
                 tuple(request.prompts),
-                (request.class_word_too or request.ignore_background) and request.class_word,
+                (request.class_word_too or request.ignore_background or ordinary) and request.class_word,
                 request.ignore_background,
             )
             for request in self.requests

@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from compositional_inversion.compinv_core.concept import Concept, write_concept
 from conftest import need
-
-from compinv_core.concept import Concept, write_concept
 
 ROOT = Path(__file__).parent.parent.parent
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))

@@ -87,8 +87,8 @@ def concept_for() -> Callable[..., Any]:
     """`concept_for(clip, name, n)` is a random concept that fits this CLIP."""
 
     def make(clip: Any, name: str = "my-cat", n: int = 2, class_word: str = "cat") -> Any:
-        from compinv_core.concept import Concept
-        from compinv_core.host.text_encoder import text_encoders
+        from compositional_inversion.compinv_core.concept import Concept
+        from compositional_inversion.compinv_core.host.text_encoder import text_encoders
 
         generator = torch.Generator().manual_seed(len(name) + n)
         return Concept(

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +47,7 @@ def run(place: Path, *launcher: str) -> subprocess.CompletedProcess[str]:
 
 
 def words(place: Path) -> dict[str, torch.Tensor]:
-    from compinv_core.concept import read_concept
+    from compositional_inversion.compinv_core.concept import read_concept
 
     return {file.stem: read_concept(file).vectors["clip_l"] for file in (place / "words").iterdir()}
 
@@ -82,9 +81,9 @@ def test_two_processes_learn_what_one_does(place: Path):
 def test_the_same_command_goes_on_where_it_was(
     place: Path, pack: Any, own_folders: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):
-    from compinv_core.host.command_line import ConfigError, train_all
-
-    from compinv_core.training.loop import Task
+    from compositional_inversion.compinv_core.cli.config import ConfigError
+    from compositional_inversion.compinv_core.cli.train import train_all
+    from compositional_inversion.compinv_core.training.task import Task
 
     config, folder = place / "config.toml", place / "words"
     text = config.read_text()
@@ -94,11 +93,11 @@ def test_the_same_command_goes_on_where_it_was(
         file.unlink()
     backward, begun = Task.backward, list[None]()
 
-    def stopped(*inputs: Any) -> torch.Tensor:
+    def stopped(*inputs: Any, **named: Any) -> Any:
         begun.append(None)
         if len(begun) == 12 + 11:
             raise KeyboardInterrupt
-        return backward(*inputs)
+        return backward(*inputs, **named)
 
     monkeypatch.setattr(Task, "backward", stopped)
     with pytest.raises(KeyboardInterrupt):
@@ -108,7 +107,7 @@ def test_the_same_command_goes_on_where_it_was(
     capfd.readouterr()
     assert train_all(config) == []
     said = capfd.readouterr().err
-    assert "my-mittens: learnt already" in said and "goes on after step 10" in said and len(begun) == 12 + 11 + 2
+    assert "my-mittens: learnt already" in said and "resumes after step 10" in said and len(begun) == 12 + 11 + 2
     for name, vectors in words(place).items():
         assert torch.equal(vectors, undisturbed[name])
     config.write_text(text.replace("seed = 5", "seed = 6"))
@@ -120,20 +119,19 @@ def test_a_machine_that_has_nothing_of_a_run_goes_on_with_the_first_ones(
     place: Path, pack: Any, own_folders: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Two processes with folders of their own, as on two machines: the first has one word, and most of a run."""
-    from compinv_core.host.command_line import train_all
-
-    from compinv_core.training.loop import Task
+    from compositional_inversion.compinv_core.cli.train import train_all
+    from compositional_inversion.compinv_core.training.task import Task
 
     config, backward, begun = place / "config.toml", Task.backward, list[None]()
     assert train_all(config) == []
     undisturbed = words(place)
     (place / "words" / "my-zippy.safetensors").unlink()
 
-    def stopped(*inputs: Any) -> torch.Tensor:
+    def stopped(*inputs: Any, **named: Any) -> Any:
         begun.append(None)
         if len(begun) == 11:
             raise KeyboardInterrupt
-        return backward(*inputs)
+        return backward(*inputs, **named)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(Task, "backward", stopped)
@@ -151,7 +149,7 @@ from comp"""
     program.write_text(program.read_text().replace("\nfrom compinv_core", f"{own}inv_core", 1))
     done = run(place, *TWO)
     assert done.returncode == 0, done.stderr
-    assert "my-mittens: learnt already" in done.stderr and "goes on after step 10" in done.stderr
+    assert "my-mittens: learnt already" in done.stderr and "resumes after step 10" in done.stderr
     assert not (other / "words").exists()
     # Sums in another order, through two steps of AdamW.
     assert torch.allclose(words(place)["my-zippy"], undisturbed["my-zippy"], rtol=0, atol=1e-5)
@@ -160,7 +158,7 @@ from comp"""
 def test_a_concept_that_goes_astray_does_not_stop_the_others(
     place: Path, pack: Any, own_folders: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    from compinv_core.host.command_line import train_all
+    from compositional_inversion.compinv_core.cli.train import train_all
 
     optimizer_step, begun = torch.optim.AdamW.step, list[None]()
 
@@ -172,7 +170,7 @@ def test_a_concept_that_goes_astray_does_not_stop_the_others(
 
     monkeypatch.setattr(torch.optim.AdamW, "step", astray)
     (failure,) = train_all(place / "config.toml")
-    assert failure.startswith("my-mittens: Training went astray before step 12")
+    assert failure.startswith("my-mittens: Training diverged before step 12")
     assert "after step 10" in failure and str(place / "words" / "my-mittens-unfinished-1.safetensors") in failure
     assert set(words(place)) == {"my-mittens-unfinished-1", "my-zippy"}
 
@@ -180,11 +178,10 @@ def test_a_concept_that_goes_astray_does_not_stop_the_others(
 def test_a_disk_that_is_full_at_the_end_costs_two_steps(
     place: Path, pack: Any, own_folders: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):
+    from compositional_inversion.compinv_core.cli import train
     from test_training import room_on_disk
 
-    from compinv_core.host import command_line
-
-    runs, write_concept = own_folders / "user" / "compositional_inversion" / "runs", command_line.write_concept
+    runs, write_concept = own_folders / "user" / "compositional_inversion" / "runs", train.write_concept
 
     def full(*inputs: Any) -> None:
         with room_on_disk(100):
@@ -193,84 +190,37 @@ def test_a_disk_that_is_full_at_the_end_costs_two_steps(
     config = place / "config.toml"
     config.write_text(config.read_text().rpartition("[[concepts]]")[0])
     with monkeypatch.context() as patched:
-        patched.setattr(command_line, "write_concept", full)
-        (failure,) = command_line.train_all(config)
+        patched.setattr(train, "write_concept", full)
+        (failure,) = train.train_all(config)
     assert "my-mittens.safetensors" in failure and "cannot be written" in failure
     assert not words(place) and len(list(runs.iterdir())) == 1
-    command_line.train_all(config)
-    assert "goes on after step 10" in capfd.readouterr().err
+    train.train_all(config)
+    assert "resumes after step 10" in capfd.readouterr().err
     assert set(words(place)) == {"my-mittens"} and not list(runs.iterdir())
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "sentence"),
-    [
-        ("[[concepts]]", "[[concepts", "cannot be read as TOML"),
-        ("steps = 12", "stepps = 12", 'Concept 1 of ".*" sets "stepps", which means nothing'),
-        ('class_word = "cat"', "", "Concept 1 of .* is not whole, it may lack one of class_word"),
-        ("steps = 12", 'steps = "many"', "sets \"steps\" to 'many'; a whole number is needed"),
-        ("my-zippy", "my-mittens", "names a placeholder twice"),
-        ("checkpoint =", "chekpoint =", 'The file of ".*" sets "chekpoint"'),
-        ("steps = 12", "anchors = [3]", r"sets \"anchors\" to \[3\]; a list of texts is needed"),
-        ("steps = 12", "anchors = 3", r"sets \"anchors\" to 3; a list of texts is needed"),
-        ("steps = 12", 'anchors = "cat"', "sets \"anchors\" to 'cat'; a list of texts is needed"),
-    ],
-)
-def test_settings_that_mean_nothing_are_refused(place: Path, pack: Any, old: str, new: str, sentence: str):
-    from compinv_core.host.command_line import ConfigError, read_config
+def trainings_of(place: Path, base: Path, monkeypatch: pytest.MonkeyPatch, *lines: str) -> list[Any]:
+    """What a file of one concept would learn."""
+    from compositional_inversion.compinv_core.cli.train import train_all
+    from compositional_inversion.compinv_core.training.concept_training import ConceptTraining
 
-    config = place / "config.toml"
-    config.write_text(config.read_text().replace(old, new, 1))
-    with pytest.raises(ConfigError, match=sentence):
-        read_config(config)
+    begun: list[Any] = []
+
+    def begin(self: Any, *_: Any) -> None:
+        begun.append(self)
+        raise FloatingPointError
+
+    monkeypatch.setattr(ConceptTraining, "run", begin)
+    checkpoint = f'checkpoint = "{base}/models/checkpoints/microworld.safetensors"'
+    (place / "config.toml").write_text("\n".join([checkpoint, "[[concepts]]", "resolution = 64", *lines]))
+    train_all(place / "config.toml")
+    return begun
 
 
-@pytest.mark.parametrize(
-    ("setting", "sentence"),
-    [
-        ('placeholder = "my cat"', 'The placeholder "my cat" cannot be used'),
-        ('placeholder = ""', 'The placeholder "" cannot be used'),
-        ('placeholder = "../cat"', r'The placeholder "\.\./cat" cannot be used'),
-        ('class_word = " "', "class_word is empty; one ordinary word"),
-        ("vectors = 0", "vectors is 0; 1 to 16 is allowed"),
-        ("vectors = 17", "vectors is 17; 1 to 16 is allowed"),
-        ("learning_rate = 0", r"learning_rate is 0; 0\.0001 to 10\.0 is allowed"),
-        ("learning_rate = -0.1", r"learning_rate is -0\.1"),
-        ("learning_rate = nan", "learning_rate is nan"),
-        ("anchor_weight = -0.1", r"anchor_weight is -0\.1; 0\.0 to 1\.0 is allowed"),
-        ("anchor_weight = 1.1", r"anchor_weight is 1\.1"),
-        ("steps = 0", "steps is 0; 1 to 100000 is allowed"),
-        ("batch = 0", "batch is 0; 1 to 64 is allowed"),
-        ("seed = -1", "seed is -1"),
-        ("resolution = 56", "resolution is 56; 64 to 2048 is allowed"),
-        ("resolution = 100", "resolution is 100; a multiple of 8 is needed"),
-        ('kind = "thing"', 'kind is "thing"; object, style are allowed'),
-        ('noise_levels = "loud"', 'noise_levels is "loud"; even, high, low are allowed'),
-    ],
-)
-def test_values_that_cannot_be_trained_with_are_refused(place: Path, pack: Any, setting: str, sentence: str):
-    from compinv_core.host.command_line import ConfigError, read_config
-
-    name = setting.split(" = ")[0]
-    concept = {"placeholder": '"my-cat"', "class_word": '"cat"', "pictures": '"pictures"'}
-    lines = [f"{key} = {value}" for key, value in concept.items() if key != name]
-    config = place / "config.toml"
-    config.write_text("\n".join(['checkpoint = "microworld.safetensors"', "[[concepts]]", *lines, setting]))
-    with pytest.raises(ConfigError, match=f'Concept 1 of ".*": {sentence}'):
-        read_config(config)
-
-
-@pytest.mark.parametrize("text", ["", '[concepts]\nplaceholder = "my-cat"'])
-def test_a_file_without_a_list_of_concepts_is_refused(place: Path, pack: Any, text: str):
-    from compinv_core.host.command_line import ConfigError, read_config
-
-    (place / "config.toml").write_text(f'checkpoint = "microworld.safetensors"\n{text}')
-    with pytest.raises(ConfigError, match="lists no concept"):
-        read_config(place / "config.toml")
-
-
-def test_pictures_come_with_captions_and_masks_of_their_names(place: Path, microworld: Any):
-    from compinv_core.host.command_line import ConfigError, Job, _training
+def test_pictures_come_with_captions_and_masks_of_their_names(
+    place: Path, base: Path, pack: Any, monkeypatch: pytest.MonkeyPatch
+):
+    from compositional_inversion.compinv_core.cli.config import ConfigError
     from PIL import Image
 
     folder = place / "pictures"
@@ -279,37 +229,70 @@ def test_pictures_come_with_captions_and_masks_of_their_names(place: Path, micro
         Image.new("RGB", (64, 64), (200, 90, 40)).save(folder / f"{i}.jpg")
         (folder / f"{i}.txt").write_text(f"a {{}} number {i}\n")
         Image.new("L", (64, 64), 255 if i else 128).save(folder / "masks" / f"{i}.png")
-    job = Job("captioned", "cat", "pictures", masks="pictures/masks", resolution=64, mirror=False)
-    training = _training(*microworld, job, place)
-    assert training.prompts.tolist() == [[0], [1]] and training.anchors.words == ("cat",)
-    assert training.pictures[..., 3].amax(dim=(1, 2)).tolist() == pytest.approx([128 / 255, 1], abs=1e-3)
+    named = ('placeholder = "captioned"', 'class_word = "cat"', "mirror = false")
+    whole = (*named, 'pictures = "pictures"', 'masks = "pictures/masks"')
+    (training,) = trainings_of(place, base, monkeypatch, *whole)
+    (examples,), (word,) = training.examples, training.words
+    assert examples.fitting.tolist() == [[0], [1]] and word.anchors.words == ("cat",)
+    assert examples.images[..., 3].amax(dim=(1, 2)).tolist() == pytest.approx([128 / 255, 1], abs=1e-3)
     (folder / "masks" / "1.png").unlink()
     with pytest.raises(ConfigError, match=r'holds no mask for "1\.jpg"'):
-        _training(*microworld, job, place)
+        trainings_of(place, base, monkeypatch, *whole)
     with pytest.raises(ConfigError, match="holds no picture"):
-        _training(*microworld, Job("captioned", "cat", "empty"), place)
+        trainings_of(place, base, monkeypatch, *named, 'pictures = "empty"')
 
 
-def test_a_file_sets_what_the_nodes_do(base: Path, place: Path, microworld: Any):
-    from compinv_core.host.command_line import ConfigError, Job, _training
-
-    from compinv_core.concept import Concept, write_concept
+def test_a_file_sets_what_the_nodes_do(place: Path, base: Path, pack: Any, monkeypatch: pytest.MonkeyPatch):
+    from compositional_inversion.compinv_core.cli.config import ConfigError
+    from compositional_inversion.compinv_core.concept import Concept, write_concept
 
     write_concept(Concept("old", {"clip_l": torch.randn(2, 96)}), place / "old.safetensors")
-    pictures = str(base / "input" / "mittens")
-    job = Job("my-old", "cat", pictures, anchors=["cat", "cup"], resolution=64, start_from="old.safetensors", seed=7)
-    training = _training(*microworld, replace(job, learn_weights=True, growing=True), place)
-    assert training.anchors.learnt and training.recipe.growing and training.start["clip_l"].shape[0] == 2
+    named = ('placeholder = "my-old"', 'class_word = "cat"', f'pictures = "{base}/input/mittens"', "seed = 7")
+    words = 'anchors = ["cat", "cup"]'
+    begun = ('start_from = "old.safetensors"', "learn_weights = true", "growing = true")
+    (training,) = trainings_of(place, base, monkeypatch, *named, words, *begun)
+    (word,) = training.words
+    assert word.anchors.learnt and training.recipe.anchor_schedule == "growing" and word.start["clip_l"].shape[0] == 2
     with pytest.raises(ConfigError, match='start_from is "nowhere", neither a file nor a name'):
-        _training(*microworld, replace(job, start_from="nowhere"), place)
-    paper = _training(*microworld, replace(job, paper=True, start_from="", steps=3), place)
-    assert (paper.recipe.steps, paper.recipe.batch, paper.recipe.seed, paper.recipe.reference) == (5000, 8, 7, True)
-    assert paper.anchors.words == ("cat",) and paper.start["clip_l"].shape[0] == 3
-    assert paper.looks[0] == "a photo of a embedding:my-old cat"
+        trainings_of(place, base, monkeypatch, *named, 'start_from = "nowhere"')
+    (paper,) = trainings_of(place, base, monkeypatch, *named, words, "paper = true", "steps = 3")
+    assert (paper.recipe.steps, paper.recipe.batch, paper.recipe.seed) == (5000, 8, 7)
+    assert paper.words[0].anchors.words == ("cat",) and paper.words[0].start["clip_l"].shape[0] == 3
+    assert paper.examples[0].prompts[0] == "a photo of a embedding:my-old cat"
+
+
+def test_words_and_a_change_of_the_model_are_learnt_together_and_written_beside_each_other(
+    place: Path, pack: Any, microworld: Any, own_folders: Path
+):
+    """Custom Diffusion of two concepts: two embeddings, and one LoRA file that the stock loader loads."""
+    from compositional_inversion.compinv_core.cli.train import train_all
+    from safetensors.torch import load_file
+
+    import nodes
+
+    config = place / "config.toml"
+    settings = 'seed = 5\nwhat = "keys and values"\nrank = 2\nprior = "none"'
+    text = config.read_text().replace("seed = 5", settings)
+    config.write_text(f"jointly = true\n{text}")
+    assert train_all(config) == []
+    assert {file.stem for file in (place / "words").iterdir()} == {
+        "my-mittens",
+        "my-zippy",
+        "my-mittens+my-zippy-adapter",
+    }
+    lora = load_file(place / "words" / "my-mittens+my-zippy-adapter.safetensors")
+    assert all(".lora_" in name or name.endswith(".alpha") for name in lora) and len(lora) % 6 == 0
+    import folder_paths
+
+    folder_paths.add_model_folder_path("loras", str(place / "words"))
+    model, clip, _ = microworld
+    with torch.inference_mode():
+        patched, _ = nodes.LoraLoader().load_lora(model, clip, "my-mittens+my-zippy-adapter.safetensors", 1.0, 0.0)
+    assert len(patched.patches) == len(lora) // 3
 
 
 def test_a_checkpoints_layout_predictor_is_trained(place: Path, base: Path):
-    from compinv_core.layout.predictor import read_predictor
+    from compositional_inversion.compinv_core.layout.predictor import read_predictor
 
     program = place / "train.py"
     own = f"import folder_paths\nfolder_paths.models_dir = folder_paths.user_directory = {str(place)!r}\nfrom comp"
@@ -324,7 +307,8 @@ def test_a_checkpoints_layout_predictor_is_trained(place: Path, base: Path):
 
 
 def test_a_layout_predictor_that_cannot_be_trained_is_refused(pack: Any):
-    from compinv_core.host.command_line import ConfigError, train_layouts
+    from compositional_inversion.compinv_core.cli.config import ConfigError
+    from compositional_inversion.compinv_core.cli.train import train_layouts
 
     with pytest.raises(ConfigError, match="neither a file nor a name in ComfyUI's checkpoints folder"):
         train_layouts("nowhere.safetensors", {})

@@ -6,20 +6,20 @@ import torch
 
 @pytest.fixture
 def applied(clip, concept_for):
-    from compinv_core.host.text_encoder import with_concept
+    from compositional_inversion.compinv_core.host.text_encoder import with_concept
 
     return with_concept(with_concept(clip, concept_for(clip)), concept_for(clip, "a-thing", 1, class_word=""))
 
 
 def made(clip, text, subjects):
-    from compinv_core.host.composition import composition_prompt, probes_of
+    from compositional_inversion.compinv_core.host.composition import composition_prompt, probes_of
 
     conditioning = composition_prompt(clip, text, subjects)
     return conditioning, *probes_of(conditioning)[0]
 
 
 def test_the_conditioning_is_stock_bit_for_bit(applied):
-    from compinv_core.host.text_encoder import encode
+    from compositional_inversion.compinv_core.host.text_encoder import encode
 
     text = "a photo of embedding:my-cat and a (red car:1.2)"
     conditioning, subjects, probe = made(applied, text, ["my-cat", "red car"])
@@ -62,8 +62,8 @@ def test_nothing_to_look_for_is_refused(applied):
 @pytest.fixture
 def saved(clip, concept_for, embeddings):
     """A CLIP in whose embeddings folder "zippy" is, and to which "my-mug" is applied."""
-    from compinv_core.concept import write_concept
-    from compinv_core.host.text_encoder import with_concept
+    from compositional_inversion.compinv_core.concept import write_concept
+    from compositional_inversion.compinv_core.host.text_encoder import with_concept
 
     path = embeddings / "zippy.safetensors"
     write_concept(concept_for(clip, "zippy"), path, replace=True)
@@ -144,8 +144,9 @@ def test_a_concept_beyond_the_first_chunk(applied):
 
 def test_a_stock_prompt_may_be_concatenated_behind_it_but_not_before(applied):
     """As a BREAK is made in ComfyUI. What a stock node makes has no subjects to keep."""
+    from compositional_inversion.compinv_core.host.composition import subjects_of
+
     import nodes
-    from compinv_core.host.composition import subjects_of
 
     ours = made(applied, "a photo of embedding:my-cat and a car", ["my-cat", "car"])[0]
     (stock,) = nodes.CLIPTextEncode().encode(applied, "oil on canvas")

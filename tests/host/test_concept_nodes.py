@@ -73,7 +73,7 @@ def test_the_anchor_mix_needs_a_class_word(pack, sd1, concept_for):
 
 
 def test_the_anchor_mix_moves_the_vectors_of_every_text_encoder(pack, sdxl, concept_for):
-    from compinv_core.host.text_encoder import known_concepts, vocabulary
+    from compositional_inversion.compinv_core.host.text_encoder import known_concepts, vocabulary
 
     learnt = concept_for(sdxl)
     (applied, _) = pack.run("CompInvApplyConcept", clip=sdxl, concept=learnt, anchor_mix=0.25)
@@ -82,7 +82,7 @@ def test_the_anchor_mix_moves_the_vectors_of_every_text_encoder(pack, sdxl, conc
 
 
 def test_the_strength_makes_the_vectors_of_every_text_encoder_longer_or_shorter(pack, sdxl, concept_for):
-    from compinv_core.host.text_encoder import known_concepts, vocabulary
+    from compositional_inversion.compinv_core.host.text_encoder import known_concepts, vocabulary
 
     learnt = concept_for(sdxl, class_word="")
     dials = [({}, 1.0), ({"strength": 1.0}, 1.0), ({"strength": 0.25}, 0.25), ({"strength": 2.0}, 2.0)]

@@ -5,10 +5,9 @@ from typing import Any
 
 import pytest
 import torch
+from compositional_inversion.compinv_core.concept import Concept, write_concept
 from safetensors.torch import load_file
 from torch import Tensor
-
-from compinv_core.concept import Concept, write_concept
 
 WIDTHS = {"clip_l": 768, "clip_h": 1024, "clip_g": 1280}
 

@@ -66,8 +66,8 @@ def recoveries(monkeypatch: Any) -> list[str]:
 
 
 def test_it_is_learnt_and_found_by_the_model(pack: Any, microworld: Any, trained: tuple[Path, str], place: Path):
-    from compinv_core.host.model import fingerprint_of
-    from compinv_core.layout.predictor import read_predictor
+    from compositional_inversion.compinv_core.host.model import fingerprint_of
+    from compositional_inversion.compinv_core.layout.predictor import read_predictor
 
     file, report = trained
     assert file.stem == fingerprint_of(microworld[0]) and str(file) in report
@@ -135,9 +135,13 @@ def test_a_graph_notices_a_new_predictor(pack: Any, trained: tuple[Path, str], p
 
 
 def test_a_file_that_is_not_this_models_is_refused(pack: Any, microworld: Any, trained: tuple[Path, str], place: Path):
+    from compositional_inversion.compinv_core.layout.predictor import (
+        LayoutPredictor,
+        Provenance,
+        read_predictor,
+        write_predictor,
+    )
     from safetensors.torch import save_file
-
-    from compinv_core.layout.predictor import LayoutPredictor, Provenance, read_predictor, write_predictor
 
     file = place / trained[0].name
     mine = read_predictor(trained[0], trained[0].stem)

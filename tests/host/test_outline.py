@@ -29,8 +29,7 @@ SHAPES = {
 def test_the_outline_of_a_family(comfyui: Any, name: str, expected: Any):
     import comfy.ops
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
-
-    from compinv_core.host.attention import outline
+    from compositional_inversion.compinv_core.host.attention import outline
 
     shared = {"image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32, "num_heads": 4}
     shared |= {"use_spatial_transformer": True, "context_dim": 16, "legacy": False, "device": torch.device("meta")}

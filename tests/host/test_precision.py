@@ -1,15 +1,17 @@
 """Models in half precision, as ComfyUI loads them for a GPU: what is learnt through them is what float32 learns."""
 
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from test_training import pictures_of, train
-
-from compinv_core.training import loop
+from compositional_inversion.compinv_core.training.concept_training import ConceptTraining
+from compositional_inversion.compinv_core.training.loop import as_leaves
+from compositional_inversion.compinv_core.training.recipe import Recipe
+from compositional_inversion.compinv_core.training.request import Request
+from compositional_inversion.compinv_core.training.task import Task
+from test_training import pictures_of
 
 
 def loaded(base: Path, dtype: torch.dtype) -> tuple[Any, Any, Any]:
@@ -24,44 +26,41 @@ def loaded(base: Path, dtype: torch.dtype) -> tuple[Any, Any, Any]:
     return model, clip, vae
 
 
-@dataclass(frozen=True)
-class Larger(loop.Task):
+@dataclass(frozen=True, eq=False)
+class Larger(Task):
     """Of larger latents, of which the model is shown a corner of 8 x 8 cells: of the others' error nothing is to be learnt."""
 
-    def reconstruction(self, vectors: Any, batch: Any) -> torch.Tensor:
-        corner = loop.Task(**{**vars(self), "latents": self.latents[..., :8, :8]})
-        share = 8 * 8 / self.latents[0, 0].numel()
-        return share * corner.reconstruction(vectors, replace(batch, noise=batch.noise[..., :8, :8]))
+    def reconstruction(self, parameters: Any, batch: Any) -> torch.Tensor:
+        latents = self.data.latents
+        corner = Task(**{**vars(self), "data": replace(self.data, latents=latents[..., :8, :8])})
+        share = 8 * 8 / latents[0, 0].numel()
+        return share * corner.reconstruction(parameters, replace(batch, noise=batch.noise[..., :8, :8]))
 
 
-def gradient(pack: Any, base: Path, monkeypatch: Any, dtype: torch.dtype, side: int) -> torch.Tensor:
+def gradient(base: Path, dtype: torch.dtype, side: int) -> torch.Tensor:
     """Of the first step on latents of side x side cells, as the optimiser meets it."""
-    module, found = sys.modules["compositional_inversion.compinv_core.host.training"], list[torch.Tensor]()
+    from compositional_inversion.compinv_core.host.backbone import ComfyBackbone
 
-    def first_step(start: Any, scale: Any, task: Any, *rest: Any) -> Any:
-        larger = Larger(**{**vars(task), "latents": task.latents.repeat(1, 1, side // 8, side // 8)})
-        end = loop.train(start, scale, larger, *rest)
-        found.append(end.optimizer["state"][0]["exp_avg"])
-        return end
-
-    monkeypatch.setattr(module, "train", first_step)
-    train(pack, loaded(base, dtype), pictures_of("mittens"), steps=1, batch=4)
-    return found[0]
+    request = Request("mine", "cat", pictures_of("mittens"), resolution=64, vectors=2)
+    run = ConceptTraining(ComfyBackbone(*loaded(base, dtype)), [request], Recipe(batch=4))
+    with torch.inference_mode():
+        data = run.material().data
+    with torch.inference_mode(False), torch.enable_grad(), run.backbone.trainable(False, 0):
+        larger = replace(data.clone(), latents=data.latents.clone().repeat(1, 1, side // 8, side // 8))
+        task = Larger.on(run.backbone, larger, run.way, run.recipe)
+        leaves = as_leaves(run.way.start(), run.backbone.device, {"mine/clip_l"})
+        drawn = task.draw(torch.Generator().manual_seed(0))
+        task.backward(leaves, drawn, 1, torch.tensor(task.loss_scale), 4)
+    assert leaves["mine/clip_l"].grad is not None
+    return leaves["mine/clip_l"].grad
 
 
 @pytest.mark.parametrize(
     ("dtype", "side", "alike"),
     [(torch.float16, 64, 0.99), (torch.float16, 128, 0.99), (torch.bfloat16, 64, 0.95)],  # 11 bits and 8 of precision
 )
-def test_the_gradient_is_float32s(pack: Any, base: Path, monkeypatch: Any, dtype: torch.dtype, side: int, alike: float):
+def test_the_gradient_is_float32s(pack: Any, base: Path, dtype: torch.dtype, side: int, alike: float):
     """At the latents of SD 1.5 and SDXL, of whose values float16 would lose each one's gradient."""
-    half, single = (gradient(pack, base, monkeypatch, kind, side) for kind in (dtype, torch.float32))
+    half, single = (gradient(base, kind, side) for kind in (dtype, torch.float32))
     assert torch.cosine_similarity(half.flatten(), single.flatten(), dim=0) > alike
     assert half.norm() / single.norm() == pytest.approx(1, abs=0.1)
-
-
-def test_float32_does_not_notice_the_scale(pack: Any, base: Path, monkeypatch: Any):
-    words = [train(pack, loaded(base, torch.float32), pictures_of("mittens"))[0].vectors["clip_l"]]
-    monkeypatch.setattr(sys.modules["compositional_inversion.compinv_core.training.loop"].Task, "scale", 1.0)
-    words.append(train(pack, loaded(base, torch.float32), pictures_of("mittens"))[0].vectors["clip_l"])
-    assert torch.equal(*words)

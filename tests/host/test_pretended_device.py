@@ -1,12 +1,13 @@
 """Whatever runs on a GPU, on a pretended one: nothing is left on the CPU, and the results are those of the CPU."""
 
-import sys
 from collections.abc import Generator
 from copy import copy
 from typing import Any
 
 import pytest
 import torch
+from compositional_inversion.compinv_core.training.concept_training import ConceptTraining
+from compositional_inversion.compinv_core.training.task import Task
 from pretended import DEVICE, Pretended, pretended_device
 from test_layout_training import train as train_predictor
 from test_repair import concept as word
@@ -71,7 +72,7 @@ def anchors(pack: Any, clip: Any) -> Any:
 
 
 def test_a_word_is_learnt(pack: Any, here: Loaded, there: Loaded):
-    """With a search for the thing, weights of anchors, checks and previews."""
+    """With a search for the thing, weights of anchors, evaluations and previews."""
     pictures = pictures_of("mittens")[:2]
     words = [
         train(
@@ -90,16 +91,15 @@ def test_a_word_is_learnt(pack: Any, here: Loaded, there: Loaded):
 @pytest.fixture
 def waits(device: Pretended, monkeypatch: Any) -> list[int]:
     """How often each step of a training to come waits for the device."""
-    loop, waited = sys.modules["compositional_inversion.compinv_core.training.loop"], list[int]()
-    backward = loop.Task.backward
+    backward, waited = Task.backward, list[int]()
 
-    def counted(*inputs: Any) -> Any:
+    def counted(*inputs: Any, **named: Any) -> Any:
         before = device.waits
-        result = backward(*inputs)
+        result = backward(*inputs, **named)
         waited.append(device.waits - before)
         return result
 
-    monkeypatch.setattr(loop.Task, "backward", counted)
+    monkeypatch.setattr(Task, "backward", counted)
     return waited
 
 
@@ -121,7 +121,7 @@ def test_an_interrupted_training_goes_on_there(pack: Any, here: Loaded, there: L
     settings = {"steps": 12, "batch": 1, "placeholder": "stopped"}
     pictures = pictures_of("mittens")[:1]
     undisturbed = train(pack, here, pictures, **settings)[0].vectors["clip_l"]
-    monkeypatch.setattr(sys.modules["compositional_inversion.nodes.train"].Training, "preview", lambda *_: 1 / 0)
+    monkeypatch.setattr(ConceptTraining, "preview", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train(pack, there, pictures, **settings)
     monkeypatch.undo()
@@ -133,23 +133,22 @@ def test_a_model_that_does_not_fit_teaches_the_same_word_from_both_memories(
 ):
     from comfy import model_management as management
 
-    training = sys.modules["compositional_inversion.compinv_core.host.training"]
     with torch.inference_mode():
         management.unload_all_models()
     room = management.minimum_inference_memory() + there[0].model_size() // 2
-    learn, elsewhere = training.train, list[int]()
+    backward, elsewhere = Task.backward, list[int]()
 
     def free(device: Any = None, torch_free_too: bool = False) -> Any:
         left = room - sum(patcher.loaded_size() for patcher in (there[0], there[1].patcher, there[2].patcher))
         return (left, left) if torch_free_too else left
 
-    def teach(*task: Any) -> Any:
+    def counted(*inputs: Any, **named: Any) -> Any:
         elsewhere.append(sum(weight.device != DEVICE for weight in there[0].model.diffusion_model.parameters()))
-        return learn(*task)
+        return backward(*inputs, **named)
 
     monkeypatch.setattr(management, "get_free_memory", free)
     monkeypatch.setattr(management, "vram_state", management.VRAMState.NORMAL_VRAM)
-    monkeypatch.setattr(training, "train", teach)
+    monkeypatch.setattr(Task, "backward", counted)
     word = train(pack, there, pictures_of("mittens")[:2], batch=1)[0].vectors["clip_l"]
     assert 0 < elsewhere[0] < len(list(there[0].model.diffusion_model.parameters()))
     monkeypatch.undo()

@@ -297,7 +297,7 @@ def test_a_model_and_prompt_that_do_not_belong_together_are_refused(pack: Any, m
 
 def test_an_architecture_without_cross_attention_is_refused(microworld: Any):
     from compositional_inversion.compinv_core.host.attention import guided_blocks
-    from compositional_inversion.compinv_core.host.training import noise_schedule
+    from compositional_inversion.compinv_core.host.latents import noise_schedule
 
     model = microworld[0].clone()
     model.model = type("Other", (), {"diffusion_model": torch.nn.Linear(2, 2), "adm_channels": 0})()

@@ -143,7 +143,7 @@ def test_the_gradient_is_exact_and_needs_only_the_first_part_of_the_pass(pack: A
     """The cut pass against the whole one, bit for bit, also with blocks computed twice, and against central differences."""
     from compositional_inversion.compinv_core.attention.energy import layout_energy
     from compositional_inversion.compinv_core.host.attention import Capture, guided_blocks, until_last_map, watch
-    from compositional_inversion.compinv_core.host.model import frozen_weights, recomputed
+    from compositional_inversion.compinv_core.host.model import checkpointed, frozen_weights
     from compositional_inversion.compinv_core.layout.regions import default_layout
 
     unet = microworld[0].model.diffusion_model
@@ -167,7 +167,7 @@ def test_the_gradient_is_exact_and_needs_only_the_first_part_of_the_pass(pack: A
                 return torch.autograd.grad(energy(latents, stop), latents)[0]
 
         assert torch.equal(gradient(stop=True), gradient(stop=False))
-        with recomputed(unet):
+        with checkpointed(unet):
             twice = gradient(stop=True), gradient(stop=False)
         assert all(torch.equal(gradient(stop=True), one) for one in twice)
         step = 0.02  # float32 energies differ by about 1e-3 over it, of which rounding is 1e-4
@@ -178,13 +178,13 @@ def test_the_gradient_is_exact_and_needs_only_the_first_part_of_the_pass(pack: A
 def test_a_block_that_is_computed_again_does_not_put_its_map_in_the_place_of_the_first(pack: Any, microworld: Any):
     """Which would hold on to all that computing it again has kept."""
     from compositional_inversion.compinv_core.host.attention import Capture, guided_blocks, watch
-    from compositional_inversion.compinv_core.host.model import frozen_weights, recomputed
+    from compositional_inversion.compinv_core.host.model import checkpointed, frozen_weights
 
     unet = microworld[0].model.diffusion_model
     blocks = guided_blocks(microworld[0], 8, 8)
     capture = Capture(blocks, "mine", [5, 8], 77)
     options = watch({"transformer_options": {"uuids": ["mine"]}}, [capture], False)["transformer_options"]
-    with torch.inference_mode(False), torch.enable_grad(), frozen_weights(unet), recomputed(unet):
+    with torch.inference_mode(False), torch.enable_grad(), frozen_weights(unet), checkpointed(unet):
         latents = torch.randn(1, 4, 8, 8, requires_grad=True)
         unet(latents, torch.tensor([500.0]), torch.randn(1, 77, 96), transformer_options=options)
         first = dict(capture.maps)

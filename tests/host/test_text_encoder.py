@@ -9,9 +9,15 @@ PROMPT = "a photo of embedding:my-cat, on the (red:1.2) grass"
 
 
 def text_encoder():
-    from compinv_core.host import text_encoder
+    from compositional_inversion.compinv_core.host import text_encoder
 
     return text_encoder
+
+
+def text_gradient():
+    from compositional_inversion.compinv_core.host import text_gradient
+
+    return text_gradient
 
 
 def same(a, b) -> bool:
@@ -19,7 +25,7 @@ def same(a, b) -> bool:
 
 
 def test_the_file_means_the_same_bit_for_bit_as_the_wire(clip, concept_for, embeddings):
-    from compinv_core.concept import read_concept, write_concept
+    from compositional_inversion.compinv_core.concept import read_concept, write_concept
 
     concept = concept_for(clip, "by-file")
     path = embeddings / "by-file.safetensors"
@@ -160,7 +166,7 @@ def test_a_subject_that_no_chunk_holds_is_not_sent_to_another_place(sd1, concept
 
 @pytest.mark.parametrize("layer", [None, -1, -2])
 def test_the_differentiable_encoding_is_the_stock_encoding(clip, concept_for, layer):
-    from compinv_core.host.model import frozen_weights
+    from compositional_inversion.compinv_core.host.model import frozen_weights
 
     encoder = text_encoder()
     concept = concept_for(clip)
@@ -170,13 +176,13 @@ def test_the_differentiable_encoding_is_the_stock_encoding(clip, concept_for, la
     applied = encoder.with_concept(skipping, concept)
     stock = [encoder.encode(applied, prompt) for prompt in prompts]
     encoders = encoder.text_encoders(clip)
-    prepared = encoder.prepare(skipping, prompts, "my-cat", {key: 2 for key in encoders})
-    with torch.inference_mode(False), frozen_weights(*encoders.values()), encoder.differentiable(skipping):
+    prepared = text_gradient().prepare(skipping, [(prompt, "my-cat") for prompt in prompts], {"my-cat": 2})
+    with torch.inference_mode(False), frozen_weights(*encoders.values()), text_gradient().differentiable(skipping):
         for i, reference in enumerate(stock):
-            encoded = encoder.encode_batch(skipping, prepared, [i], concept.vectors)
+            encoded = text_gradient().encode_prepared(skipping, prepared, [i], {"my-cat": concept.vectors})
             assert torch.equal(encoded.context, reference[0][0])
             assert torch.equal(encoded.pooled, reference[0][1]["pooled_output"])
-        cond = encoder.encode_batch(skipping, prepared, [2, 0, 1, 0], concept.vectors).context
+        cond = text_gradient().encode_prepared(skipping, prepared, [2, 0, 1, 0], {"my-cat": concept.vectors}).context
         together = torch.cat([stock[i][0][0] for i in (2, 0, 1, 0)])
         torch.testing.assert_close(cond, together, rtol=1e-5, atol=1e-5)  # a batch may round its products otherwise
 
@@ -197,36 +203,57 @@ def test_the_refiner_takes_the_concepts_of_sdxl(sdxl, concept_for, embeddings):
 
 
 def test_another_embedding_in_a_prompt_stays_what_it_is(clip, concept_for):
-    from compinv_core.host.model import frozen_weights
+    from compositional_inversion.compinv_core.host.model import frozen_weights
 
     encoder = text_encoder()
     known = encoder.with_concept(clip, concept_for(clip, "their-dog", 3))
     concept, encoders = concept_for(clip), encoder.text_encoders(clip)
     prompt = "a embedding:their-dog beside a embedding:my-cat"
     stock = encoder.encode(encoder.with_concept(known, concept), prompt)[0][0]
-    counts = {key: 2 for key in encoders}
-    prepared = encoder.prepare(known, [prompt, "a embedding:my-cat"], "my-cat", counts)
-    with torch.inference_mode(False), frozen_weights(*encoders.values()), encoder.differentiable(known):
-        assert torch.equal(encoder.encode_batch(known, prepared, [0], concept.vectors).context, stock)
+    asked, counts = [(prompt, "my-cat"), ("a embedding:my-cat", "my-cat")], {"my-cat": 2}
+    prepared = text_gradient().prepare(known, asked, counts)
+    with torch.inference_mode(False), frozen_weights(*encoders.values()), text_gradient().differentiable(known):
+        assert torch.equal(
+            text_gradient().encode_prepared(known, prepared, [0], {"my-cat": concept.vectors}).context, stock
+        )
     for wrong in ("a embedding:my-cat.", "a cat", "embedding:my-cat and embedding:my-cat"):
         with pytest.raises(ValueError, match=f'The prompt "{wrong}" must hold "embedding:my-cat" once'):
-            encoder.prepare(known, ["a embedding:my-cat", wrong], "my-cat", counts)
+            text_gradient().prepare(known, [("a embedding:my-cat", "my-cat"), (wrong, "my-cat")], counts)
+
+
+def test_two_placeholders_in_prompts_of_their_own_are_each_written_where_they_go(clip, concept_for):
+    """One of two vectors, one of three, in one batch."""
+    from compositional_inversion.compinv_core.host.model import frozen_weights
+
+    encoder = text_encoder()
+    one, two, encoders = concept_for(clip, "one", 2), concept_for(clip, "two", 3), encoder.text_encoders(clip)
+    prompts = [("a photo of a embedding:one", "one"), ("embedding:two on grass", "two"), ("the embedding:one", "one")]
+    applied = encoder.with_concept(encoder.with_concept(clip, one), two)
+    stock = torch.cat([encoder.encode(applied, prompt)[0][0] for prompt, _ in prompts])
+    prepared = text_gradient().prepare(clip, prompts, {"one": 2, "two": 3})
+    assert prepared.placeholders == ("one", "two", "one")
+    words = {"one": one.vectors, "two": two.vectors}
+    with torch.inference_mode(False), frozen_weights(*encoders.values()), text_gradient().differentiable(clip):
+        for i in range(3):
+            assert torch.equal(text_gradient().encode_prepared(clip, prepared, [i], words).context, stock[i : i + 1])
+        together = text_gradient().encode_prepared(clip, prepared, [2, 1, 0], words).context
+        torch.testing.assert_close(together, stock[[2, 1, 0]], rtol=1e-5, atol=1e-5)
 
 
 def test_the_gradient_reaches_the_vectors_and_only_them(clip, concept_for):
-    from compinv_core.host.model import frozen_weights
+    from compositional_inversion.compinv_core.host.model import frozen_weights
 
     encoder = text_encoder()
     encoders = encoder.text_encoders(clip)
     before = encoder.encode(clip, "a photo of a cat")
     with torch.inference_mode():  # as every node runs
-        prepared = encoder.prepare(clip, ["a photo of a embedding:my-cat"], "my-cat", {key: 2 for key in encoders})
+        prepared = text_gradient().prepare(clip, [("a photo of a embedding:my-cat", "my-cat")], {"my-cat": 2})
         with torch.inference_mode(False), torch.enable_grad():
             vectors = {k: v.double().float().requires_grad_() for k, v in concept_for(clip).vectors.items()}
-            with frozen_weights(*encoders.values()), encoder.differentiable(clip):
+            with frozen_weights(*encoders.values()), text_gradient().differentiable(clip):
 
                 def loss(vectors) -> torch.Tensor:
-                    cond = encoder.encode_batch(clip, prepared, [0, 0], vectors).context
+                    cond = text_gradient().encode_prepared(clip, prepared, [0, 0], {"my-cat": vectors}).context
                     return (cond * torch.linspace(-1, 1, cond[0].numel()).reshape(cond[0].shape)).sum()
 
                 gradients = torch.autograd.grad(loss(vectors), list(vectors.values()))
@@ -241,7 +268,7 @@ def test_the_gradient_reaches_the_vectors_and_only_them(clip, concept_for):
 
 
 def test_differentiable_is_undone_after_an_error(sd1):
-    with pytest.raises(KeyError), text_encoder().differentiable(sd1):
+    with pytest.raises(KeyError), text_gradient().differentiable(sd1):
         raise KeyError
     assert all("forward" not in vars(layer) for layer in sd1.cond_stage_model.modules())
 

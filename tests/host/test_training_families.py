@@ -127,8 +127,8 @@ def transformers_text(encoder: Any, vectors: Tensor) -> Any:
 
 def encoded_by_transformers(clip: Any, vectors: dict[str, Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Context, pooled output, and the tables that the gradient goes to."""
-    from compinv_core.concept import Concept
-    from compinv_core.host import text_encoder
+    from compositional_inversion.compinv_core.concept import Concept
+    from compositional_inversion.compinv_core.host import text_encoder
 
     marked = text_encoder.with_concept(clip, Concept("probe", vectors))
     contexts, tables = [], []
@@ -155,12 +155,11 @@ def encoded_by_transformers(clip: Any, vectors: dict[str, Tensor]) -> tuple[Tens
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("name", list(FAMILIES))
 def test_loss_and_gradient_are_those_of_diffusers(name: str, masked: bool, request: pytest.FixtureRequest):
-    from compinv_core.host.training import noise_schedule, predictor
+    from compositional_inversion.compinv_core.host import text_encoder, text_gradient
+    from compositional_inversion.compinv_core.host.latents import noise_schedule
+    from compositional_inversion.compinv_core.host.model import frozen_weights, predictor
+    from compositional_inversion.compinv_core.training.objective import diffusion_loss
     from diffusers import DDPMScheduler
-
-    from compinv_core.host import text_encoder
-    from compinv_core.host.model import frozen_weights
-    from compinv_core.training.objective import diffusion_loss
 
     family, clip = FAMILIES[name], request.getfixturevalue(name)
     model = comfy_model(family)
@@ -173,11 +172,11 @@ def test_loss_and_gradient_are_those_of_diffusers(name: str, masked: bool, reque
     mask = (torch.rand(2, 1, 8, 8, generator=generator) > 0.4).float() if masked else None
 
     with torch.inference_mode(), torch.inference_mode(False), torch.enable_grad():
-        prepared = text_encoder.prepare(clip, PROMPTS, "probe", dict.fromkeys(encoders, 2))
+        prepared = text_gradient.prepare(clip, [(prompt, "probe") for prompt in PROMPTS], {"probe": 2})
         trained = {key: value.clone().requires_grad_() for key, value in vectors.items()}
         weights = frozen_weights(model.model.diffusion_model, *encoders.values())
-        with weights, text_encoder.differentiable(clip):
-            encoded = text_encoder.encode_batch(clip, prepared, [0, 1], trained)
+        with weights, text_gradient.differentiable(clip):
+            encoded = text_gradient.encode_prepared(clip, prepared, [0, 1], {"probe": trained})
             loss = diffusion_loss(predictor(model), noise_schedule(model), latents, noise, steps, encoded, mask).mean()
             gradients = torch.autograd.grad(loss, list(trained.values()))
 
@@ -202,7 +201,7 @@ def test_loss_and_gradient_are_those_of_diffusers(name: str, masked: bool, reque
 
 
 def test_what_reads_more_than_text_and_size_is_refused():
-    from compinv_core.host.training import noise_schedule
+    from compositional_inversion.compinv_core.host.latents import noise_schedule
 
     model = comfy_model(FAMILIES["sd1"])
     model.model.adm_channels = 1000
@@ -214,7 +213,7 @@ def test_what_reads_more_than_text_and_size_is_refused():
 def test_the_node_trains_every_family(
     name: str, pack: Any, microworld: Any, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
 ):
-    from compinv_core.host import text_encoder
+    from compositional_inversion.compinv_core.host import text_encoder
 
     clip = request.getfixturevalue(name)
     inputs = {
@@ -252,12 +251,10 @@ def test_the_node_trains_every_family(
 
 
 @pytest.mark.parametrize("name", list(FAMILIES))
-def test_a_gradient_of_recomputed_blocks_is_the_same_bit_for_bit(name: str):
-    """Also where a patch does another thing in each block, which ComfyUI's own recomputing gets wrong."""
-    from compinv_core.host.training import predictor
-
-    from compinv_core.backbone import Encoded
-    from compinv_core.host.model import frozen_weights, recomputed
+def test_a_gradient_of_checkpointed_blocks_is_the_same_bit_for_bit(name: str):
+    """Also where a patch does another thing in each block, which ComfyUI's own checkpointing gets wrong."""
+    from compositional_inversion.compinv_core.backbone import Encoded
+    from compositional_inversion.compinv_core.host.model import checkpointed, frozen_weights, predictor
 
     family = FAMILIES[name]
     model = comfy_model(family)
@@ -284,7 +281,7 @@ def test_a_gradient_of_recomputed_blocks_is_the_same_bit_for_bit(name: str):
     with torch.inference_mode(False), torch.enable_grad(), frozen_weights(unet):
         plain = gradient()
         once = len(seen)
-        with recomputed(unet):
+        with checkpointed(unet):
             again = gradient()
     assert len(seen) == 3 * once and len(set(seen)) == 4 * 2  # four blocks, two transformers deep; forward and backward
     assert all(torch.equal(a, b) for a, b in zip(plain, again, strict=True))

@@ -2,9 +2,16 @@
 
 import pytest
 import torch
-
-from compinv_core.anchors import COCO_CATEGORIES, AnchorSet, anchor_loss, density, paper_anchor_loss, sparsemax, weigh
-from compinv_core.prompts.vocabulary import Vocabulary
+from compositional_inversion.compinv_core.anchors import (
+    COCO_CATEGORIES,
+    AnchorSet,
+    anchor_loss,
+    density,
+    embedded_prompt_loss,
+    sparsemax,
+    weigh,
+)
+from compositional_inversion.compinv_core.prompts.vocabulary import Vocabulary
 
 # Ten words in two groups on the axes of a plane, a step of 0.1 between neighbours, and one word apart.
 WORDS = (*(f"{group}{i}" for group in ("cat", "car") for i in range(10)), "odd")
@@ -93,7 +100,7 @@ def test_the_paper_s_loss_is_the_mean_over_the_whole_embedded_prompt():
     learnt, ordinary = prompt.clone(), prompt.clone()
     learnt[4:6], ordinary[4:6] = vectors, target
     expected = torch.nn.functional.mse_loss(learnt, ordinary)
-    torch.testing.assert_close(paper_anchor_loss(vectors, target), expected)
+    torch.testing.assert_close(embedded_prompt_loss(vectors, target), expected)
 
 
 def test_a_step_down_the_loss_brings_the_vectors_nearer():

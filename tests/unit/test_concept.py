@@ -4,9 +4,8 @@ import os
 
 import pytest
 import torch
+from compositional_inversion.compinv_core.concept import Concept, check_name, is_ours, read_concept, write_concept
 from safetensors.torch import save_file
-
-from compinv_core.concept import Concept, check_name, is_ours, read_concept, write_concept
 
 CONCEPT = Concept("my-cat", {"clip_l": torch.randn(2, 768), "clip_g": torch.randn(2, 1280)}, "cat", {"steps": "30"})
 
@@ -37,7 +36,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
         open(file, "w").close()
         raise OSError("no space left")
 
-    monkeypatch.setattr("compinv_core.concept.save_file", full_disk)
+    monkeypatch.setattr("compositional_inversion.compinv_core.files.save_file", full_disk)
     with pytest.raises(OSError, match="no space"):
         write_concept(CONCEPT, path, replace=True)
     assert os.listdir(tmp_path) == [path.name] and path.read_text() == "old"

@@ -1,13 +1,17 @@
 """Regions on maps of a conditioning's own part of the canvas, and its energy with one context and with several."""
 
 import torch
+from compositional_inversion.compinv_core.attention.energy import layout_energy
+from compositional_inversion.compinv_core.layout.regions import Box, Region
+from compositional_inversion.compinv_core.reading.contexts import Context, Contexts
+from compositional_inversion.compinv_core.sampling.conditioning import (
+    FurtherContexts,
+    GuidedConditioning,
+    energy_of,
+    reported,
+)
+from compositional_inversion.compinv_core.sampling.schedules import Balance, Steering
 from torch import Tensor
-
-from compinv_core.attention.energy import layout_energy
-from compinv_core.layout.regions import Box, Region
-from compinv_core.reading.contexts import Context, Contexts
-from compinv_core.sampling.conditioning import FurtherContexts, GuidedConditioning, energy_of, reported
-from compinv_core.sampling.schedules import Balance, Steering
 
 LEFT = Region("cat", Box(0, 0, 0.5, 1))
 RIGHT = Region("car", Box(0.5, 0, 1, 1))
@@ -60,7 +64,7 @@ def test_rules_that_a_conditioning_brings_along_come_first():
 
 
 def test_further_contexts_list_the_subjects_that_are_guided():
-    from compinv_core.prompts.spans import Subject
+    from compositional_inversion.compinv_core.prompts.spans import Subject
 
     subjects = [Subject(name, name, (i,), (i,)) for i, name in enumerate(("cat", "car", "kite"))]
     further = FurtherContexts([torch.zeros(1, 5, 8)], [[(1,), (), (3, 4)]], lambda _: [])

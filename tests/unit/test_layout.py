@@ -1,14 +1,18 @@
 import pytest
 import torch
-
-from compinv_core.attention.energy import layout_energy
-from compinv_core.attention.maps import BACKGROUND, attention_maps, attention_probabilities, foreground_weights
-from compinv_core.layout.recovery import layout_from_attention
-from compinv_core.layout.regions import Box, Region, default_layout, layout_from_json
-from compinv_core.reading.rules import balancing_bias, steering_bias
-from compinv_core.sampling.guidance import Guidance, correct
-from compinv_core.sampling.report import Report, described
-from compinv_core.sampling.schedules import Steering, progress
+from compositional_inversion.compinv_core.attention.energy import layout_energy
+from compositional_inversion.compinv_core.attention.maps import (
+    BACKGROUND,
+    attention_maps,
+    attention_probabilities,
+    foreground_weights,
+)
+from compositional_inversion.compinv_core.layout.recovery import layout_from_attention
+from compositional_inversion.compinv_core.layout.regions import Box, Region, default_layout, layout_from_json
+from compositional_inversion.compinv_core.reading.rules import balancing_bias, steering_bias
+from compositional_inversion.compinv_core.sampling.guidance import Guidance, correct
+from compositional_inversion.compinv_core.sampling.report import Report, described
+from compositional_inversion.compinv_core.sampling.schedules import Steering, progress
 
 LEFT = Box(0, 0, 0.5, 1)
 

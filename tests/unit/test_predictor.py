@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
-
-from compinv_core.layout.predictor import (
+from compositional_inversion.compinv_core.layout.predictor import (
     FORMAT,
     BoxPredictor,
     Example,
@@ -19,7 +17,8 @@ from compinv_core.layout.predictor import (
     read_predictor,
     write_predictor,
 )
-from compinv_core.prompts.templates import prompts_about
+from compositional_inversion.compinv_core.prompts.templates import prompts_about
+from safetensors.torch import save_file
 
 WIDTH = 12
 WORDS = {name: torch.randn(WIDTH, generator=torch.Generator().manual_seed(i)) for i, name in enumerate("abcdefgh")}

@@ -5,12 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from compositional_inversion.compinv_core.layout import predictor
+from compositional_inversion.compinv_core.layout.predictor import LayoutPredictor
+from compositional_inversion.compinv_core.layout.predictor_training import (
+    PredictorTraining,
+    Recovered,
+    known_categories,
+    train_predictor,
+)
+from compositional_inversion.compinv_core.layout.regions import Box, Layout, Region
 from torch import Tensor
-
-from compinv_core.layout import predictor
-from compinv_core.layout.predictor import LayoutPredictor
-from compinv_core.layout.predictor_training import PredictorTraining, Recovered, known_categories, train_predictor
-from compinv_core.layout.regions import Box, Layout, Region
 
 REQUEST = PredictorTraining(prompts=30, resolution=64, seed=7)
 WORDS = ("cat", "car", "kite", "dog", "cup", "boat")

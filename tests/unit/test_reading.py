@@ -2,11 +2,9 @@
 
 import pytest
 import torch
-from torch import Tensor
-
-from compinv_core.attention.maps import attention_probabilities
-from compinv_core.reading.contexts import Context, Contexts
-from compinv_core.reading.rules import (
+from compositional_inversion.compinv_core.attention.maps import attention_probabilities
+from compositional_inversion.compinv_core.reading.contexts import Context, Contexts
+from compositional_inversion.compinv_core.reading.rules import (
     HIDDEN,
     BalanceRule,
     Look,
@@ -15,6 +13,7 @@ from compinv_core.reading.rules import (
     VisibilityRule,
     steering_bias,
 )
+from torch import Tensor
 
 HEADS, SIDE = 2, 4
 LEFT = torch.tensor([1.0, 1.0, 0.0, 0.0]).expand(SIDE, SIDE)

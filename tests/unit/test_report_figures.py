@@ -6,9 +6,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-
-from compinv_core.prompts.vocabulary import Vocabulary
-from compinv_core.report import Attention, Report, Standing, dominance, entropy, kept, standing
+from compositional_inversion.compinv_core.prompts.vocabulary import Vocabulary
+from compositional_inversion.compinv_core.report.figures import (
+    Attention,
+    Report,
+    Standing,
+    dominance,
+    entropy,
+    kept,
+    standing,
+)
 
 ORDINARY = Attention(0.1, 0.9, {"cup": (0.1, 0.1), "car": (0.1, 0.3)})
 # Nine words a step of 1 apart on a line, all as long as their distance from 0.

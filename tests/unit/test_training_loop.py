@@ -1,17 +1,24 @@
-from collections.abc import Mapping
+"""The loop on UNets of a line: what it minimises, finds and refuses."""
+
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
-from compinv_core.training.pictures import off_centre, rescaled, training_pictures
-
-from compinv_core.anchors import sparsemax
-from compinv_core.backbone import Encoded, NoiseSchedule, Predictor
-from compinv_core.training.loop import REFERENCE, Progress, Pull, Recipe, Task, train
-from compinv_core.training.objective import diffusion_loss, timesteps_at
+from compositional_inversion.compinv_core.anchors import AnchorSet, sparsemax
+from compositional_inversion.compinv_core.backbone import Encoded, NoiseSchedule, Predictor
+from compositional_inversion.compinv_core.memory import MemoryPlan
+from compositional_inversion.compinv_core.training.checkpoint import Checkpoint, Progress
+from compositional_inversion.compinv_core.training.images import off_centre, rescaled, training_images
+from compositional_inversion.compinv_core.training.loop import Surroundings, as_leaves, train
+from compositional_inversion.compinv_core.training.objective import diffusion_loss, timesteps_at
+from compositional_inversion.compinv_core.training.recipe import PAPER, Recipe
+from compositional_inversion.compinv_core.training.task import Task, TrainingData
+from compositional_inversion.compinv_core.training.ways.textual_inversion import TextualInversion, Word
+from fake_backbone import FakeBackbone
+from torch import Tensor
 
 EPSILON = NoiseSchedule(torch.linspace(0.99, 0.01, 10), "epsilon")
-ONE_PROMPT = torch.zeros(1, 1, dtype=torch.long)
 NO_PROMPT = Encoded(torch.zeros(1, 1, 4), torch.zeros(1, 4))
 V = NoiseSchedule(torch.linspace(0.99, 0.01, 10), "v")
 
@@ -43,103 +50,105 @@ def test_what_a_mask_covers_is_not_learnt():
     assert loss.tolist() == [1]
 
 
-def encode(indices: list[int], vectors: Mapping[str, torch.Tensor]) -> Encoded:
-    """Prompts of one token, which is the word."""
-    word = vectors["clip_l"].expand(len(indices), 1, 4)
-    return Encoded(word, word[:, 0])
+VOCABULARY = {
+    "plus": [1.0, 0, 0, 0],
+    "minus": [-1.0, 0, 0, 0],
+    "third": [0, 3.0, 0, 0],
+    "target": [1.0, -1.0, 2.0, 0.0],
+}
 
 
-def task(predict: Predictor, recipe: Recipe, pulls: dict[str, Pull] | None = None) -> Task:
-    return Task(torch.zeros(1, 4, 2, 2), ONE_PROMPT, encode, predict, EPSILON, recipe, pulls)
+def the_word(noisy: Tensor, timesteps: Tensor, prompts: Encoded) -> Tensor:
+    """A prediction that is the prompt's first token: the best word is zero, the mean of the noise."""
+    return prompts.context[:, 0, :, None, None].expand_as(noisy)
 
 
-def _train(steps: int, pulls: dict[str, Pull] | None, reconstruction: float, anchor: float) -> torch.Tensor:
-    """A UNet whose prediction is the prompt's last token: the best word is zero, the mean of the noise."""
-    start = {"clip_l": torch.full((1, 4), 3.0)}
-    return train(
-        start,
-        {"clip_l": 1.0},
-        Task(
-            torch.zeros(3, 4, 2, 2),
-            prompts=torch.tensor([[0, 1]] * 3),
-            encode=encode,
-            predict=lambda noisy, steps, prompts: prompts.context[:, -1, :, None, None].expand_as(noisy),
-            schedule=EPSILON,
-            recipe=Recipe(steps, 4, 0.1, reconstruction, anchor, seed=1),
-            pulls=pulls,
-        ),
-    ).vectors["clip_l"]
+def task(predict: Predictor, recipe: Recipe, start: Tensor | None = None, anchors: AnchorSet | None = None) -> Task:
+    """Images of nothing, and two prompts that begin with the placeholder."""
+    backbone = FakeBackbone(VOCABULARY)
+    backbone.predict = predict
+    backbone.schedule = EPSILON
+    prepared = backbone.prepare([("embedding:mine", "mine")] * 2, {"mine": 1})
+    word = Word("mine", "plus", {"clip_l": torch.zeros(1, 4) if start is None else start}, anchors)
+    data = TrainingData(torch.zeros(3, 4, 2, 2), torch.tensor([[0, 1]] * 3))
+    return Task.on(backbone, data, TextualInversion(backbone, (word,), prepared), replace(recipe, lr_unit="absolute"))
+
+
+def learn(
+    task: Task, on_report: Callable[[Progress], None] = lambda progress: None, micro_batch: int | None = None
+) -> Checkpoint:
+    """All steps of it."""
+    plan = MemoryPlan(0, 1, task.recipe.batch, micro_batch or task.recipe.batch)
+    leaves = as_leaves(task.way.start(), task.device, set(task.way.learning_rates(task.recipe)))
+    return train(task, Surroundings(plan, on_report=on_report), leaves)
+
+
+def word_of(checkpoint: Checkpoint) -> Tensor:
+    return checkpoint.parameters["mine/clip_l"]
+
+
+def anchored(*words: str, learnt: bool = False) -> AnchorSet:
+    return AnchorSet(words[0], words, (1 / len(words),) * len(words), learnt)
 
 
 def test_plain_training_finds_the_best_word():
-    assert _train(200, None, 1, 0).abs().max() < 0.5
+    found = word_of(learn(task(the_word, Recipe(200, 4, 0.1, 1, 0, seed=1), torch.full((1, 4), 3.0))))
+    assert found.abs().max() < 0.5
 
 
 def test_anchors_alone_end_on_their_target():
-    target = torch.tensor([1.0, -1.0, 2.0, 0.0])
-    assert torch.allclose(_train(300, {"clip_l": Pull(target[None], 1.0)}, 0, 1), target[None], atol=0.05)
+    start = torch.full((1, 4), 3.0)
+    found = word_of(learn(task(the_word, Recipe(300, 4, 0.1, 0, 1, seed=1), start, anchored("target"))))
+    assert torch.allclose(found, torch.tensor([VOCABULARY["target"]]), atol=0.05)
 
 
 def test_weights_that_are_learnt_find_the_anchors_that_explain_the_word():
     """The best word is zero: of three anchors it lies between the first two, and the third has no part in it."""
-    anchors = torch.tensor([[1.0, 0, 0, 0], [-1.0, 0, 0, 0], [0, 3.0, 0, 0]])
-    mixed = replace(
-        task(lambda noisy, steps, prompts: prompts.context[:, -1, :, None, None].expand_as(noisy), Recipe(400, 8)),
-        pulls={"clip_l": Pull(anchors, 1.0)},
-        weights=torch.full((3,), 1 / 3),
-        learn_weights=True,
-    )
-    end = train({"clip_l": torch.full((1, 4), 1.0)}, {"clip_l": 1.0}, mixed)
-    first, second, third = sparsemax(end.scores).tolist()
+    anchors, start = anchored("plus", "minus", "third", learnt=True), torch.full((1, 4), 1.0)
+    end = learn(task(the_word, Recipe(400, 8), start, anchors))
+    first, second, third = sparsemax(end.parameters["mine/anchors"]).tolist()
     assert third == 0 and first == pytest.approx(0.5, abs=0.3) and first + second == pytest.approx(1)
-    fixed = train({"clip_l": torch.full((1, 4), 1.0)}, {"clip_l": 1.0}, replace(mixed, learn_weights=False))
-    assert torch.equal(fixed.scores, mixed.weights)
+    fixed = learn(task(the_word, Recipe(400, 8), start, replace(anchors, learnt=False)))
+    assert torch.equal(fixed.parameters["mine/anchors"], torch.tensor(anchors.weights))
 
 
 def test_the_same_seed_learns_the_same_word():
-    assert torch.equal(_train(5, None, 1, 0), _train(5, None, 1, 0))
+    one, two, other = (word_of(learn(task(the_word, Recipe(5, seed=seed)))) for seed in (0, 0, 1))
+    assert torch.equal(one, two) and not torch.equal(one, other)
 
 
-def test_the_best_word_is_the_one_of_the_lowest_check():
+def test_the_best_word_is_the_one_of_the_lowest_evaluation():
     """The learning rate is far too high, so the word swings, and the last one is not the best."""
     seen: list[Progress] = []
-    swinging = task(
-        lambda noisy, steps, prompts: prompts.context[:, -1, :, None, None].expand_as(noisy), Recipe(60, 2, 20.0, 1, 0)
-    )
-    end = train({"clip_l": torch.full((1, 4), 3.0)}, {"clip_l": 1.0}, swinging, on_report=seen.append)
-    checks = {p.check: p.checkpoint.vectors["clip_l"] for p in seen if p.check is not None}
-    assert len(checks) >= 5 and end.lowest == min(checks) < end.before
-    assert torch.equal(end.best["clip_l"], checks[min(checks)])
-    assert swinging.check(end.best, end.scores)[0] == end.lowest
+    swinging = task(the_word, Recipe(60, 2, 20.0, 1, 0), torch.full((1, 4), 3.0))
+    end = learn(swinging, seen.append)
+    evaluations = {p.evaluation: word_of(p.checkpoint) for p in seen if p.evaluation is not None}
+    assert len(evaluations) >= 5 and end.best_loss == min(evaluations) < end.initial_loss
+    assert torch.equal(end.best["mine/clip_l"], evaluations[min(evaluations)])
+    assert swinging.evaluate({**end.parameters, **end.best}, 2)[0] == end.best_loss
 
 
 def test_a_loss_that_is_no_number_stops_the_run():
-    with pytest.raises(FloatingPointError, match="before step 1: the loss is nan"):
-        train(
-            {"clip_l": torch.zeros(1, 4)},
-            {"clip_l": 1.0},
-            task(lambda noisy, steps, prompts: prompts.context.sum() * noisy * float("nan"), Recipe(1)),
-        )
+    with pytest.raises(FloatingPointError, match=r"diverged before step 1 \(loss nan, embedding norm"):
+        learn(task(lambda noisy, steps, prompts: prompts.context.sum() * noisy * float("nan"), Recipe(1)))
 
 
 def test_a_word_that_runs_away_stops_the_run_and_no_report_shows_it():
+    """A UNet that is the better the longer the word is."""
     seen: list[Progress] = []
-    with pytest.raises(FloatingPointError, match="times as long as ordinary ones"):
-        train(
-            {"clip_l": torch.zeros(1, 4)},
-            {"clip_l": 1.0},
-            task(
-                lambda noisy, steps, prompts: noisy + 0 * prompts.context.sum(),
-                Recipe(1000, learning_rate=5.0),
-                {"clip_l": Pull(torch.full((1, 4), 1e9), 1.0)},
-            ),
-            on_report=seen.append,
-        )
-    assert seen and seen[-1].checkpoint.vectors["clip_l"].abs().max() < 100
+
+    def longer(noisy: Tensor, steps: Tensor, prompts: Encoded) -> Tensor:
+        return (-prompts.context[:, 0, :, None, None] / 1000).exp().expand_as(noisy)
+
+    with pytest.raises(
+        FloatingPointError, match=r"embedding norm \d+ times a typical word's\)\. Lower the learning rate"
+    ):
+        learn(task(longer, Recipe(1000, learning_rate=5.0)), seen.append)
+    assert seen and word_of(seen[-1].checkpoint).abs().max() < 100 * 1.5  # a typical word's root mean square is 1.06
 
 
 @pytest.mark.parametrize(
-    ("steps", "batch", "checks", "previews", "exam"),
+    ("steps", "batch", "evaluations", "previews", "eval_size"),
     [
         (3, 2, 1, 1, 4),
         (100, 1, 10, 1, 4),
@@ -149,21 +158,22 @@ def test_a_word_that_runs_away_stops_the_run_and_no_report_shows_it():
         (5000, 8, 10, 10, 16),
     ],
 )
-def test_a_short_run_is_looked_at_less(steps: int, batch: int, checks: int, previews: int, exam: int):
+def test_a_short_run_is_looked_at_less(steps: int, batch: int, evaluations: int, previews: int, eval_size: int):
     recipe = Recipe(steps, batch)
     reports = [step for step in range(1, steps + 1) if step % 10 == 0 or step == steps]
-    checked, looked = ([step for step in reports if at(step)] for at in (recipe.checks, recipe.previews))
-    assert (len(checked), len(looked), recipe.exam) == (checks, previews, exam)
-    assert set(looked) <= set(checked) and looked[-1] == steps
+    evaluated, looked = ([step for step in reports if at(step)] for at in (recipe.evaluates, recipe.previews))
+    assert (len(evaluated), len(looked), recipe.eval_size) == (evaluations, previews, eval_size)
+    assert set(looked) <= set(evaluated) and looked[-1] == steps
 
     seen: list[int] = []
 
-    def predict(noisy: torch.Tensor, steps: torch.Tensor, prompts: Encoded) -> torch.Tensor:
+    def predict(noisy: Tensor, steps: Tensor, prompts: Encoded) -> Tensor:
         seen.append(len(noisy))
         return noisy
 
-    task(predict, recipe).check({"clip_l": torch.zeros(1, 4)}, torch.ones(1))
-    assert sum(seen) == exam
+    asked = task(predict, recipe)
+    asked.evaluate(asked.way.start(), batch)
+    assert sum(seen) == eval_size and max(seen) == min(batch, eval_size)
 
 
 def test_noise_levels_are_drawn_as_stated():
@@ -176,31 +186,34 @@ def test_noise_levels_are_drawn_as_stated():
 
 
 def test_a_batchs_noise_levels_lie_apart():
-    drawn = task(lambda noisy, *_: noisy, Recipe(1)).draw(5, torch.Generator().manual_seed(0), "even")
+    data = task(the_word, Recipe(1)).data
+    drawn = data.draw(5, torch.Generator().manual_seed(0), EPSILON, "even")
     assert (drawn.timesteps // 2).tolist() == [0, 1, 2, 3, 4]
 
 
 def test_a_growing_pull_begins_at_nothing_and_ends_at_its_height():
-    growing, constant = Recipe(100, growing=True), Recipe(100)
-    assert growing.weights(1)[1] == pytest.approx(constant.weights(1)[1] / 100)
-    assert growing.weights(100) == constant.weights(100)
+    growing, constant = Recipe(100, anchor_schedule="growing"), Recipe(100)
+    assert growing.loss_weights(1)[1] == pytest.approx(constant.loss_weights(1)[1] / 100)
+    assert growing.loss_weights(100) == constant.loss_weights(100)
 
 
-def test_the_reference_recipe_is_the_papers_formula():
+def test_the_learning_rate_falls_along_half_a_cosine_or_stays():
+    recipe = Recipe(100)
+    assert recipe.lr_factor(1) == 1 and recipe.lr_factor(51) == pytest.approx(0.5) and 0 < recipe.lr_factor(100) < 1e-3
+    assert {replace(recipe, lr_schedule="constant").lr_factor(step) for step in (1, 50, 100)} == {1.0}
+
+
+def test_a_papers_recipe_is_its_formula():
     """0.05 of the mean squared error, 0.95 of the mean over 77 whole positions; AdamW with its default decay, no schedule."""
-    target, start = torch.tensor([[1.0, -1.0, 2.0, 0.0]]), torch.full((1, 4), 0.5)
-
-    def predict(noisy: torch.Tensor, steps: torch.Tensor, prompts: Encoded) -> torch.Tensor:
-        return prompts.context[:, -1, :, None, None].expand_as(noisy)
-
-    pulled = task(predict, replace(REFERENCE, steps=3), {"clip_l": Pull(target, 0.1)})
-    learnt = train({"clip_l": start}, {"clip_l": 9.0}, pulled).vectors["clip_l"]
+    target, start = torch.tensor([VOCABULARY["target"]]), torch.full((1, 4), 0.5)
+    asked = task(the_word, replace(PAPER, steps=3), start, anchored("target"))
+    learnt = word_of(learn(asked))
 
     generator = torch.Generator().manual_seed(0)
     word = start.clone().requires_grad_()
     optimizer = torch.optim.AdamW([word], lr=0.04)
     for _ in range(3):
-        noise = pulled.draw(8, generator, "even").noise
+        noise = asked.draw(generator).batch.noise
         reconstruction = torch.nn.functional.mse_loss(word[:, :, None, None].expand_as(noise), noise)
         whole = torch.zeros(77, 4)
         optimizer.zero_grad()
@@ -210,13 +223,9 @@ def test_the_reference_recipe_is_the_papers_formula():
     assert torch.allclose(learnt, word, atol=1e-6)
 
 
-def test_a_batch_in_parts_is_the_batch():
-    def predict(noisy: torch.Tensor, steps: torch.Tensor, prompts: Encoded) -> torch.Tensor:
-        return prompts.context[:, -1, :, None, None].expand_as(noisy)
-
-    whole = task(predict, Recipe(5, 5))
-    ends = [train({"clip_l": torch.ones(1, 4)}, {"clip_l": 1.0}, t) for t in (whole, replace(whole, at_once=2))]
-    assert torch.allclose(ends[0].vectors["clip_l"], ends[1].vectors["clip_l"], atol=1e-6)
+def test_a_batch_in_micro_batches_is_the_batch():
+    whole = task(the_word, Recipe(5, 5), torch.ones(1, 4))
+    assert torch.allclose(word_of(learn(whole)), word_of(learn(whole, micro_batch=2)), atol=1e-6)
 
 
 def test_rescaled_pictures_hold_the_picture_and_mask_the_rest():
@@ -233,23 +242,23 @@ def test_rescaled_pictures_hold_the_picture_and_mask_the_rest():
 
 def test_pictures_of_any_kind_become_square_rgb():
     grey, rgb, rgba = torch.rand(1, 40, 30, 1), torch.rand(2, 32, 32, 3), torch.rand(1, 64, 100, 4)
-    assert training_pictures([grey, rgb, rgba], 64).shape == (4, 64, 64, 3)
+    assert training_images([grey, rgb, rgba], 64).shape == (4, 64, 64, 3)
 
 
 def test_the_square_is_centred_or_goes_where_the_mask_is():
     wide, tall = torch.zeros(1, 64, 160, 3), torch.zeros(1, 101, 64, 3)
     wide[:, :, 48:112], tall[:, 18:82] = 0.5, 0.5
-    assert training_pictures([wide, tall], 64).unique().tolist() == [0.5]
+    assert training_images([wide, tall], 64).unique().tolist() == [0.5]
     masks = [torch.zeros(64, 160), torch.zeros(101, 64), torch.ones(101, 64)]
     masks[0][10:20, :30], masks[1][70:, 30:] = 1, 1
     shifts = [off_centre(mask) for mask in masks]
     assert shifts == [(-17, -65), (35, 15), (0, 0)]
     wide[:, :, :64], tall[:, 37:] = 0.9, 0.9
-    assert torch.allclose(training_pictures([wide, tall], 64, shifts[:2]), torch.tensor(0.9))
+    assert torch.allclose(training_images([wide, tall], 64, shifts[:2]), torch.tensor(0.9))
 
 
 def test_alpha_is_laid_on_white():
-    assert training_pictures([torch.zeros(1, 32, 32, 4)], 64).min() > 0.99
+    assert training_images([torch.zeros(1, 32, 32, 4)], 64).min() > 0.99
 
 
 @pytest.mark.parametrize(
@@ -261,34 +270,41 @@ def test_alpha_is_laid_on_white():
         ([torch.full((1, 32, 32, 3), float("nan"))], "NaN"),
     ],
 )
-def test_pictures_that_cannot_be_learnt_from_are_refused(images: list[torch.Tensor], sentence: str):
+def test_pictures_that_cannot_be_learnt_from_are_refused(images: list[Tensor], sentence: str):
     with pytest.raises(ValueError, match=sentence):
-        training_pictures(images, 64)
+        training_images(images, 64)
 
 
 def test_a_gradient_too_large_for_the_model_is_asked_for_again_smaller():
     """A frozen model whose half precision ends at 10, as float16's at 65504."""
 
-    def predict(noisy: torch.Tensor, steps: torch.Tensor, prompts: Encoded) -> torch.Tensor:
-        word = prompts.context[:, -1, :, None, None].expand_as(noisy)
+    def predict(noisy: Tensor, steps: Tensor, prompts: Encoded) -> Tensor:
+        word = the_word(noisy, steps, prompts)
         if word.requires_grad:
             word.register_hook(lambda gradient: gradient.where(gradient.abs() < 10, torch.inf))
         return word
 
-    end = train({"clip_l": torch.full((1, 4), 3.0)}, {"clip_l": 1.0}, task(predict, Recipe(200, 4)))
-    assert 1 <= end.scale < task(predict, Recipe(200, 4)).scale
-    assert end.vectors["clip_l"].abs().max() < 0.5
+    asked = task(predict, Recipe(200, 4), torch.full((1, 4), 3.0))
+    end = learn(asked)
+    assert 1 <= end.loss_scale < asked.loss_scale
+    assert word_of(end).abs().max() < 0.5
 
 
 def test_a_gradient_that_is_never_a_number_stops_the_run():
-    def predict(noisy: torch.Tensor, steps: torch.Tensor, prompts: Encoded) -> torch.Tensor:
-        word = prompts.context[:, -1, :, None, None].expand_as(noisy)
+    def predict(noisy: Tensor, steps: Tensor, prompts: Encoded) -> Tensor:
+        word = the_word(noisy, steps, prompts)
         if word.requires_grad:
             word.register_hook(lambda gradient: gradient * torch.nan)
         return word
 
     with pytest.raises(FloatingPointError, match="load the model in float32"):
-        train({"clip_l": torch.zeros(1, 4)}, {"clip_l": 1.0}, task(predict, Recipe(20, 4)))
+        learn(task(predict, Recipe(20, 4)))
+
+
+def test_float32_does_not_notice_the_loss_scale(monkeypatch: pytest.MonkeyPatch):
+    scaled = word_of(learn(task(the_word, Recipe(20, 4), torch.ones(1, 4), anchored("target"))))
+    monkeypatch.setattr(Task, "loss_scale", 1.0)
+    assert torch.equal(word_of(learn(task(the_word, Recipe(20, 4), torch.ones(1, 4), anchored("target")))), scaled)
 
 
 def test_kernels_are_repeatable_while_it_runs_and_what_was_set_comes_back():
@@ -302,12 +318,12 @@ def test_kernels_are_repeatable_while_it_runs_and_what_was_set_comes_back():
 
     before, seen = set_now(), list[tuple[bool, bool, bool]]()
 
-    def predict(noisy: torch.Tensor, steps: torch.Tensor, prompts: Encoded) -> torch.Tensor:
+    def predict(noisy: Tensor, steps: Tensor, prompts: Encoded) -> Tensor:
         seen.append(set_now())
         if len(seen) == 3:
             raise KeyboardInterrupt
-        return prompts.context[:, -1, :, None, None].expand_as(noisy)
+        return the_word(noisy, steps, prompts)
 
     with pytest.raises(KeyboardInterrupt):
-        train({"clip_l": torch.zeros(1, 4)}, {"clip_l": 1.0}, task(predict, Recipe(20, 16)))
+        learn(task(predict, Recipe(20, 16)))
     assert set(seen) == {(True, True, False)} and set_now() == before != seen[0]

@@ -3,55 +3,51 @@
 import multiprocessing
 import random
 import time
-from collections.abc import Mapping
+from dataclasses import astuple, replace
 from pathlib import Path
 
+import package  # noqa: F401 - in a process of its own, too
 import pytest
 import torch
-from compinv_core.training.runs import fingerprint, load_run, save_run
-
-from compinv_core.backbone import Encoded, NoiseSchedule
-from compinv_core.training.loop import Checkpoint, Losses, Progress, Recipe, Task, train
+from compositional_inversion.compinv_core.backbone import Encoded, NoiseSchedule
+from compositional_inversion.compinv_core.memory import MemoryPlan
+from compositional_inversion.compinv_core.training.checkpoint import Checkpoint, Losses, RunFile, fingerprint
+from compositional_inversion.compinv_core.training.loop import Surroundings, as_leaves, train
+from compositional_inversion.compinv_core.training.recipe import Recipe
+from compositional_inversion.compinv_core.training.task import Task, TrainingData
+from compositional_inversion.compinv_core.training.ways.textual_inversion import TextualInversion, Word
+from fake_backbone import FakeBackbone
+from torch import Tensor
 
 PROBE = torch.tensor([1.0, -2.0])
 
 
-def learn(file: Path) -> Checkpoint:
+def learn(path: Path) -> Checkpoint:
     """A small UNet, so slow that a run of 400 steps can be killed in its middle."""
     mixed = torch.randn(4, 4, generator=torch.Generator().manual_seed(3))
+    backbone, file = FakeBackbone(width=4), RunFile(path, PROBE)
 
-    def predict(noisy: torch.Tensor, steps: torch.Tensor, prompts: Encoded) -> torch.Tensor:
+    def predict(noisy: Tensor, steps: Tensor, prompts: Encoded) -> Tensor:
         time.sleep(0.001)
-        return (prompts.context[:, -1] @ mixed).tanh()[:, :, None, None] + 0.1 * noisy
+        return (prompts.context.sum(dim=1) @ mixed).tanh()[:, :, None, None] + 0.1 * noisy
 
-    def encode(indices: list[int], vectors: Mapping[str, torch.Tensor]) -> Encoded:
-        context = vectors["clip_l"] * torch.tensor(indices)[:, None, None]
-        return Encoded(context, context[:, -1])
-
-    def keep(progress: Progress) -> None:
-        save_run(progress.checkpoint, PROBE, file)
-
-    return train(
-        {"clip_l": torch.full((2, 4), 3.0)},
-        {"clip_l": 1.0},
-        Task(
-            torch.randn(6, 4, 2, 2, generator=torch.Generator().manual_seed(4)),
-            prompts=torch.arange(5).expand(6, 5),
-            encode=encode,
-            predict=predict,
-            schedule=NoiseSchedule(torch.linspace(0.99, 0.01, 10), "epsilon"),
-            recipe=Recipe(400, 2, 0.1, 1, 0, seed=1),
-        ),
-        resume=load_run(file, PROBE),
-        on_report=keep,
-    )
+    backbone.predict = predict
+    backbone.schedule = NoiseSchedule(torch.linspace(0.99, 0.01, 10), "epsilon")
+    prompts = [(f"embedding:mine {word}".strip(), "mine") for word in ("cat", "dog", "car", "cup", "")]
+    word = Word("mine", "cat", {"clip_l": torch.full((2, 4), 3.0)})
+    way = TextualInversion(backbone, (word,), backbone.prepare(prompts, {"mine": 2}))
+    latents = torch.randn(6, 4, 2, 2, generator=torch.Generator().manual_seed(4))
+    data, recipe = TrainingData(latents, torch.arange(5).expand(6, 5)), Recipe(400, 2, 0.1, 1, 0, seed=1)
+    resume = file.load()
+    leaves = as_leaves(resume.parameters if resume is not None else way.start(), latents.device, {"mine/clip_l"})
+    around = Surroundings(MemoryPlan(0, 1, 2, 2), on_report=lambda progress: file.save(progress.checkpoint))
+    return train(Task.on(backbone, data, way, recipe), around, leaves, resume)
 
 
 def child(file: str, result: str) -> None:
     torch.set_num_threads(1)
     end = learn(Path(file))
-    losses = [(report.step, report.reconstruction, report.anchor, report.check) for report in end.history]
-    torch.save((end.vectors, end.best, end.lowest, losses), result)
+    torch.save((end.parameters, end.best, end.best_loss, [astuple(report) for report in end.history]), result)
 
 
 def test_killed_at_random_moments_it_loses_nothing(tmp_path: Path):
@@ -69,25 +65,26 @@ def test_killed_at_random_moments_it_loses_nothing(tmp_path: Path):
                 process.kill()  # SIGKILL
                 process.join()
                 kills += 1
-        vectors, best, lowest, losses = torch.load(result)
+        parameters, best, best_loss, losses = torch.load(result)
         assert [Losses(*report) for report in losses] == list(undisturbed.history)
-        assert torch.equal(vectors["clip_l"], undisturbed.vectors["clip_l"])
-        assert torch.equal(best["clip_l"], undisturbed.best["clip_l"]) and lowest == undisturbed.lowest
+        assert torch.equal(parameters["mine/clip_l"], undisturbed.parameters["mine/clip_l"])
+        assert torch.equal(best["mine/clip_l"], undisturbed.best["mine/clip_l"]) and best_loss == undisturbed.best_loss
     assert kills >= 20
 
 
 def test_another_models_run_is_not_gone_on_with(tmp_path: Path):
     learn(tmp_path / "run.pt")
-    kept = load_run(tmp_path / "run.pt", PROBE * 1.0001)
+    kept = RunFile(tmp_path / "run.pt", PROBE * 1.0001).load()
     assert kept is not None and kept.step == 400
-    assert load_run(tmp_path / "run.pt", PROBE + 1) is None
-    assert load_run(tmp_path / "none.pt", PROBE) is None
+    assert RunFile(tmp_path / "run.pt", PROBE + 1).load() is None
+    assert RunFile(tmp_path / "run.pt", torch.ones(3)).load() is None
+    assert RunFile(tmp_path / "none.pt", PROBE).load() is None
 
 
 def test_a_damaged_run_is_begun_anew_and_said_so(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     (tmp_path / "run.pt").write_bytes(b"half a file")
-    assert load_run(tmp_path / "run.pt", PROBE) is None
-    assert "training begins anew" in caplog.text
+    assert RunFile(tmp_path / "run.pt", PROBE).load() is None
+    assert "training starts anew" in caplog.text
 
 
 def test_a_run_of_another_version_is_begun_anew_and_said_so(tmp_path: Path, caplog: pytest.LogCaptureFixture):
@@ -95,8 +92,35 @@ def test_a_run_of_another_version_is_begun_anew_and_said_so(tmp_path: Path, capl
     state = torch.load(tmp_path / "run.pt")
     del state["history"]
     torch.save(state, tmp_path / "run.pt")
-    assert load_run(tmp_path / "run.pt", PROBE) is None
-    assert "training begins anew" in caplog.text
+    assert RunFile(tmp_path / "run.pt", PROBE).load() is None
+    assert "training starts anew" in caplog.text
+
+
+def test_a_save_that_takes_long_is_made_seldom_but_at_once_where_it_must_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A second a save: after it, twenty seconds of work come first."""
+    checkpoint, now = learn(tmp_path / "run.pt"), [100.0]
+    save, clock = torch.save, lambda: now[0]
+
+    def slow(*inputs: object) -> None:
+        now[0] += 1
+        save(*inputs)
+
+    monkeypatch.setattr(time, "monotonic", clock)
+    monkeypatch.setattr(torch, "save", slow)
+    file = RunFile(tmp_path / "slow.pt", PROBE)
+
+    def saved(step: int, at_once: bool = False) -> bool:
+        before = now[0]
+        file.save(replace(checkpoint, step=step), at_once)
+        return now[0] > before
+
+    assert saved(10) and not saved(10, at_once=True) and not saved(20)
+    now[0] += 10
+    assert not saved(30) and saved(40, at_once=True)
+    now[0] += 21
+    assert saved(50)
 
 
 def test_a_run_is_named_by_what_it_learns_from():

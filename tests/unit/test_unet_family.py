@@ -1,9 +1,8 @@
 """The groups and the used blocks of UNets, by descriptions written from the models' published shapes."""
 
 import pytest
+from compositional_inversion.compinv_core.families.unet import Block, Outline
 from outlines import MICROWORLD, SD15, SDXL
-
-from compinv_core.families.unet import Block, Outline
 
 
 def places_of(unet: Outline, group: str) -> list[str]:

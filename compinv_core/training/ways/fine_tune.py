@@ -22,7 +22,6 @@ KINDS = {
     "whole UNet": "all",
 }  # fmt: skip
 MAX_CHANGE = 10.0  # times a weight's own root mean square
-BYTES_PER_NUMBER = 16  # float32: it, its gradient, AdamW's two moments
 UNET = "unet/"
 
 
@@ -95,17 +94,6 @@ class FineTune:
     def adapter(self, parameters: Parameters) -> Adapter:
         changes = {path: weight.change(parameters, UNET + path) for path, weight in self.weights.items()}
         return Adapter(changes, self.backbone.family.name)
-
-    @property
-    def state_bytes(self) -> int:
-        """What is learnt, with its gradients and the optimiser's state."""
-        numbers = 0
-        for weight in self.weights.values():
-            if isinstance(weight, LowRank):
-                numbers += weight.rank * sum(weight.shape)
-            else:
-                numbers += torch.Size(weight.shape).numel()
-        return BYTES_PER_NUMBER * numbers
 
 
 def parametrised(backbone: Backbone, what: What, rank: int) -> dict[str, Parametrisation]:

@@ -1,0 +1,98 @@
+"""A change of a model's weights: what a rank loses, and its form as a LoRA file."""
+
+import pytest
+import torch
+from compositional_inversion.compinv_core.adapter import Adapter, Change
+
+NAMES = {
+    "mid.to_k.weight": "lora_unet_mid_to_k",
+    "conv.weight": "lora_unet_conv",
+    "conv.bias": "lora_unet_conv",
+    "mid.to_v.weight": "lora_unet_mid_to_v",
+}
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def low(rank: int, seed: int = 1) -> Change:
+    return Change(noise(5, rank, seed=seed), noise(rank, 7, seed=seed + 1))
+
+
+def test_a_rank_loses_what_eckart_and_young_say():
+    """The singular values that are left out, of all."""
+    delta = noise(5, 7)
+    values = torch.linalg.svdvals(delta)
+    for rank in range(1, 6):
+        reduced, lost = Adapter({"mid.to_k.weight": Change(delta)}, "SD 1.x").reduced(rank)
+        change = reduced.changes["mid.to_k.weight"]
+        expected = (values[rank:].square().sum() / values.square().sum()).sqrt().item()
+        assert change.rank == rank and reduced.family == "SD 1.x"
+        assert lost == pytest.approx(expected, abs=1e-6)
+        assert (change.delta - delta).norm() / delta.norm() == pytest.approx(lost, abs=1e-5)
+        assert reduced.numbers == rank * (5 + 7)
+
+
+def test_what_is_lost_is_of_all_weights_together():
+    """One weight of rank 1, which loses nothing, and one of two equal singular values, which loses one of them."""
+    one, two = torch.outer(noise(5), noise(7)), torch.diag(torch.tensor([3.0, 3.0]))
+    _, lost = Adapter({"mid.to_k.weight": Change(one), "mid.to_v.weight": Change(two)}).reduced(1)
+    assert lost == pytest.approx((9 / (one.square().sum().item() + 18)) ** 0.5, rel=1e-5)
+
+
+def test_what_is_no_matrix_or_of_lower_rank_stays_as_it_is():
+    changes = {"conv.weight": Change(noise(4, 3, 3, 3)), "conv.bias": Change(noise(4)), "mid.to_k.weight": low(2)}
+    reduced, lost = Adapter(changes).reduced(3)
+    assert lost == 0 and all(reduced.changes[path] is change for path, change in changes.items())
+    halved, lost = Adapter(changes).reduced(1)
+    assert halved.changes["mid.to_k.weight"].rank == 1 and 0 < lost < 1
+    assert Adapter({"conv.bias": Change(torch.zeros(4))}).reduced(1)[1] == 0  # nothing of nothing
+
+
+def test_a_rank_that_is_too_large_is_refused():
+    with pytest.raises(ValueError, match=r'rank is 6, but "mid.to_k.weight" is a matrix of 5 x 7; 1 to 5 is allowed'):
+        Adapter({"mid.to_k.weight": Change(noise(5, 7))}).reduced(6)
+
+
+def test_a_lora_file_says_the_same_of_every_kind_of_change():
+    changes = {
+        "mid.to_k.weight": low(2), "conv.weight": Change(noise(4, 3, 3, 3)), "conv.bias": Change(noise(4)),
+        "mid.to_v.weight": Change(noise(5, 7)),
+    }  # fmt: skip
+    lora = Adapter(changes, "SD 1.x").to_lora(NAMES)
+    assert set(lora) == {
+        "lora_unet_mid_to_k.lora_up.weight", "lora_unet_mid_to_k.lora_down.weight", "lora_unet_mid_to_k.alpha",
+        "lora_unet_conv.diff", "lora_unet_conv.diff_b", "lora_unet_mid_to_v.diff",
+    }  # fmt: skip
+    assert lora["lora_unet_mid_to_k.alpha"] == 2
+    again = Adapter.from_lora(lora, NAMES, "SD 1.x")
+    assert set(again.changes) == set(changes) and again.family == "SD 1.x"
+    for path, change in changes.items():
+        assert torch.equal(again.changes[path].delta, change.delta)
+    assert all(
+        tensor.dtype == torch.float16
+        for name, tensor in Adapter(changes).to_lora(NAMES, torch.float16).items()
+        if "alpha" not in name
+    )
+
+
+def test_alpha_scales_a_foreign_lora_by_its_part_of_the_rank():
+    change = low(2)
+    lora = Adapter({"mid.to_k.weight": change}).to_lora(NAMES)
+    lora["lora_unet_mid_to_k.alpha"] = torch.tensor(1.0)
+    (half,) = Adapter.from_lora(lora, NAMES).changes.values()
+    assert torch.allclose(half.delta, change.delta / 2)
+    del lora["lora_unet_mid_to_k.alpha"]
+    (whole,) = Adapter.from_lora(lora, NAMES).changes.values()
+    assert torch.allclose(whole.delta, change.delta)
+
+
+def test_what_is_of_another_family_is_refused_and_what_is_not_known_left_out():
+    lora = Adapter({"mid.to_k.weight": low(2)}).to_lora({"mid.to_k.weight": "lora_te_mid"})
+    with pytest.raises(ValueError, match=r"changes no weight of this model \(it holds lora_te_mid"):
+        Adapter.from_lora(lora, NAMES)
+    with pytest.raises(ValueError, match="it holds nothing"):
+        Adapter.from_lora({}, NAMES)
+    both = {**lora, **Adapter({"conv.bias": Change(noise(4))}).to_lora(NAMES)}
+    assert list(Adapter.from_lora(both, NAMES).changes) == ["conv.bias"]

@@ -1,0 +1,152 @@
+"""Concepts learnt on a fake backbone, one or several: every way goes on bit for bit, and leaves the model as it was."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from compositional_inversion.compinv_core.training.concept_training import ConceptTraining
+from compositional_inversion.compinv_core.training.loop import as_leaves
+from compositional_inversion.compinv_core.training.recipe import (
+    Recipe,
+)
+from compositional_inversion.compinv_core.training.request import FineTuneRequest
+from compositional_inversion.compinv_core.training.task import Drawn
+from fake_backbone import Cancelled, FakeBackbone
+from fake_training import ANCHORS, SIDE, WAYS, both, pictures, request, run, same, task_of, training
+
+
+@pytest.mark.parametrize("way", list(WAYS))
+def test_stopped_at_any_step_a_run_goes_on_to_the_same_bit_for_bit(way: str, tmp_path: Path):
+    def again() -> ConceptTraining:
+        return training(fine_tune=WAYS[way], anchors=replace(ANCHORS, learnt=True))
+
+    undisturbed = run(again(), tmp_path / "undisturbed")
+    for step in range(1, 13):
+        folder = tmp_path / str(step)
+        assert run(again(), folder, stop_after=step).step == step
+        end = run(again(), folder)
+        assert same(end, undisturbed)
+        evaluations = [[p.evaluation for p in e.history if p.evaluation is not None] for e in (end, undisturbed)]
+        assert evaluations[0] == evaluations[1]
+    assert len(undisturbed.parameters) == len(again().way.start())
+
+
+@pytest.mark.parametrize("way", list(WAYS))
+def test_what_is_learnt_moves_and_the_backbone_does_not(way: str, tmp_path: Path):
+    backbone = FakeBackbone()
+    before = {path: weight.clone() for path, weight in backbone.weights.items()}
+    of = training(backbone, WAYS[way])
+    end, start = run(of, tmp_path), of.way.start()
+    for name in of.way.learning_rates(of.recipe):
+        assert not torch.equal(end.parameters[name], start[name]), name
+    assert all(torch.equal(weight, before[path]) for path, weight in backbone.weights.items())
+    adapter = of.adapter(end)
+    assert (adapter is None) == (WAYS[way] is None)
+    if adapter is not None:
+        assert adapter.family == "SD 1.x" and set(adapter.changes) <= set(backbone.weights)
+        assert all(change.delta.any() for change in adapter.changes.values())
+
+
+def test_each_way_learns_the_images_better_than_the_one_with_less_to_learn(tmp_path: Path):
+    """The same run, with the keys and values, then with all of the UNet beside the word."""
+    losses = [
+        run(training(fine_tune=fine_tune, recipe=Recipe(steps=60, batch=4)), tmp_path).best_loss
+        for fine_tune in (None, FineTuneRequest(prior="none"), FineTuneRequest(what="whole UNet", prior="none"))
+    ]
+    assert losses[0] > losses[1] > losses[2]
+
+
+@pytest.mark.parametrize("way", ["word", "whole UNet"])
+def test_a_cancel_within_a_step_keeps_the_last_whole_one_and_goes_on_to_the_same(way: str, tmp_path: Path):
+    undisturbed = run(training(fine_tune=WAYS[way]), tmp_path / "undisturbed")
+    for step in (1, 4, 12):
+        backbone, passes = FakeBackbone(), list[int]()
+
+        def pressed(images: int, passes: list[int] = passes, step: int = step) -> None:
+            passes.append(images)
+            if sum(n == 3 for n in passes) == step:
+                raise Cancelled
+
+        backbone.on_forward = pressed
+        of = training(backbone, WAYS[way])
+        folder = tmp_path / str(step)
+        assert run(of, folder).step == step - 1
+        said = of.keep(folder / "embeddings", folder / "loras")
+        assert said.startswith(f"after step {step - 1};" if step > 1 else "before anything was learnt")
+        assert len(list(folder.glob("embeddings/mine-unfinished-*.safetensors"))) == (step > 1)
+        assert len(list(folder.glob("loras/mine-unfinished-*.safetensors"))) == (step > 1 and way != "word")
+        assert same(run(training(fine_tune=WAYS[way]), folder), undisturbed)
+
+
+def test_what_is_forgotten_begins_anew(tmp_path: Path):
+    of = training()
+    run(of, tmp_path, stop_after=3)
+    assert [file.stem for file in tmp_path.iterdir()] == [of.name]
+    of.forget(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_is_named_by_all_that_it_learns_from():
+    def name(backbone: FakeBackbone | None = None, **changes: Any) -> str:
+        return training(backbone, **changes).name
+
+    other = FakeBackbone()
+    other.fingerprint = "another"
+    names = [
+        name(), name(other), name(images=pictures(seed=1)), name(vectors=1), name(anchors=ANCHORS), name(name="other"),
+        name(anchors=replace(ANCHORS, learnt=True)), name(recipe=Recipe(steps=14, batch=3)), name(mirror=False),
+        name(prompts=["a {}"]), name(class_word_too=True), name(masks=[torch.rand(3, SIDE, SIDE)]),
+        *(name(fine_tune=way) for way in WAYS.values() if way is not None), name(start_word="dog"),
+        name(fine_tune=FineTuneRequest(prior="class images")),
+        name(fine_tune=FineTuneRequest(prior="class images", prior_weight=0.5)),
+        name(fine_tune=FineTuneRequest(prior="class images", prior_images=pictures(seed=2))),
+    ]  # fmt: skip
+    assert len(set(names)) == len(names) and name() == names[0]
+
+
+def test_of_two_concepts_each_prompt_holds_its_own_placeholder_and_both_are_learnt(tmp_path: Path):
+    of = both()
+    names = of.of_words.prepared.placeholders
+    count = len(of.examples[0].prompts)
+    assert names == ("one",) * count + ("two",) * count
+    images = [len(examples.images) for examples in of.examples]
+    assert (of.fitting[: images[0]] < count).all() and (of.fitting[images[0] :] >= count).all()
+    end = run(of, tmp_path)
+    one, two = of.concepts(end)
+    assert (one.name, one.class_word, one.count) == ("one", "cat", 1)
+    assert (two.name, two.class_word, two.count) == ("two", "dog", 3)
+    for concept in (one, two):
+        start = of.backbone.vocabularies["clip_l"].vector(concept.class_word)
+        assert ((concept.vectors["clip_l"] - start).norm(dim=1) > 0).all()
+    assert of.name.startswith("one+two-") and of.placeholders == "one and two"
+
+
+def test_two_concepts_stopped_go_on_to_the_same(tmp_path: Path):
+    undisturbed = run(both(), tmp_path / "undisturbed")
+    run(both(), tmp_path, stop_after=7)
+    assert same(run(both(), tmp_path), undisturbed)
+
+
+def test_a_word_that_no_prompt_of_a_batch_holds_gets_no_gradient():
+    of = both()
+    task = task_of(of)
+    leaves = as_leaves(of.way.start(), of.backbone.device, set(of.way.learning_rates(of.recipe)))
+    drawn = task.draw(torch.Generator().manual_seed(0))
+    example = torch.zeros_like(drawn.batch.example)  # an image of the first
+    batch = replace(drawn.batch, example=example, prompt=task.data.prompts[example, 0])
+    with of.backbone.trainable(False, 0):
+        task.backward(leaves, Drawn(batch, None), 1, torch.tensor(1.0), 4)
+    one, two = (leaves[f"{name}/clip_l"].grad for name in ("one", "two"))
+    assert one is not None and one.any() and two is not None and not two.any()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [({"name": "same"}, '"same" is given twice'), ({}, "need one resolution")],
+)
+def test_concepts_that_cannot_be_learnt_together_are_refused(changes: dict[str, Any], sentence: str):
+    requests = [request(**changes), request(**{"name": "other", "resolution": 2 * SIDE, **changes})]
+    with pytest.raises(ValueError, match=sentence):
+        ConceptTraining(FakeBackbone(), requests, Recipe())
