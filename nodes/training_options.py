@@ -73,7 +73,8 @@ class CompInvTrainingOptions(io.ComfyNode):
                     options=[OURS, PAPER],
                     tooltip='"paper" trains as the reference implementation does and overrides the training node: 5000 steps, batch 8, '
                     "3 vectors, its learning rate, its anchor loss with the class word as the only anchor, and the class word after "
-                    "the placeholder in every prompt. Without anchors: textual inversion with these settings.",
+                    "the placeholder in every prompt. Without anchors: textual inversion with these settings. On Compositional Fine-Tune: "
+                    "Custom Diffusion or DreamBooth, see there.",
                 ),
                 io.Combo.Input(
                     "anchor_schedule",
@@ -140,7 +141,7 @@ class CompInvTrainingOptions(io.ComfyNode):
                 ),
             ],
             outputs=[
-                OptionsType.Output("OPTIONS", display_name="options", tooltip="For Compositional Inversion Train.")
+                OptionsType.Output("OPTIONS", display_name="options", tooltip="For Compositional Inversion Train or Compositional Fine-Tune.")
             ],
         )
 

@@ -37,7 +37,12 @@ def main() -> int:
             text = json.dumps(load_graph(server, "train_and_compose"))
             second = json.loads(text.replace(CONCEPT, SECOND).replace(f'"{WORD}"', f'"{SECOND_WORD}"'))
             run(server, second, f"training {SECOND}")
-            for name in ("train_and_compose", "saved_concept", "two_concepts"):  # the first one saves the concept
+            for name in (
+                "train_and_compose",
+                "saved_concept",
+                "two_concepts",
+                "fine_tune",
+            ):  # the first one saves the concept
                 graph = load_graph(server, name)
                 outputs, _ = run(server, graph, name)
                 file = PACK / "workflows" / f"compositional_inversion_{name}.jpg"

@@ -39,13 +39,14 @@ class Job:
         learn_weights: whether how strongly each anchor pulls is learnt as well, with few left in the end.
         growing: whether the anchors pull ever more towards the end.
         start_from: an embedding to go on with, a path or a name in the embeddings folder; it says how many vectors there are.
-        paper: whether to train as the reference implementation does, whatever else is set but the seed, growing and noise_levels.
-        what: "word", "keys and values" (Custom Diffusion), "attention" (LoRA) or "whole UNet" (DreamBooth): what is learnt beside
-            the word. What is not the word is written to a LoRA file of the same name.
-        rank: of the change; 0 learns each weight's in full.
+        paper: whether to train as the reference implementation does, whatever else is set but what, the seed, growing, noise_levels,
+            rescale, prompts and the rank of a LoRA.
+        what: "word" (the embedding alone), or what of the model is learnt as well: "keys and values" (Custom Diffusion),
+            "attention" (LoRA) or "whole UNet" (DreamBooth). The change is written to a LoRA file of the same name.
+        rank: of the change; 0 learns each weight's in full, and is the only one for the whole UNet.
         weights_learning_rate: of the change; in units of the weights' own size.
-        prior: "none", "DCO" or "class images".
-        replace: whether a concept's file that is there already, and of another training, is written over.
+        prior: "none", "DCO" or "class images", of which the model draws 40: what keeps it from forgetting the class.
+        replace: whether files of the same name that are there already, and of another training, are written over.
     """
 
     placeholder: str
@@ -102,9 +103,10 @@ class Config:
 
     Attributes:
         checkpoint: a name in ComfyUI's `models/checkpoints`, or a path.
-        output: a folder for the concepts; ComfyUI's embeddings folder when it is empty.
+        output: a folder for concepts and adapters; ComfyUI's embeddings and loras folders when it is empty.
         together: whether several processes share every concept's batches; else each process takes concepts of its own.
-        jointly: whether all concepts are learnt in one run, with the first one's settings for the run.
+        jointly: whether all concepts are learnt in one run, with the first one's settings for the run, and one adapter for all of
+            them.
     """
 
     checkpoint: str

@@ -16,6 +16,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.checkpoint import checkpoint
 
 from ..backbone import Encoded, Predictor
+from .weights import own_weight
 
 WITH_BACKWARD = ("attention_basic", "attention_pytorch", "attention_split", "attention_sub_quad", "attention_xformers")
 """Of the host's kernels; SageAttention, flash attention and those of 8 bits have none."""
@@ -155,8 +156,7 @@ def fingerprint_of(model: Any) -> str:
     """
     digest = hashlib.sha256()
     for name in ("input_blocks.0.0.weight", "out.2.weight"):
-        weight = model.model.diffusion_model.get_parameter(name)
-        digest.update(weight.detach().cpu().half().contiguous().numpy().tobytes())
+        digest.update(own_weight(model, name).detach().cpu().half().contiguous().numpy().tobytes())
     return digest.hexdigest()[:12]
 
 

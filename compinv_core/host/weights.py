@@ -44,6 +44,20 @@ def diffusers_paths(model: Any) -> dict[str, str]:
     return dict(comfy.utils.unet_to_diffusers(model.model.model_config.unet_config))
 
 
+def own_weight(model: Any, path: str) -> Tensor:
+    """A weight of a MODEL's UNet as the checkpoint has it.
+
+    All clones of a MODEL share one UNet, into which ComfyUI writes the patches of the one that ran last; what was there before is
+    kept in a backup, which they share, too.
+    """
+    name = f"diffusion_model.{path}"
+    if name in model.backup:
+        return model.backup[name].weight
+    if name in model.hook_backup:
+        return model.hook_backup[name][0]
+    return model.model.diffusion_model.get_parameter(path)
+
+
 class Changes:
     """Functions on a UNet's weights, in ComfyUI's own place for them, for as long as they are attached."""
 

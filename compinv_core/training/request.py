@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, repeat
 from typing import Literal
 
 from torch import Tensor
@@ -136,8 +137,8 @@ def as_paper_fine_tune(
     values, each in full) and DreamBooth, with images of the class. Concepts learnt together take half the batch.
 
     What differs, on purpose: its DreamBooth has no LoRA; where one is asked for, its settings are kept for it. Its images of the
-    class are photographs from the web; ours are the model's own, or given. Where a text encoder does not know its rare words
-    the placeholder starts from the class word.
+    class are photographs from the web; ours are the model's own, or given. Where a text encoder does not know its rare words,
+    and of a fourth concept, the placeholder starts from the class word.
     """
     preset = PAPER_KEYS_AND_VALUES if fine_tune.what == "keys and values" else PAPER_DREAMBOOTH
     if len(requests) > 1 and preset is PAPER_KEYS_AND_VALUES:
@@ -145,8 +146,8 @@ def as_paper_fine_tune(
         preset = replace(preset, batch=1, learning_rate=rate, weights_learning_rate=rate)
     pairs = [as_paper(request, recipe, preset) for request in requests]
     asked = [
-        replace(request, start_word=rare if known(rare) else "")
-        for (request, _), rare in zip(pairs, RARE_WORDS, strict=False)
+        replace(request, start_word=rare if rare and known(rare) else "")
+        for (request, _), rare in zip(pairs, chain(RARE_WORDS, repeat("")), strict=False)
     ]
     rank = fine_tune.rank if fine_tune.what == "attention" else 0
     return asked, pairs[0][1], replace(fine_tune, rank=rank, prior="class images", prior_count=PAPER_CLASS_IMAGES)

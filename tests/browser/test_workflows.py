@@ -62,8 +62,8 @@ def page(browser: Any, server: Any) -> Iterator[tuple[Any, list[str]]]:
     page.close()
 
 
-def test_four_workflows_ship():
-    assert len(WORKFLOWS) >= 4
+def test_five_workflows_ship():
+    assert len(WORKFLOWS) >= 5
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)

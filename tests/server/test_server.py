@@ -16,7 +16,8 @@ IDS = {
     "CompInvAnchorSelect", "CompInvTrain", "CompInvSaveConcept", "CompInvLoadConcept", "CompInvApplyConcept", "CompInvPrompt",
     "CompInvLayoutRecover", "CompInvRegularizedSampler", "CompInvRegularizeModel", "CompInvTrainingOptions",
     "CompInvSetRegion", "CompInvMergeLayouts", "CompInvSwapRegions", "CompInvLayoutToBoxes", "CompInvTrainLayoutPredictor",
-    "CompInvRepairConcept", "CompInvConceptReport",
+    "CompInvRepairConcept", "CompInvConceptReport", "CompInvTrainModel", "CompInvSaveAdapter", "CompInvMergeAdapters",
+    "CompInvLoadAdapter",
 }  # fmt: skip
 
 
@@ -101,6 +102,40 @@ def test_the_shipped_workflows_run_and_leave_the_model_as_it_was(server: Any, ba
         prompt = graph(server, name)
         inputs_of(prompt, "CompInvRegularizedSampler")["steps"] = 4
         assert server.run(prompt)[find(prompt, "Composition")]["images"]
+
+
+def test_the_workflow_of_a_fine_tune_runs_and_stock_nodes_give_its_images_from_its_files(server: Any, base: Path):
+    before, prompt = stock(server), graph(server, "fine_tune")
+    inputs_of(prompt, "CompInvTrainModel")["steps"] = 3
+    inputs_of(prompt, "CompInvSaveAdapter")["dtype"] = "float32"
+    sampler = inputs_of(prompt, "CompInvRegularizedSampler")
+    sampler["steps"] = 4
+    assert len(server.run(prompt)[find(prompt, "Composition")]["images"]) == 4
+    assert stock(server) == before
+    sampler.pop("layout")  # now it equals KSampler
+    tuned = server.run(prompt)[find(prompt, "Composition")]["images"]
+    lora = {"model": ["1", 0], "clip": ["1", 1], "lora_name": "zippy-tuned.safetensors"}
+    settings = {key: sampler[key] for key in ("seed", "steps", "cfg", "sampler_name", "scheduler", "denoise")}
+    files = {
+        "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "microworld.safetensors"}},
+        "2": {"class_type": "LoraLoader", "inputs": {**lora, "strength_model": 1.0, "strength_clip": 1.0}},
+        "3": {
+            "class_type": "CLIPTextEncode",
+            "inputs": {"clip": ["2", 1], "text": inputs_of(prompt, "CompInvPrompt")["text"]},
+        },
+        "4": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["2", 1], "text": ""}},
+        "5": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 4}},
+        "6": {
+            "class_type": "KSampler",
+            "inputs": {
+                "model": ["2", 0], "positive": ["3", 0], "negative": ["4", 0], "latent_image": ["5", 0], **settings,
+            },
+        },
+        "7": {"class_type": "VAEDecode", "inputs": {"samples": ["6", 0], "vae": ["1", 2]}},
+        "8": {"class_type": "PreviewImage", "inputs": {"images": ["7", 0]}},
+    }  # fmt: skip
+    given = server.run(files)["8"]["images"]
+    assert [pixels(server.picture(image)) for image in given] == [pixels(server.picture(image)) for image in tuned]
 
 
 def test_a_file_is_the_wire(server: Any):

@@ -1,5 +1,12 @@
+import json
+from itertools import combinations
+from pathlib import Path
+
 import pytest
 from workflow import find, to_prompt
+
+WORKFLOWS = sorted((Path(__file__).parent.parent.parent / "workflows").glob("*.json"))
+TITLE = 30  # pixels above a node's position
 
 INFO = {
     "Sampler": {
@@ -45,3 +52,30 @@ def test_a_muted_node_is_left_out():
 def test_a_graph_that_cannot_be_queued_is_refused(changes: dict[str, object], sentence: str):
     with pytest.raises(ValueError, match=sentence):
         to_prompt(graph(**changes), INFO)
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_a_shipped_workflow_says_how_it_is_looked_at_and_has_a_thumbnail(path: Path):
+    """Without a scale of its own the newer renderer flings its nodes apart."""
+    assert json.loads(path.read_text())["extra"] == {"ds": {"scale": 0.8, "offset": [480, 120]}}
+    assert path.with_suffix(".jpg").is_file()
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_the_nodes_of_a_shipped_workflow_lie_apart(path: Path):
+    for a, b in combinations(json.loads(path.read_text())["nodes"], 2):
+        (ax, ay), (bx, by), (aw, ah), (bw, bh) = a["pos"], b["pos"], a["size"], b["size"]
+        beside = ax + aw <= bx or bx + bw <= ax
+        below = ay + ah <= by - TITLE or by + bh <= ay - TITLE
+        assert beside or below, (a["type"], b["type"])
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_the_links_of_a_shipped_workflow_are_those_of_its_nodes(path: Path):
+    workflow = json.loads(path.read_text())
+    nodes = {node["id"]: node for node in workflow["nodes"]}
+    for number, source, output, target, slot, _ in workflow["links"]:
+        assert number in nodes[source]["outputs"][output]["links"]
+        assert nodes[target]["inputs"][slot]["link"] == number
+    ends = [slot["link"] for node in nodes.values() for slot in node["inputs"] if slot["link"] is not None]
+    assert sorted(ends) == sorted(link[0] for link in workflow["links"])
