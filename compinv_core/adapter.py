@@ -25,7 +25,10 @@ class Change:
     @property
     def delta(self) -> Tensor:
         """Of the weight's shape, float32."""
-        return self.up.float() if self.down is None else self.up.float() @ self.down.float()
+        if self.down is None:
+            return self.up.float()
+        delta = self.up.float().flatten(1) @ self.down.float().flatten(1)
+        return delta.reshape(len(delta), *self.down.shape[1:])  # a convolution's has two axes more
 
     @property
     def rank(self) -> int:
@@ -60,8 +63,10 @@ class Adapter:
         Weights that are no matrices, as of convolutions, stay as they are. Changes of that rank or less do, too.
 
         Raises:
-            ValueError: a rank that is larger than a matrix.
+            ValueError: a rank below 1, or larger than a matrix.
         """
+        if rank < 1:
+            raise ValueError(f"The rank is {rank}; 1 or more is needed.")
         found: dict[str, Change] = {}
         lost = total = 0.0
         for path, change in self.changes.items():

@@ -141,7 +141,11 @@ class CompInvTrainingOptions(io.ComfyNode):
                 ),
             ],
             outputs=[
-                OptionsType.Output("OPTIONS", display_name="options", tooltip="For Compositional Inversion Train or Compositional Fine-Tune.")
+                OptionsType.Output(
+                    "OPTIONS",
+                    display_name="options",
+                    tooltip="For Compositional Inversion Train or Compositional Fine-Tune.",
+                )
             ],
         )
 

@@ -28,7 +28,7 @@ class Losses:
     """Of a report.
 
     Attributes:
-        reconstruction, anchor, prior: means over the steps since the last report.
+        reconstruction, anchor, prior: means over the steps since the last report; under DCO the first is what it makes of the loss.
         evaluation: at some reports, the reconstruction loss on images, noise and timesteps that are the same each time, so that a
             small difference between two of them means something; else None.
     """

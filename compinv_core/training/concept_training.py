@@ -135,8 +135,9 @@ class ConceptTraining(TrainingRun):
     def preview(self, parameters: Parameters) -> Preview:
         """What the concept gives as it is learnt so far."""
         self.backbone.load()
-        with torch.inference_mode(), self.backbone.changed(self.way.changes(parameters)):
-            return self.previewer.preview(self.way.words(parameters))
+        here = {name: value.to(self.backbone.device) for name, value in parameters.items()}
+        with torch.inference_mode(), self.backbone.changed(self.way.changes(here)):
+            return self.previewer.preview(self.way.words(here))
 
     def _masks(self, number: int, latents: Tensor) -> Tensor | None:
         """Masks (M, 1, h, w) of what a concept's images and their variants show of it; the images' are kept in `foregrounds`."""

@@ -110,6 +110,10 @@ class FineTuneRequest:
     prior_weight: float = 1.0
 
     def __post_init__(self) -> None:
+        if self.prior_images is not None and self.prior != "class images":
+            raise ValueError(
+                f'The input "prior_images" is connected, but "prior" is "{self.prior}"; choose class images, or disconnect it.'
+            )
         if self.prior_images is not None and not any(len(batch) for batch in self.prior_images):
             raise ValueError(
                 'The input "prior_images" holds no picture; connect pictures of ordinary things of the class, or nothing: then the '
