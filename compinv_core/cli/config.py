@@ -9,10 +9,10 @@ from typing import Any, Literal, Union, cast, get_args, get_origin
 from ..concept import check_name
 from ..training.objective import NoiseLevels
 from ..training.recipe import Recipe
-from ..training.request import LIMITS, TEMPLATES, WHAT, PriorKind
+from ..training.request import LIMITS, TEMPLATES, WHAT, FineTuneRequest, PriorKind
 from ..training.ways.fine_tune import What
 
-DEFAULTS = Recipe()
+DEFAULTS, FINE_TUNE = Recipe(), FineTuneRequest()
 KINDS: dict[object, tuple[str, tuple[type, ...]]] = {
     str: ("a text", (str,)),
     int: ("a whole number", (int,)),
@@ -43,9 +43,12 @@ class Job:
             rescale, prompts and the rank of a LoRA.
         what: "word" (the embedding alone), or what of the model is learnt as well: "keys and values" (Custom Diffusion),
             "attention" (LoRA) or "whole UNet" (DreamBooth). The change is written to a LoRA file of the same name.
-        rank: of the change; 0 learns each weight's in full, and is the only one for the whole UNet.
+        rank: of the change; 0 learns each weight's in full, as the whole UNet always is.
         weights_learning_rate: of the change; in units of the weights' own size.
-        prior: "none", "DCO" or "class images", of which the model draws 40: what keeps it from forgetting the class.
+        prior: "none", "DCO" or "class images": what keeps it from forgetting the class.
+        prior_images: a folder of images of the class; "" lets the model draw prior_count of them.
+        prior_weight: of the class images' loss; of DCO, how firmly it holds.
+        anchor_loss: "embedding", or "text features" of whole prompts (ClassDiffusion).
         replace: whether files of the same name that are there already, and of another training, are written over.
     """
 
@@ -72,9 +75,13 @@ class Job:
     prompts: list[str] = field(default_factory=list[str])
     seed: int = 0
     what: Literal["word"] | What = "word"
-    rank: int = 0
+    rank: int = 16
     weights_learning_rate: float = DEFAULTS.weights_learning_rate
     prior: PriorKind = "DCO"
+    prior_images: str = ""
+    prior_count: int = FINE_TUNE.prior_count
+    prior_weight: float = FINE_TUNE.prior_weight
+    anchor_loss: Literal["embedding", "text features"] = "embedding"
     replace: bool = False
 
     def __post_init__(self) -> None:
@@ -91,6 +98,7 @@ class Job:
             "noise_levels": get_args(NoiseLevels),
             "what": ("word", *WHAT),
             "prior": get_args(PriorKind),
+            "anchor_loss": ("embedding", "text features"),
         }
         for name, known in choices.items():
             if getattr(self, name) not in known:

@@ -36,6 +36,7 @@ from ..training.concept_training import ConceptTraining
 from ..training.recipe import Recipe
 from ..training.request import FineTuneRequest, Request, as_paper, as_paper_fine_tune
 from ..training.task import Workers
+from ..training.ways.fine_tune import What
 from .config import Config, ConfigError, Job, read_config
 from .workers import workers as started_workers
 
@@ -215,9 +216,10 @@ def _training(loaded: tuple[Any, Any, Any], jobs: Sequence[Job], base: Path) -> 
         anchor_schedule="growing" if job.growing else "constant",
         noise_levels=job.noise_levels,
         weights_learning_rate=job.weights_learning_rate,
+        anchor_loss=job.anchor_loss,
     )
     backbone = ComfyBackbone(model, clip, vae)
-    fine_tune = None if job.what == "word" else FineTuneRequest(what=job.what, rank=job.rank, prior=job.prior)
+    fine_tune = None if job.what == "word" else _fine_tune(job, job.what, base)
     if job.paper and fine_tune is not None:
         vocabularies = backbone.vocabularies.values()
         requests, recipe, fine_tune = as_paper_fine_tune(
@@ -229,12 +231,27 @@ def _training(loaded: tuple[Any, Any, Any], jobs: Sequence[Job], base: Path) -> 
     return ConceptTraining(backbone, requests, recipe, fine_tune)
 
 
-def _request(clip: Any, job: Job, base: Path) -> Request:
-    files = sorted(f for f in (base / job.pictures).glob("*") if f.suffix.lower() in PICTURES)
+def _fine_tune(job: Job, what: What, base: Path) -> FineTuneRequest:
+    given = [_pixels(file) for file in _pictures(base / job.prior_images, job)] if job.prior_images else None
+    return FineTuneRequest(
+        what=what,
+        rank=0 if what == "whole UNet" else job.rank,
+        prior=job.prior,
+        prior_images=given,
+        prior_count=job.prior_count,
+        prior_weight=job.prior_weight,
+    )
+
+
+def _pictures(folder: Path, job: Job) -> list[Path]:
+    files = sorted(f for f in folder.glob("*") if f.suffix.lower() in PICTURES)
     if not files:
-        raise ConfigError(
-            f'The folder "{job.pictures}" of "{job.placeholder}" holds no picture ({", ".join(PICTURES)}).'
-        )
+        raise ConfigError(f'The folder "{folder}" of "{job.placeholder}" holds no picture ({", ".join(PICTURES)}).')
+    return files
+
+
+def _request(clip: Any, job: Job, base: Path) -> Request:
+    files = _pictures(base / job.pictures, job)
     check_new_placeholder(clip, job.placeholder)
     known = vocabulary(clip, next(iter(text_encoders(clip))))
     words = tuple([job.class_word] if job.anchors is None else job.anchors)

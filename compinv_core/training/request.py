@@ -149,9 +149,11 @@ def as_paper_fine_tune(
         rate = preset.learning_rate / 2
         preset = replace(preset, batch=1, learning_rate=rate, weights_learning_rate=rate)
     pairs = [as_paper(request, recipe, preset) for request in requests]
+    rescale = fine_tune.what == "keys and values"  # its augmentation is on by default
     asked = [
-        replace(request, start_word=rare if rare and known(rare) else "")
+        replace(request, rescale=rescale, start_word=rare if rare and known(rare) else "")
         for (request, _), rare in zip(pairs, chain(RARE_WORDS, repeat("")), strict=False)
     ]
     rank = fine_tune.rank if fine_tune.what == "attention" else 0
-    return asked, pairs[0][1], replace(fine_tune, rank=rank, prior="class images", prior_count=PAPER_CLASS_IMAGES)
+    prior = {"prior": "class images", "prior_count": PAPER_CLASS_IMAGES, "prior_weight": 1.0}
+    return asked, pairs[0][1], replace(fine_tune, rank=rank, **prior)
