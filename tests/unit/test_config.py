@@ -21,7 +21,7 @@ def test_what_is_set_is_read_and_the_rest_are_defaults(place: Path):
     config = read_config(place / "config.toml")
     assert [job.placeholder for job in config.concepts] == ["my-mittens", "my-zippy"]
     job = config.concepts[0]
-    assert (job.steps, job.batch, job.seed, job.what, job.rank, job.prior) == (12, 3, 5, "word", 0, "DCO")
+    assert (job.steps, job.batch, job.seed, job.what, job.rank, job.prior) == (12, 3, 5, "word", 16, "DCO")
     assert config.together and not config.jointly and config.output == "words"
 
 
