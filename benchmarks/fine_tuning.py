@@ -76,9 +76,9 @@ class Tuned:
         return hashlib.sha256(repr(replace(self, layout=None, pair="merged")).encode()).hexdigest()[:12]
 
 
-KV = FineTuneRequest(what="keys and values", prior="DCO", prior_weight=0.1)
-LORA = FineTuneRequest(what="attention", rank=8, prior="DCO", prior_weight=0.1)
-PAPERS_PRIOR = {"prior": "class images", "prior_count": 200, "prior_weight": 1.0}
+KV = FineTuneRequest(what="keys and values", prior="DCO")
+LORA = FineTuneRequest(what="attention", rank=8, prior="DCO")
+PAPERS_PRIOR = {"prior": "class images", "prior_count": 200}
 CD = Tuned(Recipe(), KV)
 DB = Tuned(Recipe(), LORA, pair="loaded")
 PAPER_CD = Tuned(PAPER_KEYS_AND_VALUES, replace(KV, **PAPERS_PRIOR), vectors=1, noun=True)
@@ -111,17 +111,25 @@ def candidate(base: Tuned, prior: str, rate: float, weight: float = 1.0, **more:
 
 
 CD_STYLE = {"vectors": 1, "noun": True}
+PAPERS_BETA = 10.0
 CANDIDATES = {
-    "keys and values, DCO, rate 0.01": candidate(CD, "DCO", 0.01, **CD_STYLE),
-    "keys and values, DCO, rate 0.003": candidate(CD, "DCO", 0.003, **CD_STYLE),
-    "keys and values, DCO, rate 0.03": candidate(CD, "DCO", 0.03, **CD_STYLE),
-    "keys and values, none, rate 0.01": candidate(CD, "none", 0.01, **CD_STYLE),
-    "attention, DCO, rate 0.01": candidate(DB, "DCO", 0.01, **CD_STYLE),
-    "attention, none, rate 0.01": candidate(DB, "none", 0.01, **CD_STYLE),
-    "keys and values, none, rate 0.003, 3 vectors": candidate(CD, "none", 0.003),
-    "keys and values, a tenth of DCO, rate 0.003, 3 vectors": candidate(CD, "DCO", 0.003, 0.1),
-    "keys and values, a tenth of DCO, rate 0.01, 3 vectors": candidate(CD, "DCO", 0.01, 0.1),
-    "attention, a tenth of DCO, rate 0.003, 3 vectors": candidate(DB, "DCO", 0.003, 0.1),
+    **{
+        f"{name}, DCO with the paper's beta, rate {rate}, 1 vector": candidate(
+            base, "DCO", rate, PAPERS_BETA, **CD_STYLE
+        )
+        for name, base, rate in (
+            ("keys and values", CD, 0.003),
+            ("keys and values", CD, 0.01),
+            ("keys and values", CD, 0.03),
+            ("attention", DB, 0.01),
+        )
+    },
+    "keys and values, no prior, rate 0.01, 1 vector": candidate(CD, "none", 0.01, **CD_STYLE),
+    "attention, no prior, rate 0.01, 1 vector": candidate(DB, "none", 0.01, **CD_STYLE),
+    "keys and values, no prior, rate 0.003": candidate(CD, "none", 0.003),
+    "keys and values, DCO, rate 0.003": candidate(CD, "DCO", 0.003),
+    "keys and values, DCO, rate 0.01": candidate(CD, "DCO", 0.01),
+    "attention, DCO, rate 0.003": candidate(DB, "DCO", 0.003),
 }
 """What the settings were chosen from, on the validation concepts."""
 

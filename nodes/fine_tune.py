@@ -90,8 +90,8 @@ class CompInvTrainModel(io.ComfyNode):
                     max=10.0,
                     step=0.05,
                     optional=True,
-                    tooltip="Weight of the class images' loss beside the reconstruction loss; for DCO, how firmly it holds: lower it when the concept is "
-                    "not learnt. 0 switches the prior off.",
+                    tooltip="Weight of the class images' loss beside the reconstruction loss; for DCO, how firmly it holds, where 10 is the paper's: lower it when "
+                    "the concept is not learnt. 0 switches the prior off.",
                 ),
             ],
             outputs=[

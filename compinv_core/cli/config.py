@@ -47,7 +47,7 @@ class Job:
         weights_learning_rate: of the change; in units of the weights' own size.
         prior: "none", "DCO" or "class images": what keeps it from forgetting the class.
         prior_images: a folder of images of the class; "" lets the model draw prior_count of them.
-        prior_weight: of the class images' loss; of DCO, how firmly it holds.
+        prior_weight: of the class images' loss; of DCO, how firmly it holds (10 is the paper's beta).
         anchor_loss: "embedding", or "text features" of whole prompts (ClassDiffusion).
         replace: whether files of the same name that are there already, and of another training, are written over.
     """

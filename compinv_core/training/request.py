@@ -99,7 +99,7 @@ class FineTuneRequest:
         prior: "none", "DCO" or "class images".
         prior_images: of the class, batches (B, H, W, C) in 0..1; without any the model draws them.
         prior_count: how many it draws.
-        prior_weight: of the loss on class images; of DCO, in units of the paper's beta: 0.1 lets more be learnt. 0 is no prior.
+        prior_weight: of the loss on class images; of DCO, a factor of its beta, where 10 is the paper's. 0 is no prior.
     """
 
     what: What = "keys and values"
