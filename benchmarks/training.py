@@ -1,4 +1,4 @@
-"""What a training step costs against its floor and against diffusers' way of doing one (PERFORMANCE: T1 to T6).
+"""What a training step costs against its floor and against diffusers' way of doing one (T1 to T6), and of a fine-tune (T8, T9).
 
 The floor of a step is a forward of the frozen UNet and a backward that reaches nothing but what the text gives it: context,
 and SDXL's pooled output, whose gradient runs through every residual block. Forgetting it would be 1.8 % cheaper, and wrong.
@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,11 +23,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 from torch.utils.flop_counter import FlopCounterMode
 
+from compinv_core.adapter import Change
 from compinv_core.backbone import Encoded, NoiseSchedule, PreparedPrompts, Vectors
 from compinv_core.host import text_encoder, text_gradient
 from compinv_core.host.backbone import ComfyBackbone
 from compinv_core.host.latents import noise_schedule
 from compinv_core.host.model import checkpointed, predictor
+from compinv_core.host.weights import Changes, weights_of
 from compinv_core.memory import MemoryPlan
 from compinv_core.prompts.templates import OBJECT_TEMPLATES
 from compinv_core.prompts.vocabulary import Vocabulary
@@ -35,8 +38,10 @@ from compinv_core.training.loop import Surroundings, as_leaves, train
 from compinv_core.training.objective import diffusion_loss
 from compinv_core.training.recipe import Recipe
 from compinv_core.training.request import Request
+from compinv_core.training.run import BYTES_PER_NUMBER
 from compinv_core.training.task import Task, TrainingData
 from compinv_core.training.ways.textual_inversion import TextualInversion, Word
+from compinv_core.training.ways.weight_changes import added
 
 VECTORS, WORDS = 3, 49408
 
@@ -248,6 +253,44 @@ def encodes() -> tuple[int, float]:
     return sum(calls) - after_steps[0], after_steps[0] / (3 * 2)
 
 
+KINDS = {"K,V": "cross-attention keys and values", "attention": "attention", "whole UNet": "all"}
+PARAMETERS = {  # of each, in full and at rank 16, of the published architectures
+    "sd15": {"K,V": 19_169_280, "K,V rank 16": 792_576, "attention rank 16": 3_188_736, "whole UNet": 859_520_964},
+    "sdxl": {
+        "K,V": 340_787_200,
+        "K,V rank 16": 7_249_920,
+        "attention rank 16": 23_224_320,
+        "whole UNet": 2_567_463_684,
+    },
+}
+
+
+def fine_tune_flops(step: Step) -> int:
+    """Of our step with the change of keys and values in it, each in full, and no prior."""
+    unet = step.model.model.diffusion_model
+    paths = weights_of(unet, KINDS["K,V"])
+    deltas = {p: torch.zeros_like(unet.get_parameter(p), requires_grad=True) for p in paths}
+    changes = {path: partial(added, change=Change(delta)) for path, delta in deltas.items()}
+    with Changes().attached(unet, changes):
+        return flops(lambda: step.loss(step.encode()))
+
+
+def learnt_numbers(step: Step, what: str, rank: int) -> int:
+    """How many numbers a way trains of the UNet."""
+    unet = step.model.model.diffusion_model
+    shapes = [unet.get_parameter(path).shape for path in weights_of(unet, KINDS[what])]
+    return sum(rank * sum(shape) if rank else shape.numel() for shape in shapes)
+
+
+def state_per_number() -> float:
+    """Bytes of a number that is learnt, with its gradient and what AdamW keeps of it, in our loop's own optimiser."""
+    leaf = as_leaves({"unet/w": torch.zeros(64, 64)}, torch.device("cpu"), {"unet/w"})["unet/w"]
+    optimizer = torch.optim.AdamW([leaf])
+    optimizer.step()
+    kept = [value for value in optimizer.state[leaf].values() if value.numel() > 1]
+    return (leaf.nbytes + leaf.grad.nbytes + sum(value.nbytes for value in kept)) / leaf.numel()
+
+
 def seconds(run: Callable[[], Any], times: int = 3) -> float:
     """The quickest of a few."""
     best = float("inf")
@@ -274,6 +317,12 @@ def main() -> None:
         with checkpointed(step.model.model.diffusion_model):
             again = flops(lambda s=step: s.loss(s.encode()))
         goal("T5", f"{architecture.name} checkpointed, FLOPs", again / ours, 1.45)
+        goal("T8", f"{architecture.name} K,V", fine_tune_flops(step) / ours, 1.05, "2 with class images")
+        for name, wanted in PARAMETERS[architecture.name].items():
+            what, _, rank = name.partition(" rank ")
+            numbers = learnt_numbers(step, what, int(rank or 0))
+            goal("T9", f"{architecture.name} {name}", numbers / wanted, 1.0, f"{16 * numbers / 1e9:.3g} GB")
+    goal("T9", "bytes a parameter", state_per_number(), BYTES_PER_NUMBER)
     inside, before = encodes()
     goal("T2", "in the loop", inside, 0, "1 a picture official")
     goal("T2", "before it", before, 1)
