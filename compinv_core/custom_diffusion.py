@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 import torch
 from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
@@ -30,7 +30,7 @@ def read_custom_diffusion(
         ValueError: a file of another kind, or of another family of models.
     """
     raw = _read(file)
-    entries = cast("dict[str, Any]", raw.get("unet", raw))
+    entries = _named(raw.get("unet", raw), file, '"unet"')
     changes: dict[str, Change] = {}
     for key, value in entries.items():
         name = PROCESSOR.sub(lambda m: f".{m[1]}.{'0.' if m[1] == 'to_out' else ''}{m[3]}", key)
@@ -39,6 +39,8 @@ def read_custom_diffusion(
             continue
         own = weight(path).detach().float().cpu()
         change = _change(value, own)
+        if change is None:
+            raise ValueError(f'"{file.name}" is damaged: its "{name}" is no finite tensor, nor a product of two.')
         if change.delta.shape != own.shape:
             raise ValueError(
                 f'"{file.name}" is for another family of models: its "{name}" has the shape {tuple(change.delta.shape)}, the model\'s '
@@ -51,7 +53,7 @@ def read_custom_diffusion(
             f'"{file.name}" is no Custom Diffusion of this model (it holds {some}); diffusers\' pytorch_custom_diffusion_weights and '
             "adobe's delta.bin are read."
         )
-    return _words(raw, class_word), Adapter(changes)
+    return _words(_named(raw.get("modifier_token", {}), file, '"modifier_token"'), file, class_word), Adapter(changes)
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -67,18 +69,35 @@ def _read(file: Path) -> dict[str, Any]:
     return cast("dict[str, Any]", raw)
 
 
-def _change(value: Any, own: Tensor) -> Change:
+def _named(value: Any, file: Path, what: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f'"{file.name}" is damaged: its {what} is a {type(value).__name__}, not named tensors.')
+    return cast("dict[str, Any]", value)
+
+
+def _change(value: Any, own: Tensor) -> Change | None:
+    """None where it says nothing that can be added."""
     if isinstance(value, dict):
-        parts = cast("dict[str, Tensor]", value)
-        return Change(parts["u"].float(), parts["v"].float())
-    new = cast(Tensor, value).float()
+        u, v = (cast("dict[str, Any]", value).get(name) for name in ("u", "v"))
+        if not (_is_sound(u) and _is_sound(v) and u.ndim == v.ndim == 2 and u.shape[1] == v.shape[0]):
+            return None
+        return Change(u.float(), v.float())
+    if not _is_sound(value):
+        return None
+    new = value.float()
     return Change(new - own if new.shape == own.shape else new)
 
 
-def _words(raw: Mapping[str, Any], class_word: str) -> list[Concept]:
+def _is_sound(value: Any) -> TypeGuard[Tensor]:
+    return isinstance(value, Tensor) and bool(value.isfinite().all())
+
+
+def _words(tokens: Mapping[str, Any], file: Path, class_word: str) -> list[Concept]:
     """Of adobe's files, which hold them; "<new1>" becomes "new1"."""
     found: list[Concept] = []
-    for token, vector in cast("dict[str, Tensor]", raw.get("modifier_token", {})).items():
+    for token, vector in tokens.items():
+        if not _is_sound(vector) or not vector.ndim:
+            raise ValueError(f'"{file.name}" is damaged: its word "{token}" is no finite vector.')
         vectors = vector.detach().float().reshape(-1, vector.shape[-1])
         key = WIDTHS.get(vectors.shape[1])
         if key is not None:

@@ -1,5 +1,6 @@
 """Files that are whole or not there."""
 
+import glob
 import os
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -29,6 +30,13 @@ def whole_file(path: Path) -> Generator[Path]:
         raise OSError(f'"{path}" cannot be written: {error}') from error
     finally:
         new.unlink(missing_ok=True)
+
+
+def remove(path: Path) -> None:
+    """A file, and what writers that were killed have left beside it, which may be gigabytes."""
+    path.unlink(missing_ok=True)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.new"):
+        left.unlink(missing_ok=True)
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:

@@ -1,6 +1,7 @@
 """Several concepts' keys and values in one adapter, in closed form and without training (Kumari et al. 2023, section 3.3)."""
 
 from collections.abc import Mapping, Sequence
+from random import Random
 from typing import cast
 
 import torch
@@ -12,9 +13,10 @@ from .backbone import Backbone
 from .concept import Concept, check_family
 from .prompts.templates import prompts_about
 
-CAPTIONS = 200  # ordinary ones, as the paper has
+CAPTIONS = 200  # ordinary ones, as the paper has; and as many of any words
+CAPTION_WORDS = (4, 10)  # of the latter
 CAPTION_WEIGHT = 0.1  # of what ordinary captions change, against what a concept's own prompts miss
-RIDGE = 1e-8  # of the mean squared feature, for directions that no prompt uses
+RIDGE = 1e-6  # of the mean squared feature, for directions that no prompt uses: a layer norm leaves one that is but rounding
 PROMPTS = ("{} {}", "photo of a {} {}")  # a concept's own, with its class word behind it
 KEYS_AND_VALUES = "cross-attention keys and values"
 
@@ -93,14 +95,23 @@ def _checked(backbone: Backbone, parts: Sequence[tuple[Concept, Mapping[str, Ten
 
 
 def _captions(backbone: Backbone) -> Tensor:
-    """(N, E), the text features of ordinary captions, all their columns, as the UNet reads them."""
-    vocabularies = backbone.vocabularies.values()
+    """(N, E), the text features of ordinary captions, all their columns, as the UNet reads them.
+
+    Half of them are about things; the paper's, from the web, speak of everything. What no caption speaks of, a merged change may move at
+    will, so the other half are random words of the vocabulary.
+    """
+    vocabularies = list(backbone.vocabularies.values())
     words = [c for c in COCO_CATEGORIES if all(part in known for known in vocabularies for part in c.split())]
     if len(words) < 3:
         raise ValueError(
             'The input "clip" knows fewer than three of the COCO categories as words; no captions can be made for it.'
         )
     texts = [text for text, _ in prompts_about(words, CAPTIONS, seed=0)]
+    random = Random(0)
+    ordinary = [
+        word for word in vocabularies[0].words if word.isalpha() and all(word in known for known in vocabularies)
+    ]
+    texts += [" ".join(random.choices(ordinary, k=random.randint(*CAPTION_WORDS))) for _ in range(CAPTIONS)]
     return torch.cat([backbone.encode_text(text).context[0] for text in texts]).float().to(backbone.device)
 
 

@@ -67,22 +67,22 @@ class Changes:
     @contextmanager
     def attached(self, unet: nn.Module, changes: Mapping[str, WeightChange]) -> Generator[None]:
         """For its time, each weight is what its change makes of it. Patches of the MODEL stay in force: a change is applied last."""
-        placed: list[tuple[nn.Module, str, Any]] = []
+        placed: list[tuple[nn.Module, str, Any, bool]] = []
         try:
             for path, change in changes.items():
                 owner, _, name = path.rpartition(".")
                 module, slot = unet.get_submodule(owner), f"{name}_function"
-                mine = _Change(self, change)
+                mine, own = _Change(self, change), slot in module.__dict__
                 setattr(module, slot, [*getattr(module, slot), mine])  # a list of the class's own is not to grow
-                placed.append((module, slot, mine))
+                placed.append((module, slot, mine, own))
             yield
         finally:
-            for module, slot, mine in placed:
+            for module, slot, mine, own in placed:
                 left = [function for function in getattr(module, slot) if function is not mine]
-                if left or slot not in module.__dict__:
+                if left or own:
                     setattr(module, slot, left)
                 else:
-                    delattr(module, slot)
+                    module.__dict__.pop(slot, None)
 
     @contextmanager
     def detached(self) -> Generator[None]:

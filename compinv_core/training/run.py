@@ -15,7 +15,7 @@ from .. import __version__
 from ..adapter import Adapter
 from ..backbone import Backbone, Vectors
 from ..concept import Concept, write_unfinished
-from ..files import unused, write_tensors
+from ..files import remove, unused, write_tensors
 from ..memory import GB, MemoryPlan
 from ..report.figures import standing
 from .checkpoint import Checkpoint, Parameters, Progress, RunFile, fingerprint
@@ -133,7 +133,7 @@ class TrainingRun(ABC):
 
     def forget(self, runs: Path) -> None:
         """Give up the run in this folder: what it learnt is safe now."""
-        (runs / f"{self.name}.pt").unlink(missing_ok=True)
+        remove(runs / f"{self.name}.pt")
 
     def keep(self, embeddings: Path, adapters: Path) -> str:
         """Write what a run has learnt that did not end well into folders, beside that of earlier ones.
