@@ -42,7 +42,7 @@ from .workers import workers as started_workers
 
 log = logging.getLogger(__name__)
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-EXISTS = 'The file "{}" exists already; choose another placeholder, or set replace.'
+EXISTS = 'The {} "{}" exists already; choose another placeholder, or set replace.'
 
 
 def train_all(path: Path) -> list[str]:
@@ -111,12 +111,14 @@ class Output:
         Raises:
             ConfigError: one is another, and must not be written over.
         """
-        files = [self.file(job) for job in jobs] + [self.adapter_file(jobs)] * (training.fine_tune is not None)
-        runs = [_run_of(file) for file in files]
-        for file, run in zip(files, runs, strict=True):
+        files = {self.file(job): "embedding" for job in jobs}
+        if training.fine_tune is not None:
+            files[self.adapter_file(jobs)] = "adapter"
+        runs = {file: _run_of(file) for file in files}
+        for file, run in runs.items():
             if file.exists() and run != training.name and not all(job.replace for job in jobs):
-                raise ConfigError(EXISTS.format(file.name))
-        return all(run == training.name for run in runs)
+                raise ConfigError(EXISTS.format(files[file], file.name))
+        return all(run == training.name for run in runs.values())
 
 
 def _run_of(file: Path) -> str | None:
