@@ -240,7 +240,7 @@ class Backbone(Protocol):
         ...
 
     def weight(self, path: str) -> Tensor:
-        """A weight of the UNet, patches applied, in its own dtype; paths are its own module names."""
+        """A weight of the UNet without patches, in its own dtype; paths are its own module names."""
         ...
 
     def weights_of(self, kind: str) -> list[str]:

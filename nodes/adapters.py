@@ -1,5 +1,6 @@
 """Save, Merge and Load Concept Adapters: a learnt change of the model as a LoRA file that stock Load LoRA loads."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from ..compinv_core.concept import Concept, check_name, write_concept
 from ..compinv_core.custom_diffusion import read_custom_diffusion
 from ..compinv_core.files import write_tensors
 from ..compinv_core.host.backbone import ComfyBackbone
-from ..compinv_core.host.weights import diffusers_paths, lora_names
+from ..compinv_core.host.weights import diffusers_paths, lora_names, own_weight
 from ..compinv_core.merging import merged_adapter
 from .concepts import NUMBER, REFUSE, REPLACE
 from .types import CATEGORY, ConceptType
@@ -193,8 +194,9 @@ class CompInvLoadAdapter(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, file: str, class_word: str) -> io.NodeOutput:
         path = Path(folder_paths.get_full_path_or_raise("loras", file))
-        unet = model.model.diffusion_model
-        words, adapter = read_custom_diffusion(path, diffusers_paths(model), unet.get_parameter, class_word.strip())
+        words, adapter = read_custom_diffusion(
+            path, diffusers_paths(model), partial(own_weight, model), class_word.strip()
+        )
         lora = adapter.to_lora(lora_names(model))
         tuned, _ = comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0.0)
         named = ", ".join(f"embedding:{word.name}" for word in words) or "no embedding"

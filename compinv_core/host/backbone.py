@@ -28,7 +28,7 @@ from .model import (
 )
 from .sampler import unheld
 from .watching import observe
-from .weights import Changes, lora_names, weights_of
+from .weights import Changes, lora_names, own_weight, weights_of
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +128,7 @@ class ComfyBackbone:
         return decode_latents(self.model, self.vae, latents)
 
     def weight(self, path: str) -> Tensor:
-        return self.unet.get_parameter(path)
+        return own_weight(self.model, path)
 
     def weights_of(self, kind: str) -> list[str]:
         return weights_of(self.unet, kind)

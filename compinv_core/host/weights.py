@@ -44,6 +44,12 @@ def diffusers_paths(model: Any) -> dict[str, str]:
     return dict(comfy.utils.unet_to_diffusers(model.model.model_config.unet_config))
 
 
+def own_weight(model: Any, path: str) -> Tensor:
+    """A weight of a MODEL's UNet as its checkpoint has it, whatever patches of whichever clone are in the loaded weights."""
+    kept = model.backup.get(f"diffusion_model.{path}")
+    return model.model.diffusion_model.get_parameter(path) if kept is None else kept.weight
+
+
 class Changes:
     """Functions on a UNet's weights, in ComfyUI's own place for them, for as long as they are attached."""
 
