@@ -24,23 +24,22 @@ import comfy.sd
 import folder_paths
 
 from ..anchors import weigh
-from ..concept import Concept, read_concept, write_concept
+from ..concept import Concept, read_concept, safe_open, write_concept
 from ..files import write_tensors
 from ..host.backbone import ComfyBackbone
 from ..host.predictor import Recoveries, train_predictor
 from ..host.text_encoder import check_new_placeholder, text_encoders, vocabulary
 from ..training.checkpoint import Progress
 from ..training.concept_training import ConceptTraining
-from ..training.recipe import PAPER, PAPER_DREAMBOOTH, PAPER_KEYS_AND_VALUES, Recipe
-from ..training.request import FineTuneRequest, Request, as_paper
+from ..training.recipe import Recipe
+from ..training.request import FineTuneRequest, Request, as_paper, as_paper_fine_tune
 from ..training.task import Workers
 from .config import Config, ConfigError, Job, read_config
 from .workers import workers as started_workers
 
 log = logging.getLogger(__name__)
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-PRESETS = {"word": PAPER, "keys and values": PAPER_KEYS_AND_VALUES}
-EXISTS = 'The embedding "{}" exists already; choose another placeholder, or set replace.'
+EXISTS = 'The {} "{}" exists already; choose another placeholder, or set replace.'
 
 
 def train_all(path: Path) -> list[str]:
@@ -104,25 +103,30 @@ class Output:
         return self.adapters / f"{name}.safetensors"
 
     def learnt(self, training: ConceptTraining, jobs: Sequence[Job]) -> bool:
-        """Whether concepts' files are what this very training gives.
+        """Whether concepts' files, and their adapter's, are what this very training gives.
 
         Raises:
             ConfigError: one is another, and must not be written over.
         """
-        runs = [_run_of(self.file(job)) for job in jobs]
-        for job, run in zip(jobs, runs, strict=True):
-            if self.file(job).exists() and run != training.name and not job.replace:
-                raise ConfigError(EXISTS.format(self.file(job).name))
+        files = [(self.file(job), job.replace, "embedding") for job in jobs]
+        if training.fine_tune is not None:
+            files.append((self.adapter_file(jobs), all(job.replace for job in jobs), "adapter"))
+        runs = [_run_of(file) for file, _, _ in files]
+        for (file, replace_it, what), run in zip(files, runs, strict=True):
+            if file.exists() and run != training.name and not replace_it:
+                raise ConfigError(EXISTS.format(what, file.name))
         return all(run == training.name for run in runs)
 
 
 def _run_of(file: Path) -> str | None:
-    """The run that a concept's file says it is of."""
+    """The run that a file of ours says it is of."""
     if not file.exists():
         return None
     try:
-        return read_concept(file).provenance.get("run")
-    except ValueError:  # not one that we wrote
+        with safe_open(file, framework="pt") as opened:
+            metadata: dict[str, str] = opened.metadata() or {}
+        return metadata.get("run")
+    except Exception:  # whatever a file that is no safetensors makes it raise; it is not one that we wrote
         return None
 
 
@@ -213,11 +217,17 @@ def _training(loaded: tuple[Any, Any, Any], jobs: Sequence[Job], base: Path) -> 
         noise_levels=job.noise_levels,
         weights_learning_rate=job.weights_learning_rate,
     )
-    if job.paper:
-        pairs = [as_paper(request, recipe, PRESETS.get(job.what, PAPER_DREAMBOOTH)) for request in requests]
-        requests, recipe = [request for request, _ in pairs], pairs[0][1]
+    backbone = ComfyBackbone(model, clip, vae)
     fine_tune = None if job.what == "word" else FineTuneRequest(what=job.what, rank=job.rank, prior=job.prior)
-    return ConceptTraining(ComfyBackbone(model, clip, vae), requests, recipe, fine_tune)
+    if job.paper and fine_tune is not None:
+        vocabularies = backbone.vocabularies.values()
+        requests, recipe, fine_tune = as_paper_fine_tune(
+            requests, recipe, fine_tune, lambda word: all(word in known for known in vocabularies)
+        )
+    elif job.paper:
+        pairs = [as_paper(request, recipe) for request in requests]
+        requests, recipe = [request for request, _ in pairs], pairs[0][1]
+    return ConceptTraining(backbone, requests, recipe, fine_tune)
 
 
 def _request(clip: Any, job: Job, base: Path) -> Request:
