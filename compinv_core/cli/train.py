@@ -111,14 +111,14 @@ class Output:
         Raises:
             ConfigError: one is another, and must not be written over.
         """
-        files = {self.file(job): "embedding" for job in jobs}
+        files = [(self.file(job), job.replace, "embedding") for job in jobs]
         if training.fine_tune is not None:
-            files[self.adapter_file(jobs)] = "adapter"
-        runs = {file: _run_of(file) for file in files}
-        for file, run in runs.items():
-            if file.exists() and run != training.name and not all(job.replace for job in jobs):
-                raise ConfigError(EXISTS.format(files[file], file.name))
-        return all(run == training.name for run in runs.values())
+            files.append((self.adapter_file(jobs), all(job.replace for job in jobs), "adapter"))
+        runs = [_run_of(file) for file, _, _ in files]
+        for (file, replace_it, what), run in zip(files, runs, strict=True):
+            if file.exists() and run != training.name and not replace_it:
+                raise ConfigError(EXISTS.format(what, file.name))
+        return all(run == training.name for run in runs)
 
 
 def _run_of(file: Path) -> str | None:

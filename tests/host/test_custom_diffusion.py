@@ -110,6 +110,21 @@ def test_a_file_of_adobe_gives_its_words_and_the_model_with_its_weights(compress
     assert len(adapter) == (3 if compressed else 1) * len(deltas)
 
 
+def test_a_file_is_read_alike_while_a_model_with_its_weights_is_loaded(pack: Any, loras: Path):
+    """As where a queue is run again with another class word; the change would be none."""
+    family = FAMILIES["sd1"]
+    model = comfy_model(family, depth=1)
+    unet = diffusers_unet(family, model, depth=1)
+    weights = unet.state_dict()
+    told = {name: weights[name] + delta for name, delta in changed_weights(unet).items()}
+    torch.save({"unet": told}, loras / "delta.bin")
+    _, first, tuned, *_ = load(pack, model, loras / "delta.bin")
+    predicted(tuned, family)
+    _, second, again, *_ = load(pack, model, loras / "delta.bin")
+    assert all(torch.equal(second[key], tensor) for key, tensor in first.items())
+    assert torch.equal(predicted(again, family), predicted(tuned, family))
+
+
 @pytest.fixture(scope="module")
 def small() -> Any:
     return comfy_model(FAMILIES["sd1"], depth=1)

@@ -39,12 +39,12 @@ runs = Path("killed/user/compositional_inversion/runs")
 *others, last = sys.argv[1:]
 kills = [*((way, f"my-{{way}}-*.pt") for way in others), (last, f".my-{{last}}-*.new"), (last, f"my-{{last}}-*.pt")]
 for way, met in kills:
-    process, end = started("killed"), time.monotonic() + 100
-    while not list(runs.glob(met)) and time.monotonic() < end and not has_ended(process):
+    process, begun = started("killed"), time.monotonic()
+    while not list(runs.glob(met)) and time.monotonic() < begun + 100 and not has_ended(process):
         time.sleep(0.001)
     time.sleep(moments.uniform(0, 0.2) if met.startswith("my") else 0)
     os.kill(process, signal.SIGKILL)
-    print("killed", way, code(process), flush=True)
+    print("killed", way, round(time.monotonic() - begun, 1), code(process), flush=True)
 assert code(started("killed")) == 0
 """
 WAYS = {
