@@ -6,9 +6,9 @@ from typing import Any
 
 import curves
 import findings
-import fine_tunes
 import frontier
 import numpy as np
+import tuning_tables
 from cells import decimals, markdown, percent, ratio, relative
 from intervals import Estimate, true_share
 from rows import (
@@ -78,9 +78,9 @@ def tables(report: Report) -> dict[str, str]:
         "judge, corrected": corrected_table(report["judge"], report["settings"]["pretrained word"]),
         "judge, alignment": alignment_table(report["judge"]),
         "candidates": made(candidates_table, "candidates"),
-        "fine-tunes": made(fine_tunes.table, "fine tuning"),
-        "drift": made(fine_tunes.drift_table, "fine tuning"),
-        "fine-tunes, candidates": made(fine_tunes.candidates_table, "fine tuning candidates"),
+        "fine-tunes": made(tuning_tables.table, "fine tuning"),
+        "drift": made(tuning_tables.drift_table, "fine tuning"),
+        "fine-tunes, candidates": made(tuning_tables.candidates_table, "fine tuning candidates"),
     }
 
 

@@ -20,13 +20,13 @@ from typing import Any
 import comparison
 import curves
 import findings
-import fine_tunes
 import frontier
 import goals
+import tuning_tables
 from page import NOT_YET, in_short, page, revived, with_table
 from recorded import FOLDER, latest, records
 from rows import BASELINES, CEILING
-from sheets import draw_sheets
+from sheets import draw_fine_tunes, draw_sheets
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -78,7 +78,7 @@ def report() -> dict[str, Any]:
         "dial": findings.dial(kept["dial"]),
         "causes": findings.causes(kept["causes"]) if kept["causes"] else {},
         "candidates": comparison.candidates(latest(kept["candidates"])),
-        **{name.replace("_", " "): fine_tunes.summary(latest(kept[name])) for name in FINE_TUNING},
+        **{name.replace("_", " "): tuning_tables.summary(latest(kept[name])) for name in FINE_TUNING},
     }
 
 
@@ -108,6 +108,7 @@ def main() -> None:
         print(comparison.agreement(json.loads(file.read_text())["settings"], written["settings"]))
     file.write_text(json.dumps(written, indent=1) + "\n")
     draw_sheets(latest(records(FOLDER / "composition.jsonl")), DOCS / "results")
+    draw_fine_tunes(latest(records(FOLDER / "fine_tuning.jsonl")), DOCS / "results")
     if now["learning"]:
         curves.draw(now["learning"], DOCS / "results" / "learning.png")
     if now["frontier"]:

@@ -6,8 +6,10 @@ from drawing import draw_sheet
 from PIL import Image
 from recorded import Record
 from rows import OURS, ROWS
+from tuning_tables import ROWS as FINE_TUNES
 
 PICTURES = Path(__file__).parent.parent / "composition_output" / "pictures"
+TUNED = PICTURES.parent / "fine-tuned pictures"
 
 
 def draw_sheets(found: list[Record], folder: Path) -> None:
@@ -24,6 +26,20 @@ def draw_sheets(found: list[Record], folder: Path) -> None:
         if OURS in files:
             strips = {row: joined([Image.open(file) for file in mine]) for row, mine in files.items()}
             titles = [title.replace(" and ", "\n") for unit in units for title in prompts[setting, unit]]
+            draw_sheet(strips, titles, folder / f"{name}.jpg")
+
+
+def draw_fine_tunes(found: list[Record], folder: Path) -> None:
+    """Of the fine-tunes' pictures, all concepts side by side, beside other objects and two together."""
+    for name, setting in (("fine_tunes", "pretrained word"), ("fine_tunes_two_concepts", "two concepts")):
+        prompts = {r["unit"]: r["prompts"] for r in found if r["setting"] == setting}
+        units, strips = sorted(prompts), dict[str, Image.Image]()
+        for row in FINE_TUNES:
+            files = [TUNED / f"test, {row}, {setting}, {unit}.png" for unit in units]
+            if files and all(file.exists() for file in files):
+                strips[row] = joined([Image.open(file) for file in files])
+        if strips:
+            titles = [title.replace(" and ", "\n") for unit in units for title in prompts[unit]]
             draw_sheet(strips, titles, folder / f"{name}.jpg")
 
 

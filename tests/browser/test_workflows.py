@@ -181,10 +181,10 @@ def test_the_name_of_a_file_is_shown_as_written_while_its_word_is_repaired(page:
         "5": {"class_type": "PreviewAny", "inputs": {"source": ["4", 1]}},
     }
     try:
-        shown = text_below(here, nodes, "painting what")
+        shown = text_below(here, nodes, "sampling training images")
     finally:
         server.interrupt()
-    assert shown.startswith(f"painting what embedding:{ENTITIES} gives now: ")
+    assert shown.startswith(f"sampling training images with embedding:{ENTITIES}: ")
     assert not errors
 
 

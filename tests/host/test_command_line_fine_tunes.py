@@ -28,7 +28,7 @@ def config(base: Path, pack: Any, tmp_path: Path) -> Path:
 
 
 def test_an_adapter_that_is_there_already_is_not_written_over(config: Path):
-    from compinv_core.cli.train import ConfigError, train_all
+    from compositional_inversion.compinv_core.cli.train import ConfigError, train_all
 
     adapter = config.parent / "words" / "my-mittens-adapter.safetensors"
     adapter.parent.mkdir()
@@ -45,8 +45,8 @@ def test_an_adapter_that_is_there_already_is_not_written_over(config: Path):
 
 
 def test_the_paper_s_preset_of_a_file_is_the_node_s(config: Path, base: Path, microworld: Any):
-    from compinv_core.cli.config import read_config
-    from compinv_core.cli.train import _training  # pyright: ignore[reportPrivateUsage]
+    from compositional_inversion.compinv_core.cli.config import read_config
+    from compositional_inversion.compinv_core.cli.train import _training  # pyright: ignore[reportPrivateUsage]
 
     config.write_text(config.read_text() + "paper = true")
     training = _training(microworld, read_config(config).concepts, base)
@@ -60,8 +60,8 @@ def test_the_paper_s_preset_of_a_file_is_the_node_s(config: Path, base: Path, mi
 
 
 def test_no_concept_is_lost_where_more_are_learnt_than_there_are_rare_words():
-    from compinv_core.training.recipe import Recipe
-    from compinv_core.training.request import FineTuneRequest, Request, as_paper_fine_tune
+    from compositional_inversion.compinv_core.training.recipe import Recipe
+    from compositional_inversion.compinv_core.training.request import FineTuneRequest, Request, as_paper_fine_tune
 
     asked = [Request(f"concept-{i}", "cat", []) for i in range(5)]
     learnt, _, _ = as_paper_fine_tune(asked, Recipe(), FineTuneRequest(), lambda word: True)

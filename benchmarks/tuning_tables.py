@@ -9,6 +9,13 @@ from intervals import Estimate, estimate
 from recorded import Record, columns, members_of, seeds_of, units_of
 
 DRIFT = "ordinary words"
+ROWS = tuple(
+    f"{name}{paper}{more}"
+    for name in ("Custom Diffusion", "DreamBooth (LoRA)")
+    for paper in ("", ", paper")
+    for more in ("", " + anchors", " + both", *((", ours", ", ours, together") if not paper else ()))
+)
+"""In the order of the table."""
 SHOWN = {
     ("pretrained word", "both"): "concept and ordinary object: both present",
     ("pretrained word", "both look"): "both, own appearance",
@@ -39,7 +46,8 @@ CANDIDATES = {
 def summary(found: Sequence[Record]) -> dict[str, dict[str, Any]]:
     """By row: estimates by "setting/key", and what they rest on."""
     said: dict[str, dict[str, Any]] = {}
-    for row in dict.fromkeys(r["row"] for r in found):
+    named = dict.fromkeys(r["row"] for r in found)
+    for row in sorted(named, key=lambda row: ROWS.index(row) if row in ROWS else 0):
         mine = [r for r in found if r["row"] == row]
         estimates = {f"{setting}/{key}": e for setting in {r["setting"] for r in mine} for key, e in _of(mine, setting)}
         samples = next((r["samples"] for r in mine if "samples" in r), 0)
