@@ -37,7 +37,8 @@ def draw_fine_tunes(found: list[Record], folder: Path) -> None:
         for row in FINE_TUNES:
             files = [TUNED / f"test, {row}, {setting}, {unit}.png" for unit in units]
             if files and all(file.exists() for file in files):
-                strips[row] = joined([Image.open(file) for file in files])
+                title = row.replace(" + ", "\n+ ").replace(", ", "\n")
+                strips[title] = joined([Image.open(file) for file in files])
         if strips:
             titles = [title.replace(" and ", "\n") for unit in units for title in prompts[unit]]
             draw_sheet(strips, titles, folder / f"{name}.jpg")
