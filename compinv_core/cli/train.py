@@ -185,7 +185,9 @@ def train_layouts(checkpoint: str, numbers: Mapping[str, Any]) -> None:
             log.info("prompt %d/%d", number, wanted.prompts)
 
     with torch.inference_mode():
-        predictor, file = train_predictor(model, clip, wanted, lambda: None, report)
+        predictor, file = train_predictor(
+            model, clip, wanted, stop_if_asked=lambda: None, on_recovery=report
+        )  # fmt: skip
     log.info("%s\n%s", predictor.provenance.describe(), file)
 
 

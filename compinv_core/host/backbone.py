@@ -96,7 +96,7 @@ class ComfyBackbone:
         return predictor(self.model)
 
     def attention_to(self, prompt: Encoded, columns: Sequence[int], noisy: Tensor, timesteps: Tensor) -> list[Tensor]:
-        return attention_to(self.model, prompt, columns, noisy, timesteps)
+        return attention_to(self.model, prompt, columns, noisy=noisy, timesteps=timesteps)
 
     def sample(
         self, texts: Sequence[str], concepts: Sequence[Concept], noise: Tensor, *,
