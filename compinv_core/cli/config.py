@@ -91,6 +91,10 @@ class Job:
         for name, limit in LIMITS.items():
             if not limit["min"] <= getattr(self, name) <= limit["max"]:
                 raise ValueError(f"{name} is {getattr(self, name)}; {limit['min']} to {limit['max']} is allowed.")
+        if self.rank < 0 or not 0 < self.weights_learning_rate <= 1:
+            raise ValueError(
+                f"rank is {self.rank} and weights_learning_rate {self.weights_learning_rate}; 0 or more and 0 to 1 are allowed."
+            )
         if self.resolution % 8:
             raise ValueError(f"resolution is {self.resolution}; a multiple of 8 is needed.")
         choices = {

@@ -14,6 +14,9 @@ from ..prompts.templates import CLOSE_UP, FAR_AWAY
 from .images import DARK, off_centre, rescaled, training_images
 from .request import TEMPLATES, Request
 
+WITH_ADAPTER = "learnt with"
+"""In a concept's provenance: the way that also changed the model."""
+
 
 @dataclass(frozen=True)
 class Examples:
@@ -112,6 +115,11 @@ def notices_of(family: Family, request: Request, sizes: Sequence[tuple[int, int]
         notices.append(
             f'The anchors are for the class word "{anchors.class_word}", but training starts at "{request.class_word}"; '
             "give Anchor Select and Train the same one, unless this is meant."
+        )
+    if request.start_from is not None and WITH_ADAPTER in request.start_from.provenance:
+        notices.append(
+            f'The concept "{request.start_from.name}" was learnt with an adapter; training goes on from its embedding alone, so connect '
+            "the model with that adapter, unless this is meant."
         )
     if count := sum(height != width for height, width in sizes):
         where = "around what the mask shows" if request.masks else "in the middle"

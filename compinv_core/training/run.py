@@ -19,6 +19,7 @@ from ..files import remove, unused, write_tensors
 from ..memory import GB, MemoryPlan
 from ..report.figures import standing
 from .checkpoint import Checkpoint, Parameters, Progress, RunFile, fingerprint
+from .examples import WITH_ADAPTER
 from .loop import Surroundings, as_leaves, train
 from .priors import NoPrior, Prior
 from .recipe import Recipe
@@ -165,6 +166,8 @@ class TrainingRun(ABC):
             "model": self.backbone.fingerprint,
             "version": __version__,
         }
+        if self.way.changes(end.parameters):
+            provenance[WITH_ADAPTER] = type(self.way).__name__
         found: list[Concept] = []
         for word in self.words:
             vectors = self.way.words({**end.parameters, **end.best} if best else end.parameters)[word.name]

@@ -163,3 +163,17 @@ def test_a_papers_preset_takes_the_place_of_the_settings(preset: Recipe | None, 
     assert rates["mine/clip_l"] == learnt.learning_rate
     assert preset is None or rates[f"unet/{K}"] == preset.weights_learning_rate
     assert run(of, tmp_path).step == 3
+
+
+def test_a_concept_that_was_learnt_with_an_adapter_is_no_silent_start():
+    from compositional_inversion.compinv_core.backbone import Family
+    from compositional_inversion.compinv_core.concept import Concept
+    from compositional_inversion.compinv_core.training.examples import WITH_ADAPTER, notices_of
+    from compositional_inversion.compinv_core.training.request import Request
+
+    vectors = {"clip_l": torch.ones(1, 4)}
+    plain, tuned = Concept("mine", vectors, "cat"), Concept("mine", vectors, "cat", {WITH_ADAPTER: "FineTune"})
+    said = [
+        notices_of(Family("SD 1.x"), Request("new", "cat", [], start_from=start), [(8, 8)]) for start in (plain, tuned)
+    ]
+    assert said[0] == [] and "learnt with an adapter" in said[1][0]
