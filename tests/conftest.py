@@ -7,6 +7,9 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
+# Before torch is imported: several threads take far longer on models this small, and servers inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 from package import package
 
