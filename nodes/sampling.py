@@ -1,7 +1,7 @@
 """Regularized Sampler and Apply Spatial Regularization: sampling that keeps every subject in its region."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import comfy.samplers
 from comfy_api.latest import io
@@ -13,6 +13,7 @@ from ..compinv_core.host.composition import subjects_of
 from ..compinv_core.host.recovery import check_fit
 from ..compinv_core.host.sampler import with_layout
 from ..compinv_core.layout.regions import Layout
+from ..compinv_core.reading.regional import ClassWords, Reads, Regional
 from ..compinv_core.sampling.conditioning import check_layout
 from ..compinv_core.sampling.guidance import Guidance
 from ..compinv_core.sampling.report import Report, described
@@ -22,6 +23,7 @@ from .types import CATEGORY, LayoutType
 
 PAPER = Guidance()
 DEFAULT = Steering()
+READING = Regional()
 
 
 def _regularization_inputs() -> list[Any]:
@@ -86,6 +88,23 @@ def _regularization_inputs() -> list[Any]:
             tooltip="Equalises the subjects' total attention, decaying linearly over the schedule: at 1, all get the same at its start. "
             "Needs no layout. 0 switches it off.",
         ),
+        io.Combo.Input(
+            "reading",
+            optional=True,
+            options=list(get_args(Reads)),
+            default=READING.reading,
+            tooltip="regional: inside a subject's region the prompt is read with its concept alone, elsewhere with class words in place "
+            "of concepts, so that no concept leaks onto other things. whole prompt: every cell reads all of it. Without a layout, or "
+            "without a concept that has a class word, both are the same.",
+        ),
+        io.Combo.Input(
+            "class_words",
+            optional=True,
+            options=list(get_args(ClassWords)),
+            default=READING.class_words,
+            tooltip="coarse blocks: the low-resolution cross-attention blocks, which decide what is drawn, read class words in place of "
+            "concepts; colour and style still come from the concept. For a concept that replaces other things. Needs no layout.",
+        ),
     ]
 
 
@@ -94,12 +113,15 @@ def _regularized(
     layout: Layout | None,
     report: Callable[[Report], None] | None = None,
     balance: float = 0.0,
+    reading: Reads = READING.reading,
+    class_words: ClassWords = READING.class_words,
     **chosen: float,
 ) -> Any:
     """The model under what `_regularization_inputs` asks for."""
     steering = Steering(chosen["steering"], chosen["steering_until"])
     guidance = Guidance(chosen["guidance"], int(chosen["corrections"]), chosen["guidance_until"], chosen["threshold"])
-    return with_layout(model, layout, steering, guidance, balance=Balance(balance), report=report)
+    regional = Regional(reading, class_words)
+    return with_layout(model, layout, steering, guidance, balance=Balance(balance), regional=regional, report=report)
 
 
 class CompInvRegularizedSampler(io.ComfyNode):
@@ -188,7 +210,7 @@ class CompInvRegularizedSampler(io.ComfyNode):
         scheduler: str,
         denoise: float,
         layout: Layout | None = None,
-        **chosen: float,
+        **chosen: Any,
     ) -> io.NodeOutput:
         reports: list[Report] = []
         check_fit(model, positive)

@@ -1,11 +1,13 @@
 """A CONDITIONING that remembers its subjects, and the probe: the same prompt in ordinary words."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from ..concept import Concept
 from ..prompts.spans import Subject
+from ..reading.regional import Variant, Variants
+from .contexts import VARIANTS
 from .text_encoder import check_embeddings, columns_between, encode, find_phrase, known_concepts, without_weights
 
 SUBJECTS, PROBE = "compinv_subjects", "compinv_probe"
@@ -25,7 +27,7 @@ def composition_prompt(clip: Any, text: str, phrases: Sequence[str]) -> list[Any
     concepts = known_concepts(clip)
     named = [f"embedding:{phrase}" if phrase in concepts else phrase for phrase in phrases]
     if not named:
-        named = [f"embedding:{name}" for name in concepts if re.search(rf"embedding:{re.escape(name)}(?![\w-])", text)]
+        named = [f"embedding:{name}" for name in concepts if re.search(_written(name), text)]
     if not named:
         raise ValueError(
             'The input "subjects" is empty and the prompt has no applied concept; write the things that must appear.'
@@ -36,40 +38,104 @@ def composition_prompt(clip: Any, text: str, phrases: Sequence[str]) -> list[Any
             f'The input "subjects" names one thing twice: {", ".join(named)}; name each once, and two of a kind by what '
             'tells them apart ("black cat, white cat").'
         )
-    columns = [columns_between(clip, text, *span) for span in spans]
-    edits = _ordinary_words(text, concepts, [start for start, _ in spans])
-    probe_text = _edited(text, edits)
+    prompt = _Prompt(clip, text, spans)
+    own, probe = prompt.written(()), prompt.written(concepts)
     subjects: list[Subject] = []
-    for phrase, span, at in zip(named, spans, columns, strict=True):
-        start, end = (_moved(position, edits) for position in span)
-        written, ordinary = text[slice(*span)], probe_text[start:end]
-        if written != phrase:  # as CLIP reads it
-            phrase = without_weights(written) if written.startswith("embedding:") else phrase
+    for phrase, span, here, there in zip(named, spans, own.columns, probe.columns, strict=True):
+        words = text[slice(*span)]
+        ordinary = prompt.ordinary(span, concepts)
+        if words != phrase:  # as CLIP reads it
+            phrase = without_weights(words) if words.startswith("embedding:") else phrase
             ordinary = without_weights(ordinary)
-        subjects.append(Subject(phrase, ordinary, at, columns_between(clip, probe_text, start, end)))
-    probe = encode(clip, probe_text)
-    return [[cond, {**rest, SUBJECTS: tuple(subjects), PROBE: probe}] for cond, rest in encode(clip, text)]
+        subjects.append(Subject(phrase, ordinary, here, there))
+    return [
+        [cond, {**rest, SUBJECTS: tuple(subjects), PROBE: probe.encoded, VARIANTS: variants}]
+        for (cond, rest), variants in zip(own.encoded, prompt.variants(), strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class _Encoding:
+    """A prompt with some of its concepts in class words.
+
+    Attributes:
+        encoded: stock CONDITIONING.
+        columns: of each subject, its token columns.
+    """
+
+    encoded: list[Any]
+    columns: list[tuple[int, ...]]
+
+
+@dataclass(frozen=True, eq=False)
+class _Prompt:
+    """A prompt, and its subjects from their first character to behind their last."""
+
+    clip: Any
+    text: str
+    spans: Sequence[tuple[int, int]]
+    _made: dict[str, _Encoding] = field(default_factory=dict[str, _Encoding], init=False, repr=False)
+
+    def written(self, replaced: Collection[str]) -> _Encoding:
+        """With these concepts in class words."""
+        edits = self._edits(replaced)
+        text = _edited(self.text, edits)
+        if text not in self._made:
+            moved = [(_moved(start, edits), _moved(end, edits)) for start, end in self.spans]
+            columns = [columns_between(self.clip, text, *span) for span in moved]
+            self._made[text] = _Encoding(encode(self.clip, text), columns)
+        return self._made[text]
+
+    def ordinary(self, span: tuple[int, int], replaced: Collection[str]) -> str:
+        """What stands at a subject's place with these concepts in class words."""
+        edits = self._edits(replaced)
+        return _edited(self.text, edits)[_moved(span[0], edits) : _moved(span[1], edits)]
+
+    def variants(self) -> list[Variants]:
+        """Of each entry of the CONDITIONING."""
+        of_subjects = [self._concepts_in(*span) for span in self.spans]
+        every = set[str]().union(*of_subjects)
+        own, class_words = self.written(()), self.written(every)
+        learnt = {i: self.written(every - mine) for i, mine in enumerate(of_subjects) if mine}
+
+        def entry(number: int) -> Variants:
+            made = {
+                id(one): Variant(one.encoded[number][0], one.columns) for one in (own, class_words, *learnt.values())
+            }
+            of_learnt = {i: made[id(one)] for i, one in learnt.items()}
+            return Variants(made[id(own)], made[id(class_words)], of_learnt)
+
+        return [entry(number) for number in range(len(own.encoded))]
+
+    def _concepts_in(self, start: int, end: int) -> set[str]:
+        """Those that have a class word, between two characters."""
+        known = known_concepts(self.clip).items()
+        return {
+            name for name, concept in known if concept.class_word and re.search(_written(name), self.text[start:end])
+        }
+
+    def _edits(self, replaced: Collection[str]) -> list["Edit"]:
+        """What puts class words in the place of concepts, and not twice ("embedding:mittens cat"). Where subjects begin, nothing is taken out."""
+        edits: list[Edit] = []
+        for name, concept in known_concepts(self.clip).items():
+            if name not in replaced or not concept.class_word:
+                continue
+            word = re.escape(concept.class_word)
+            for match in re.finditer(rf"{_written(name)}(\s+{word}(?![\w-]))?", self.text):
+                after, end = match.end() if match[1] is None else match.start(1), match.end()
+                edits.append((match.start(), after, concept.class_word))
+                if after < end and not any(after < start < end for start, _ in self.spans):
+                    edits.append((after, end, ""))
+        return sorted(edits)
+
+
+def _written(name: str) -> str:
+    """The pattern of a concept in a prompt."""
+    return rf"embedding:{re.escape(name)}(?![\w-])"
 
 
 Edit = tuple[int, int, str]
 """The characters from the first number to before the second become the text."""
-
-
-def _ordinary_words(text: str, concepts: Mapping[str, Concept], kept: Sequence[int]) -> list[Edit]:
-    """What turns a prompt into its probe: each concept's class word in its place, and not twice ("embedding:mittens cat").
-
-    Args:
-        kept: where subjects begin; these are not taken out.
-    """
-    edits: list[Edit] = []
-    for name, concept in concepts.items():
-        word = re.escape(concept.class_word)
-        for match in re.finditer(rf"embedding:{re.escape(name)}(?![\w-])(\s+{word}(?![\w-]))?", text if word else ""):
-            after, end = match.end() if match[1] is None else match.start(1), match.end()
-            edits.append((match.start(), after, concept.class_word))
-            if after < end and not any(after < start < end for start in kept):
-                edits.append((after, end, ""))
-    return sorted(edits)
 
 
 def _edited(text: str, edits: Sequence[Edit]) -> str:

@@ -1,50 +1,82 @@
-"""Further contexts of a CONDITIONING, put behind its own when a sampler starts."""
+"""The contexts that are read of a CONDITIONING, put in place of its one when a sampler starts."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from ..sampling.conditioning import FurtherContexts
+from ..reading.regional import ReadContexts, Variant, Variants
+
+VARIANTS = "compinv_variants"
+"""The key under which an entry of a CONDITIONING holds its `Variants`."""
 
 CONTEXTS = "compinv_contexts"
-"""The key under which an entry of a CONDITIONING holds its `FurtherContexts`."""
+"""The key under which a sampler's conditioning holds the `ReadContexts` that it reads."""
 
 OWNER = "compinv_contexts_owner"
-"""The key under which a sampler's conditioning names who has put them behind its own, and so sees to who reads which."""
-
+"""The key under which a sampler's conditioning names who has put these in place, and so sees to who reads which."""
 
 CONTROLNET = "crossattn_controlnet"
 
 
-def append_contexts(guider: Any, owner: object) -> None:
-    """Put further contexts behind the own ones of a guider's conditionings, which are already as the model takes them.
+def variants_of(cond: dict[str, Any]) -> Variants | None:
+    """Those of a sampler's conditioning; what was concatenated behind its prompt is behind each of them, too.
+
+    Returns:
+        None where there are none, or where the encoded prompt was changed: averaged, scaled, or put behind another.
+    """
+    variants: Variants | None = cond.get(VARIANTS)
+    if variants is None:
+        return None
+    written, read = variants.own.encoded, cond["cross_attn"]
+    length = written.shape[1]
+    if read.shape[0] != 1 or read.shape[1] < length or not torch.equal(read[:, :length].cpu(), written.cpu()):
+        return None
+    behind: Tensor = read[:, length:]
+
+    def lengthened(one: Variant) -> Variant:
+        return replace(one, encoded=torch.cat([one.encoded.to(behind), behind], dim=1))
+
+    return variants.each(lengthened) if behind.shape[1] else variants
+
+
+def put_contexts(guider: Any, owner: object, read: Callable[[dict[str, Any]], ReadContexts | None]) -> None:
+    """Put the contexts that are read of a guider's conditionings in place of their one, which is as the model takes it.
 
     ComfyUI repeats what is shorter to the same length. What an unconditional branch reads stays as it is, and so does what a
     ControlNet reads, which knows no rules.
+
+    Args:
+        read: the contexts of a conditioning; None for its own alone.
     """
-    every = [cond for conds in guider.conds.values() for cond in conds]
-    if not any(CONTEXTS in cond for cond in every):
-        return
-    controlled = any(cond.get("control") for cond in every)
+    found: dict[str, list[dict[str, Any]]] = {}
     for kind, conds in guider.conds.items():
-        if controlled:  # all of them, for ComfyUI runs together what has the same keys
-            conds = [_for_controlnet(cond) for cond in conds]
-        guider.conds[kind] = conds if "negative" in kind else [_appended(cond, owner) for cond in conds]
+        found[kind] = conds if "negative" in kind else [_with_contexts(cond, owner, read) for cond in conds]
+    every = [cond for conds in found.values() for cond in conds]
+    if not any(cond.get(OWNER) is owner for cond in every):
+        return
+    if any(cond.get("control") for cond in every):  # all of them, for ComfyUI runs together what has the same keys
+        for kind, conds in found.items():
+            pairs = zip(conds, guider.conds[kind], strict=True)
+            found[kind] = [_for_controlnet(cond, before["model_conds"]) for cond, before in pairs]
+    guider.conds.update(found)
 
 
-def _for_controlnet(cond: dict[str, Any]) -> dict[str, Any]:
+def _for_controlnet(cond: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
     """With ComfyUI's own key for what a ControlNet reads instead of what the UNet does."""
-    taken = cond["model_conds"]
-    if CONTROLNET in taken or "c_crossattn" not in taken:
+    if CONTROLNET in before or "c_crossattn" not in before:
         return cond
-    return {**cond, "model_conds": {**taken, CONTROLNET: taken["c_crossattn"]}}
+    return {**cond, "model_conds": {**cond["model_conds"], CONTROLNET: before["c_crossattn"]}}
 
 
-def _appended(cond: dict[str, Any], owner: object) -> dict[str, Any]:
-    if CONTEXTS not in cond or OWNER in cond:
+def _with_contexts(
+    cond: dict[str, Any], owner: object, read: Callable[[dict[str, Any]], ReadContexts | None]
+) -> dict[str, Any]:
+    contexts = None if OWNER in cond else read(cond)
+    if contexts is None:
         return cond
-    further: FurtherContexts = cond[CONTEXTS]
     own = cond["model_conds"]["c_crossattn"]
-    others = [encoded.to(own.cond).expand(len(own.cond), -1, -1) for encoded in further.encoded]
-    together = own._copy_with(torch.cat([own.cond, *others], dim=1))
-    return {**cond, "model_conds": {**cond["model_conds"], "c_crossattn": together}, OWNER: owner}
+    together = own._copy_with(contexts.encoded.to(own.cond))
+    return {**cond, "model_conds": {**cond["model_conds"], "c_crossattn": together}, OWNER: owner, CONTEXTS: contexts}

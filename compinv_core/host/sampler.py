@@ -16,10 +16,11 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ..families.unet import Outline
-from ..layout.regions import Layout
+from ..layout.regions import Layout, Region
 from ..memory import MemoryPlan
 from ..prompts.spans import Subject
 from ..reading.contexts import Contexts
+from ..reading.regional import ReadContexts, Regional, read_contexts
 from ..reading.rules import Reading
 from ..sampling.conditioning import GuidedConditioning, check_layout, check_shape, energy_of, reported
 from ..sampling.guidance import Energy, Guidance, correct
@@ -27,10 +28,11 @@ from ..sampling.report import Report
 from ..sampling.schedules import Balance, Steering, progress
 from .attention import Capture, outline, steer, until_last_map, watch, with_cloned_skips
 from .composition import SUBJECTS
-from .contexts import CONTEXTS, OWNER, append_contexts
+from .contexts import CONTEXTS, OWNER, put_contexts, variants_of
 from .model import checkpointed, frozen_weights, measuring_saved_activations, non_dynamic, with_backward
 from .recovery import KEY, latent_preview
 
+REGIONAL = Regional()
 log = logging.getLogger(__name__)
 
 
@@ -41,18 +43,22 @@ def with_layout(
     guidance: Guidance,
     *,
     balance: Balance,
+    regional: Regional = REGIONAL,
     report: Callable[[Report], None] | None = None,
 ) -> Any:
-    """A clone of a MODEL that keeps attention to a layout, with any sampler. Without a layout there is balance alone, of
-    all subjects. Further contexts that a conditioning brings along are read in any case.
+    """A clone of a MODEL that keeps attention to a layout, with any sampler. Without a layout there are balance, of all
+    subjects, and class words in coarse blocks.
 
     Where nothing has anything to do, sampling is bit-identical to the MODEL's own.
     """
     if layout is None or not layout.regions:
         layout, steering, guidance = None, Steering(0), Guidance(0)
+        regional = replace(regional, reading="whole prompt")
     model = model if guidance.is_off else non_dynamic(model)
-    regularization = _Regularization(model, layout, steering, guidance, balance=balance, report=report)
-    if not (steering.is_off and guidance.is_off and balance.is_off):
+    regularization = _Regularization(
+        model, layout, steering, guidance, balance=balance, regional=regional, report=report
+    )
+    if not (steering.is_off and guidance.is_off and balance.is_off and regional.is_off):
         outline(model)  # which refuses a model without cross-attention
     clone = model.clone()
     clone.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, regularization.on_sampling_start)
@@ -92,6 +98,7 @@ class _Regularization:
     steering: Steering
     guidance: Guidance
     balance: Balance
+    regional: Regional
     report: Callable[[Report], None] | None
 
     @cached_property
@@ -106,7 +113,7 @@ class _Regularization:
         UniPC shows the model a scaled copy, from which it takes the prediction away: a correction of the copy would come
         back with the opposite sign. There, the correction acts through the prediction alone.
         """
-        append_contexts(guider, self)
+        put_contexts(guider, self, self._contexts)
         function = getattr(executor.class_obj, "sampler_function", None)
         options = comfy.model_patcher.create_model_options_clone(extra_args["model_options"])
         own = options.setdefault("transformer_options", {})
@@ -187,25 +194,35 @@ class _Regularization:
             for region in self.layout.regions:
                 check_shape(region, canvas)
 
+    def _contexts(self, cond: dict[str, Any]) -> ReadContexts | None:
+        """What is read of a conditioning; None for the prompt as it is written."""
+        if self.regional.is_off or SUBJECTS not in cond:
+            return None
+        variants = variants_of(cond)
+        if variants is None:
+            return None
+        placed = [subject for _, subject in self._placed(cond[SUBJECTS])]
+        return read_contexts(variants, self.regional, placed)
+
+    def _placed(self, subjects: Sequence[Subject]) -> list[tuple[Region, int]]:
+        """The regions of subjects, each with the index of its own."""
+        return [
+            (region, i)
+            for region in (self.layout.regions if self.layout else ())
+            for i, subject in enumerate(subjects)
+            if region.phrase in (subject.phrase, subject.name)
+        ]
+
     def _conditioning(self, cond: dict[str, Any], canvas: tuple[int, int]) -> GuidedConditioning:
         subjects: Sequence[Subject] = cond.get(SUBJECTS, ())
-        chosen, regions = list(range(len(subjects))), []
-        if self.layout is not None:
-            pairs = [
-                (region, i)
-                for region in self.layout.regions
-                for i, subject in enumerate(subjects)
-                if region.phrase in (subject.phrase, subject.name)
-            ]
-            regions, chosen = [region for region, _ in pairs], [i for _, i in pairs]
+        placed = self._placed(subjects)
+        chosen = [i for _, i in placed] if self.layout else list(range(len(subjects)))
+        read: ReadContexts | None = cond.get(CONTEXTS)
         length = int(cond["cross_attn"].shape[1])
-        if OWNER in cond:
-            contexts = cond[CONTEXTS].contexts(length, subjects, chosen)
-        else:
-            contexts = Contexts.one(length, [subjects[i].columns for i in chosen])
-        names, area = [subjects[i].phrase for i in chosen], cond.get("area")
-        one = GuidedConditioning(cond["uuid"], names, contexts, canvas, area=area, regions=regions)
-        return replace(one, own_rules=cond[CONTEXTS].rules(one)) if cond.get(OWNER) is self else one
+        contexts = read.contexts(chosen) if read else Contexts.one(length, [subjects[i].columns for i in chosen])
+        names, regions = [subjects[i].phrase for i in chosen], [region for region, _ in placed]
+        one = GuidedConditioning(cond["uuid"], names, contexts, canvas, area=cond.get("area"), regions=regions)
+        return replace(one, own_rules=read.rules(contexts, one.cells)) if read and cond[OWNER] is self else one
 
     def _captures(self, conditionings: Sequence[GuidedConditioning], x: Tensor) -> list[Capture]:
         blocks = self.outline.guided_blocks(*x.shape[-2:])

@@ -20,7 +20,7 @@ class Context:
 
 @dataclass(frozen=True)
 class Contexts:
-    """All that is read of one prompt. The first context is the prompt itself; all have the same S subjects, in the same order.
+    """All that is read of one prompt. The contexts have the same S subjects, in the same order.
 
     A column is a place on the token axis of all contexts together: those of the second come behind all of the first.
     """

@@ -133,7 +133,7 @@ class VisibilityRule:
     """Which cells read which context, in some blocks, in a part of the schedule.
 
     A cell that half belongs to a context reads it half as loud as one that belongs to it; what does not belong to it, not at
-    all. A cell that belongs to none reads the first, which is the prompt itself.
+    all. A cell that belongs to none reads the first.
 
     Attributes:
         cells: which context is read where, (C, h, w).
@@ -211,5 +211,5 @@ def visibility_bias(cells: Tensor, lengths: Sequence[int]) -> Tensor:
     """
     unclaimed = cells.sum(dim=0) == 0
     first = torch.where(unclaimed, torch.ones_like(cells[0]), cells[0])
-    bias = torch.cat([first[None], cells[1:]]).log().clamp_min(HIDDEN)
-    return bias.flatten(1).T.repeat_interleave(torch.tensor(list(lengths), device=cells.device), dim=1)[None]
+    bias = torch.cat([first[None], cells[1:]]).log().clamp_min(HIDDEN).flatten(1)
+    return torch.cat([own[:, None].expand(-1, length) for own, length in zip(bias, lengths, strict=True)], dim=1)[None]

@@ -10,7 +10,7 @@ from ..attention.energy import layout_energy
 from ..attention.maps import resized_mean
 from ..layout.regions import Layout, Region
 from ..prompts.spans import Subject
-from ..reading.contexts import Context, Contexts
+from ..reading.contexts import Contexts
 from ..reading.rules import BalanceRule, Reading, Rule, SteeringRule
 from .report import Report
 from .schedules import Balance, Steering
@@ -89,37 +89,6 @@ class GuidedConditioning:
         if self.subjects and not balance.is_off:
             rules.append(BalanceRule(self.contexts, balance.at))
         return Reading(self.contexts, rules)
-
-
-@dataclass(frozen=True, eq=False)
-class FurtherContexts:
-    """What a conditioning may bring along: encodings of its prompt that are put behind its own, and who reads them.
-
-    Attributes:
-        encoded: (1 or B, L, E) each, as wide as the conditioning's own.
-        columns: of each of these, every subject's token columns in it, in the order of the conditioning's subjects.
-        rules: from the conditioning as it is sampled, with its regions and all contexts, the rules that say who reads which.
-    """
-
-    encoded: Sequence[Tensor]
-    columns: Sequence[Sequence[Sequence[int]]]
-    rules: Callable[[GuidedConditioning], Sequence[Rule]]
-
-    def contexts(self, length: int, subjects: Sequence[Subject], chosen: Sequence[int]) -> Contexts:
-        """Those of the conditioning, its own first.
-
-        Args:
-            length: of its own.
-            subjects: all of its subjects.
-            chosen: indices of those that are guided.
-        """
-        assert all(len(columns) == len(subjects) for columns in self.columns)
-        own = Context(length, tuple(subjects[i].columns for i in chosen))
-        further = [
-            Context(encoded.shape[1], tuple(tuple(columns[i]) for i in chosen))
-            for encoded, columns in zip(self.encoded, self.columns, strict=True)
-        ]
-        return Contexts((own, *further))
 
 
 def check_layout(layout: Layout, subjects: Sequence[Subject], prompt: str = "the prompt") -> None:

@@ -1,10 +1,12 @@
 """Every sampler of the host, with schedules, CFG, prompt lengths and batches in turn: a layout is obeyed, and alike again."""
 
+import json
 from typing import Any
 
 import pytest
 import torch
-from test_sampling import GUIDANCE, layout, negative, sample
+from compositional_inversion.compinv_core.layout.regions import layout_from_json
+from test_sampling import GUIDANCE, layout, negative, prompt, sample
 from test_steering import STEER
 
 from microworld.judge import load_judge, verdicts
@@ -48,13 +50,37 @@ def cases(pack: Any, microworld: Any) -> Any:
         )
 
 
-@pytest.mark.parametrize(("ways", "every"), [(STEER, 1), (GUIDED, 4)])
-def test_every_sampler_obeys_its_layout(pack: Any, microworld: Any, ways: dict[str, float], every: int):
-    """Of the things that are there, the judge sees nine in ten in their regions. Guidance takes long, hence a quarter of them."""
+@pytest.fixture
+def concepts(pack: Any, microworld: Any) -> Any:
+    """The prompt of the layouts, whose subjects are concepts, each a colour and a thing."""
+    from compositional_inversion.compinv_core.concept import Concept
+    from compositional_inversion.compinv_core.host.text_encoder import vocabulary, with_concept
+
+    model, clip, vae = microworld
+    words = vocabulary(clip, "clip_l")
+    for name, color in (("cat", "blue"), ("car", "green")):
+        vectors = torch.stack([words.vector(color), words.vector(name)])
+        clip = with_concept(clip, Concept(f"my-{name}", {"clip_l": vectors}, name))
+    return prompt(pack, (model, clip, vae), "a photo of a embedding:my-cat and a embedding:my-car", "my-cat, my-car")
+
+
+@pytest.mark.parametrize(
+    ("ways", "regional", "every", "allowed"), [(STEER, False, 1, 0.1), (STEER, True, 1, 0.05), (GUIDED, False, 4, 0.1)]
+)
+def test_every_sampler_obeys_its_layout(
+    pack: Any, microworld: Any, concepts: Any, ways: dict[str, float], regional: bool, every: int, allowed: float
+):
+    """Of the things that are there, the judge sees nine in ten in their regions, where these are read by concept, 19 in 20.
+
+    Guidance takes long, hence a quarter of the samplers.
+    """
     world = load_world(DEFAULT_WORLD)
     judge = load_judge(world)
     found: list[tuple[str, str, bool]] = []
     for sampler, boxes, settings in list(cases(pack, microworld))[::every]:
+        if regional:
+            named = {f"embedding:my-{subject}": list(edges) for subject, edges in boxes.items()}
+            settings |= {"positive": concepts, "layout": layout_from_json(json.dumps(named))}
         latent = sample(pack, microworld, steps=12, **ways, **settings)[0]["samples"]
         assert latent.isfinite().all(), sampler
         for verdict in verdicts(judge, world, microworld[2].decode(latent).clamp(0, 1)):
@@ -64,7 +90,7 @@ def test_every_sampler_obeys_its_layout(pack: Any, microworld: Any, ways: dict[s
                     found.append((sampler, subject, left <= x <= right and top <= y <= bottom))
     assert len(found) > 80 / every
     astray = [case for case in found if not case[2]]
-    assert len(astray) <= 0.1 * len(found), astray
+    assert len(astray) <= allowed * len(found), astray
 
 
 def test_every_sampler_gives_the_same_again(pack: Any, microworld: Any):

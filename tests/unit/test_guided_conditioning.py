@@ -4,12 +4,7 @@ import torch
 from compositional_inversion.compinv_core.attention.energy import layout_energy
 from compositional_inversion.compinv_core.layout.regions import Box, Region
 from compositional_inversion.compinv_core.reading.contexts import Context, Contexts
-from compositional_inversion.compinv_core.sampling.conditioning import (
-    FurtherContexts,
-    GuidedConditioning,
-    energy_of,
-    reported,
-)
+from compositional_inversion.compinv_core.sampling.conditioning import GuidedConditioning, energy_of, reported
 from compositional_inversion.compinv_core.sampling.schedules import Balance, Steering
 from torch import Tensor
 
@@ -61,12 +56,3 @@ def test_rules_that_a_conditioning_brings_along_come_first():
     assert [type(rule).__name__ for rule in rules] == ["function", "SteeringRule", "BalanceRule"]
     assert one.reading(Steering(0), Balance(0)).rules == [own]
     assert not guided(regions=[]).reading(Steering(6.0), Balance(0)).rules
-
-
-def test_further_contexts_list_the_subjects_that_are_guided():
-    from compositional_inversion.compinv_core.prompts.spans import Subject
-
-    subjects = [Subject(name, name, (i,), (i,)) for i, name in enumerate(("cat", "car", "kite"))]
-    further = FurtherContexts([torch.zeros(1, 5, 8)], [[(1,), (), (3, 4)]], lambda _: [])
-    contexts = further.contexts(6, subjects, chosen=[2, 0])
-    assert contexts.columns == [[2, 9, 10], [0, 7]] and contexts.length == 11
