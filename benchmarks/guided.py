@@ -1,4 +1,5 @@
-"""What a guided pass takes of memory and time, and that leaving out its rest changes nothing (PERFORMANCE: S4 to S7)."""
+"""What a guided pass takes of memory and time, and that leaving out its rest changes nothing (PERFORMANCE: S4 to S7); what
+regional reading takes of memory (S10)."""
 
 import statistics
 import time
@@ -8,7 +9,7 @@ from typing import Any
 
 import torch
 from host import SD15, SDXL, Architecture, goal
-from sampling import Calls, Unet
+from sampling import CONCEPTS, Calls, Unet
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -16,9 +17,11 @@ from torch.utils._pytree import tree_flatten
 
 import compinv_core.host.sampler as host
 from compinv_core.host.model import checkpointed, frozen_weights
+from compinv_core.reading.regional import WHOLE_PROMPT
 from compinv_core.sampling.guidance import Guidance
 from compinv_core.sampling.schedules import Balance, Steering
 
+REGIONAL_BYTES = 1.15
 GOALS = {"sd15": (2.7, 0.8, "19.1 official"), "sdxl": (13, 2.7, "40 official")}
 
 
@@ -53,6 +56,15 @@ def peak(run: Callable[[], Any]) -> int:
     with Peak() as counter:
         run()
     return counter.most
+
+
+def regional_bytes(architecture: Architecture) -> dict[int, float]:
+    """By number of concepts: peak bytes in half precision, weights excluded, of a pass with CFG that reads them by region,
+    over those of a plain one."""
+    with FakeTensorMode(), torch.no_grad():
+        unet = Unet(architecture, "cpu", dtype=torch.float16)
+        plain = peak(lambda: unet.forward(unet.latents(2), {}))
+        return {concepts: peak(lambda n=concepts: unet.read_by_region(n)) / plain for concepts in CONCEPTS}
 
 
 def activations(architecture: Architecture) -> tuple[int, int, int]:
@@ -102,7 +114,9 @@ def timed(unet: Unet, stop: bool) -> tuple[float, Tensor]:
 def samples() -> tuple[Tensor, Tensor]:
     """The micro world's latents, guided by passes that end at the last map, and by whole ones."""
     calls, watch = Calls(), host.watch
-    guided = host.with_layout(calls.model, calls.layout, Steering(0), Guidance(threshold=0), balance=Balance())
+    guided = host.with_layout(
+        calls.model, calls.layout, Steering(0), Guidance(threshold=0), balance=Balance(), regional=WHOLE_PROMPT
+    )
     cut, _ = calls.sample(guided)
     host.watch = lambda options, captures, stop: watch(options, captures, stop=False)
     try:
@@ -145,4 +159,6 @@ def main() -> None:
         most, least, anchor = GOALS[architecture.name]
         goal("S4", architecture.name, kept / plain, most, f"{kept / 1e9:.2f} GB in half precision; {anchor}")
         goal("S4", f"{architecture.name} checkpointed", twice / plain, least, f"{twice / 1e9:.2f} GB")
+        for concepts, more in regional_bytes(architecture).items():
+            goal("S10", f"{architecture.name} {concepts} by region", more, REGIONAL_BYTES)
     wall()

@@ -1,4 +1,4 @@
-"""What holding a picture to a layout costs, in calls and FLOPs of the UNet (PERFORMANCE: S1, S2, S3, S8).
+"""What holding a picture to a layout costs, in calls and FLOPs of the UNet (PERFORMANCE: S1, S2, S3, S8), and regional reading (S9).
 
 A guided pass runs the UNet for one picture up to the last map that the energy needs, and back to the latent. The limits for
 the maps of the paper are 1.047 forward passes (SD 1.5 at 512 px) and 1.601 (SDXL at 1024 px). Steering runs no further pass.
@@ -21,6 +21,7 @@ from compinv_core.host.recovery import plain_layout
 from compinv_core.host.sampler import with_layout
 from compinv_core.layout.regions import Layout, default_layout
 from compinv_core.reading.contexts import Contexts
+from compinv_core.reading.regional import WHOLE_PROMPT, ReadContexts, Variant
 from compinv_core.reading.rules import BalanceRule, Reading, Rule, SteeringRule
 from compinv_core.sampling.guidance import Guidance
 from compinv_core.sampling.schedules import Balance, Steering, progress
@@ -29,6 +30,8 @@ from microworld.evaluate import CHECKPOINT, load_checkpoint
 GOALS = {"sd15": (1.10, 1.55, "1.553 official"), "sdxl": (1.65, 1.83, "1.833 official")}
 COLUMNS, LENGTH = [[4], [7]], 77  # of a cat and a car in their prompt
 STEPS = 20
+CONCEPTS = (1, 2, 4)
+REGIONAL = {1: 1.02, 2: 1.03, 4: 1.06}
 
 
 class Unet:
@@ -67,6 +70,23 @@ class Unet:
         until_last_map(lambda: self.forward(latents, options, text))
         maps = [capture.maps[block] for block in self.blocks]
         return layout_energy(maps, [0, 1], [self.cells(*m.shape[-2:]) for m in maps]).sum()
+
+    def read_by_region(self, concepts: int) -> None:
+        """A pass with CFG that reads class words and so many concepts, each in its region, steered as by default."""
+        count = concepts + 1
+        regions = default_layout([f"concept {i}" for i in range(concepts)]).regions
+        variants = [Variant(torch.zeros(1, LENGTH, 1), [(4 + 3 * i,) for i in range(concepts)]) for _ in range(count)]
+        read = ReadContexts(variants, range(1, count))
+        contexts = read.contexts(range(concepts))
+
+        def cells(height: int, width: int) -> Tensor:
+            return torch.stack([region.cells(height, width) for region in regions])
+
+        rules = [*read.rules(contexts, cells), SteeringRule(contexts, cells, lambda _: Steering().strength)]
+        options = {"transformer_options": {"uuids": ["negative", "mine"]}}
+        options = steer(options, self.outline.groups, {"mine": Reading(contexts, rules)})
+        text = torch.zeros(2, contexts.length, self.config["context_dim"], **self.place)
+        self.forward(self.latents(2), options["transformer_options"], text)
 
     def steered(self, latents: Tensor, replaced: dict[Any, Any], strength: float, balance: float = 0.0) -> None:
         """A pass with CFG, steered and balanced, its maps captured, over others' replacements; with strength 0 a plain one."""
@@ -121,6 +141,12 @@ def steering_costs(unet: Unet, beside_another: bool, balance: float = 0.0) -> fl
     return total / (STEPS * flops(lambda: unet.steered(latents, replaced, 0)))
 
 
+@torch.no_grad()
+def regional_costs(unet: Unet, concepts: int) -> float:
+    """FLOPs of a pass with CFG that reads so many concepts by region, over those of a plain one."""
+    return flops(lambda: unet.read_by_region(concepts)) / flops(lambda: unet.forward(unet.latents(2), {}))
+
+
 def _attention_of_another(q: Tensor, k: Tensor, v: Tensor, extra: dict[str, Any]) -> Tensor:
     q, k, v = (t.unflatten(-1, (extra["n_heads"], -1)).transpose(1, 2) for t in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
@@ -154,7 +180,9 @@ class Calls:
     def held(self, layout: Layout, steering: float, threshold: float) -> Sequence[float]:
         """Of a run held to a layout; with a threshold, guided all along the schedule."""
         guidance = Guidance(30.0 if threshold else 0.0, until=1.0, threshold=threshold)
-        return self.sample(with_layout(self.model, layout, Steering(steering), guidance, balance=Balance()))[1]
+        return self.sample(
+            with_layout(self.model, layout, Steering(steering), guidance, balance=Balance(), regional=WHOLE_PROMPT)
+        )[1]
 
 
 def main() -> None:
@@ -169,6 +197,8 @@ def main() -> None:
         goal("S8", architecture.name, steering_costs(unet, False), 1.15, f"{most:.3f} guided")
         goal("S8", f"{architecture.name} balanced as well", steering_costs(unet, False, 1.0), 1.15)
         goal("S8", f"{architecture.name} beside another pack's attention", steering_costs(unet, True), 1.15)
+        for concepts in CONCEPTS:
+            goal("S9", f"{architecture.name} {concepts} by region", regional_costs(unet, concepts), REGIONAL[concepts])
     calls = Calls()
     _, plain = calls.sample(calls.model)
     goal("S3", "no regions", len(calls.held(Layout((), "my boxes"), 6.0, 0.2)) / len(plain), 1.0)
