@@ -40,6 +40,7 @@ from compinv_core.host.recovery import plain_layout, recover_layout
 from compinv_core.host.sampler import with_layout
 from compinv_core.host.text_encoder import vocabulary, with_concept
 from compinv_core.layout.predictor_training import PredictorTraining
+from compinv_core.reading.regional import WHOLE_PROMPT, Regional
 from compinv_core.sampling.guidance import Guidance
 from compinv_core.sampling.schedules import Balance, Steering
 from compinv_core.training.concept_training import ConceptTraining
@@ -73,6 +74,7 @@ class Held:
     guidance: Guidance = UNGUIDED
     balance: Balance = UNBALANCED
     layout: Literal["recovered", "predicted", "side by side", "none"] = "recovered"
+    regional: Regional = WHOLE_PROMPT
 
 
 @dataclass(frozen=True)
@@ -219,7 +221,9 @@ class Bench:
                     layout = plain_layout(positive)
                 case "none":
                     layout = None
-            held = with_layout(self.model, layout, how.steering, how.guidance, balance=how.balance)
+            held = with_layout(
+                self.model, layout, how.steering, how.guidance, balance=how.balance, regional=how.regional
+            )
             pictures.append(self._sampled(held, positive, negative, range(i * each, (i + 1) * each), seed))
         return torch.cat(pictures)
 
@@ -353,7 +357,8 @@ def owners_pictures(concept: ConceptSpec) -> list[Tensor]:
 PLAIN = Recipe(200, 4, 0.1, 1.0, 0.0)  # 800 pictures
 ANCHORED = replace(PLAIN, reconstruction_weight=0.9, anchor_weight=0.1)
 DEFAULTS = Recipe()
-PAPERS, OURS = Held(guidance=Guidance()), Held(Steering())
+PAPERS, STEERED, OURS = Held(guidance=Guidance()), Held(Steering()), Held(Steering(), regional=Regional())
+COARSE = Regional("whole prompt", "coarse blocks")
 THREE, SEMANTIC = Words(PLAIN, 3), Words(ANCHORED, 3, anchors=1)
 
 
@@ -370,10 +375,11 @@ RECIPES = {
     "reference": reference(0.012),
     "+ semantic": SEMANTIC,
     "+ spatial": replace(THREE, layout=PAPERS),
-    "+ spatial, steered": replace(THREE, layout=OURS),
+    "+ spatial, steered": replace(THREE, layout=STEERED),
     "+ both": replace(SEMANTIC, layout=PAPERS),
     "ours, 8 a step": Words(replace(DEFAULTS, batch=8), 3, anchors=1, everything=False),
     "ours, no layout": Words(DEFAULTS, 3, anchors=1, everything=False),
+    "ours, whole prompt": Words(DEFAULTS, 3, anchors=1, everything=False, layout=STEERED),
     "ours": Words(DEFAULTS, 3, anchors=1, everything=False, layout=OURS),
 }
 CLASS_WORD = "class word"
@@ -402,11 +408,18 @@ WAYS = {
     "side by side, steered": Held(Steering(), layout=SIDE),
     "side by side, steered and balanced": Held(Steering(), balance=EVEN, layout=SIDE),
     "side by side, the paper's guidance": Held(guidance=Guidance(), layout=SIDE),
-    "recovered, steered": OURS,
+    "recovered, steered": STEERED,
     "recovered, steered and balanced": Held(Steering(), balance=EVEN),
     "recovered, the paper's guidance": PAPERS,
     "predicted, steered": Held(Steering(), layout="predicted"),
     "recovered, steered and guided": Held(Steering(), Guidance()),
+    "class words in coarse blocks": Held(layout="none", regional=COARSE),
+    "side by side, steered, regional": replace(OURS, layout=SIDE),
+    "recovered, regional, not steered": Held(regional=Regional()),
+    "recovered, steered, regional": OURS,
+    "recovered, steered, regional, class words in coarse blocks": replace(
+        OURS, regional=Regional(class_words="coarse blocks")
+    ),
 }
 FRONTIER = {
     f"{words}: {way}": replace(RECIPES[row], layout=held)
@@ -515,7 +528,7 @@ class Comparison:
 SETTINGS = ("alone", "pretrained word", "two concepts", "in a scene")
 
 
-def named(words: Words | None) -> str:
+def named(words: Any) -> str:
     """A name of a recipe that changes with it, and not when a record of settings gets another name, or a new one with a default."""
     told = json.dumps(None if words is None else settled(words), sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()[:12]

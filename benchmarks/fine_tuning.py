@@ -24,12 +24,14 @@ from composition import (
     OURS,
     SEEDS,
     SETTINGS,
+    STEERED,
     Comparison,
     Held,
     Prompt,
     Thing,
     compact,
     load_bench,
+    named,
     owners_pictures,
 )
 from measures import mean
@@ -87,17 +89,22 @@ PAPER_DB = Tuned(PAPER_DREAMBOOTH, replace(LORA, **PAPERS_PRIOR), vectors=1, nou
 
 def rows_of(name: str, base: Tuned) -> dict[str, Tuned]:
     anchored = replace(base, anchored=True)
-    return {name: base, f"{name} + anchors": anchored, f"{name} + both": replace(anchored, layout=OURS)}
+    return {name: base, f"{name} + anchors": anchored, f"{name} + both": replace(anchored, layout=STEERED)}
+
+
+def ours(name: str, base: Tuned) -> dict[str, Tuned]:
+    masked = replace(base, anchored=True, everything=False)
+    return {f"{name}, whole prompt": replace(masked, layout=STEERED), name: replace(masked, layout=OURS)}
 
 
 ROWS = {
     **rows_of("Custom Diffusion, paper", PAPER_CD),
     **rows_of("Custom Diffusion", CD),
-    "Custom Diffusion, ours": replace(CD, anchored=True, everything=False, layout=OURS),
-    "Custom Diffusion, ours, together": replace(CD, anchored=True, everything=False, layout=OURS, pair="together"),
+    **ours("Custom Diffusion, ours", CD),
+    **ours("Custom Diffusion, ours, together", replace(CD, pair="together")),
     **rows_of("DreamBooth (LoRA), paper", PAPER_DB),
     **rows_of("DreamBooth (LoRA)", DB),
-    "DreamBooth (LoRA), ours": replace(DB, anchored=True, everything=False, layout=OURS),
+    **ours("DreamBooth (LoRA), ours", DB),
 }
 CANDIDATE_CONCEPTS = 2  # of the validation concepts; a fine-tune takes a minute or two
 
@@ -145,7 +152,7 @@ class FineTunes:
     def run(self, row: str, seed: int, settings: tuple[str, ...]) -> None:
         """Append what is missing of a row and a seed of training to the records."""
         tuned = self.rows[row]
-        recipe = hashlib.sha256(repr(tuned).encode()).hexdigest()[:12]
+        recipe = named(tuned)
         done = {(r["row"], r["setting"], r["unit"], r["seed"], r["recipe"]) for r in records(self.file)}
         for setting in settings:
             of_comparison = "alone" if setting == DRIFT else setting
