@@ -11,6 +11,7 @@ from cells import count, decimals, number, percent
 from intervals import Estimate
 
 CEILING, OURS, BARE, REFERENCE = "class word", "ours", "ours, no layout", "reference"
+WHOLE = "ours, whole prompt"
 BASELINES = ("one vector", "three vectors")
 NEEDED = {CEILING, OURS, BARE, *BASELINES}  # a setting's seeds are those that all of these have
 SETTINGS = ("pretrained word", "two concepts", "in a scene", "alone")
@@ -27,6 +28,7 @@ ROWS = (
     "+ both",
     "ours, 8 a step",
     BARE,
+    WHOLE,
     OURS,
 )
 """As the records name them, in the order of the tables; a table may have rows of its own besides."""

@@ -9,11 +9,12 @@ from intervals import Estimate, estimate
 from recorded import Record, columns, members_of, seeds_of, units_of
 
 DRIFT = "ordinary words"
+OWN = tuple(f", ours{together}{read}" for together in ("", ", together") for read in (", whole prompt", ""))
 ROWS = tuple(
     f"{name}{paper}{more}"
     for name in ("Custom Diffusion", "DreamBooth (LoRA)")
     for paper in ("", ", paper")
-    for more in ("", " + anchors", " + both", *((", ours", ", ours, together") if not paper else ()))
+    for more in ("", " + anchors", " + both", *(OWN if not paper else ()))
 )
 """In the order of the table."""
 SHOWN = {

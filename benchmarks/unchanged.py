@@ -101,6 +101,11 @@ class Pack:
         self.nodes = {node.define_schema().node_id: node for node in nodes}
         self.base, self.pictures = base, pack / "microworld" / "user_pictures"
 
+    def reading_the_whole_prompt(self, node: str) -> dict[str, str]:
+        """What makes a node read a prompt as those before regional reading do, which have no such input."""
+        known = [one.id for one in self.nodes[node].define_schema().inputs]
+        return {"reading": "whole prompt"} if "reading" in known else {}
+
     @staticmethod
     def _package(name: str, folder: Path) -> Any:
         spec = importlib.util.spec_from_file_location(
@@ -254,7 +259,9 @@ def pictures(
     def sample(sampler: str = "euler", cfg: float = 5.0, **chosen: Any) -> Any:
         run = {"seed": 5, "steps": 10, "cfg": cfg, "sampler_name": sampler, "scheduler": "normal", "denoise": 1.0}
         inputs = {"model": model, "positive": positive, "negative": negative, "latent_image": latent, **run}
-        return pack("CompInvRegularizedSampler", **inputs, **{**regular, **chosen})[0]["samples"]
+        node = "CompInvRegularizedSampler"
+        chosen |= pack.reading_the_whole_prompt(node)
+        return pack(node, **inputs, **{**regular, **chosen})[0]["samples"]
 
     yield "plain sampling", digest(sample())
     for sampler in ("euler", "dpmpp_2m_sde", "heun", "uni_pc"):
@@ -265,6 +272,7 @@ def pictures(
     for sampler in ("euler", "uni_pc"):
         yield f"guided with {sampler}", digest(sample(sampler, layout=layout, steering=0.0, guidance=30.0))
     yield "guided, steered, balanced", digest(sample(layout=layout, guidance=30.0, balance=1.0, guidance_until=0.5))
+    regular |= pack.reading_the_whole_prompt("CompInvRegularizeModel")
     (patched,) = pack("CompInvRegularizeModel", model=model, layout=layout, **regular)
     with torch.inference_mode():
         (out,) = nodes.common_ksampler(patched, 5, 10, 5.0, "dpmpp_2m", "karras", positive, negative, latent)
