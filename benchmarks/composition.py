@@ -5,8 +5,8 @@ python benchmarks/composition.py --candidates                                   
 python benchmarks/composition.py --frontier                                      every way of sampling, presence against cost
 
 Each row learns each concept of the split once a seed. The word is then asked for alone, beside every other class ("pretrained
-word"), beside every other learnt word ("two concepts"), and in every room that a prompt can name ("in a scene"); prompts and noise
-are the same for every row. What the judge says of each picture is appended to records/, a line for each concept or pair; what that
+word"), beside every other learnt word ("two concepts"), and in every room that a prompt can name ("in a scene"), of some rows with
+two more; prompts and noise are the same for every row. What the judge says of each picture is appended to records/, a line for each concept or pair; what that
 holds already is not done again. Words and pictures are kept in composition_output/, so that rows that differ only in sampling learn
 once.
 """
@@ -262,12 +262,17 @@ class Bench:
             }
             if prompts[i // each].room:
                 reading["scene"] = said.room == prompts[i // each].room
-            for other in others:
-                reading["other"] = other.word in said.present
-                reading["other look"] = other.concept.name in said.present if other.concept else None
+            if len(others) == 1:
+                reading["other"] = others[0].word in said.present
+                reading["other look"] = others[0].concept.name in said.present if others[0].concept else None
+            if len(others) > 1:
+                reading["all"] = all(thing.word in said.present for thing in things)
+                wanted = [thing.concept.name if thing.concept else thing.word for thing in things]
+                reading["all look"] = all(name in said.present for name in wanted)
+            if others:
                 reading["stained"] = mean(
                     stained(images[i], said.places[on.word], by.concept.look.primary[0])
-                    for on, by in ((other, first), (first, other))
+                    for by, on in itertools.permutations(things, 2)
                     if by.concept and on.word in said.places
                 )
             readings.append({key: value if value is None else float(value) for key, value in reading.items()})
@@ -455,14 +460,14 @@ class Comparison:
                     continue
                 began = time.time()
                 record = {"row": row, "setting": setting, "unit": unit, "seed": seed, "recipe": recipe}
-                first = SEEDS[self.split] + seed + 1000 * SETTINGS.index(setting) + 10_000 * number
+                first = SEEDS[self.split] + seed + 1000 * (*SETTINGS, *COMPANY).index(setting) + 10_000 * number
                 record |= self.measured(row, setting, concepts, seed, first)
                 with self.records.open("a") as file:
                     file.write(json.dumps(record) + "\n")
                 print(f"{row}, {setting}, {unit}, seed {seed}: {time.time() - began:.0f} s", flush=True)
 
     def units(self, setting: str) -> list[tuple[str, tuple[ConceptSpec, ...]]]:
-        count = 2 if setting == "two concepts" else 1
+        count = {"two concepts": 2, "two concepts and an object": 2, "three concepts": 3}.get(setting, 1)
         return [(" and ".join(c.name for c in some), some) for some in itertools.combinations(self.concepts, count)]
 
     def measured(
@@ -479,7 +484,7 @@ class Comparison:
                 written = f"embedding:{concept.name}{f' {concept.word}' if words.noun else ''}"
             things.append(Thing(concept.word, written, concept))
         prompts = self.prompts(setting, things)
-        each = 2 * self.each if setting == "alone" else self.each
+        each = {"alone": 2 * self.each, **dict.fromkeys(COMPANY, self.each // 2)}.get(setting, self.each)
         how = None if setting == "alone" else how
         if how is not None and how.layout == "predicted":
             bench.learn_layouts()
@@ -509,13 +514,13 @@ class Comparison:
         match setting:
             case "alone":
                 return [Prompt((things[0],))]
-            case "two concepts":
+            case "two concepts" | "three concepts":
                 return [Prompt(tuple(order)) for order in itertools.permutations(things)]
             case "in a scene":
                 return self.bench.scenes(things[0])
             case _:
-                others = [word for word in self.bench.world.classes if word != things[0].word]
-                return [Prompt((things[0], Thing(word, word))) for word in others]
+                named = [thing.word for thing in things]
+                return [Prompt((*things, Thing(w, w))) for w in self.bench.world.classes if w not in named]
 
     def learnt(self, words: Words, concept: ConceptSpec, seed: int) -> Concept:
         """The word, from the cache when it was learnt before."""
@@ -526,6 +531,9 @@ class Comparison:
 
 
 SETTINGS = ("alone", "pretrained word", "two concepts", "in a scene")
+COMPANY = ("two concepts and an object", "three concepts")
+IN_COMPANY = (CLASS_WORD, "three vectors", "ours, no layout", "ours, whole prompt", "ours")
+"""The rows of which three things are asked for, too."""
 
 
 def named(words: Any) -> str:
@@ -585,7 +593,7 @@ def main() -> None:
 def settings_of(row: str) -> tuple[str, ...]:
     """A row that differs from another in sampling alone gives the same pictures of the thing alone."""
     held = row != CLASS_WORD and RECIPES[row].layout is not None
-    return SETTINGS[1:] if held else SETTINGS
+    return (*(SETTINGS[1:] if held else SETTINGS), *(COMPANY if row in IN_COMPANY else ()))
 
 
 if __name__ == "__main__":

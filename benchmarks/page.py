@@ -100,8 +100,8 @@ def setting_table(settings: Report, shown: Shown) -> str:
         fewer = f" ({plural(values['seeds'], 'seed')})" if values["seeds"] < most["seeds"] else ""
         columns = values["columns"]
         rows.append([row + fewer, *(COLUMNS[key][1](columns[key]) if key in columns else "" for key in keys)])
-    two = shown.setting == "two concepts"
-    units = f"{plural(most['units'], 'pair')} of concepts" if two else plural(most["units"], "concept")
+    several = {"two concepts": "pair", "two concepts and an object": "pair", "three concepts": "set"}.get(shown.setting)
+    units = f"{plural(most['units'], several)} of concepts" if several else plural(most["units"], "concept")
     table = markdown(["", *(COLUMNS[key][0] for key in keys)], rows)
     counts = f"{units}, {plural(most['seeds'], 'training seed')}, {plural(most['pictures'], 'image')} per row"
     return f"{table}\n\n*{counts}.*" if shown.counted else table

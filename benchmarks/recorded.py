@@ -43,6 +43,7 @@ def seeds_of(found: Sequence[Record], units: set[str]) -> list[int]:
 def columns(found: Sequence[Record], seeds: Sequence[int]) -> Columns:
     """What one row's records of one setting say, of these seeds. Units stand in the order of the alphabet.
 
+    all, all look: of three things, all as their classes, and all concepts in their look.
     class, look: the first thing, as its class and as the concept; other: the second, a concept in its look where it is
     one; both, both in look; in scene, look in scene: the first thing, where its room is the one asked for; text: the mean share
     of the things asked for that are there; the rest is the records' own, of a record, of each prompt or of each picture.
@@ -60,6 +61,8 @@ def columns(found: Sequence[Record], seeds: Sequence[int]) -> Columns:
         scene = said["scene"]
         both = {"in scene": said["class"] * scene, "look in scene": said["look"] * scene}
         return {**said, **both, "text": (said["class"] + scene) / 2}
+    if "all" in grid[0][0]:
+        return said
     if "other" not in grid[0][0]:
         return {**said, "text": said["class"]}
     other, other_look = said["other"], said["other look"]

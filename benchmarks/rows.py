@@ -14,7 +14,7 @@ CEILING, OURS, BARE, REFERENCE = "class word", "ours", "ours, no layout", "refer
 WHOLE = "ours, whole prompt"
 BASELINES = ("one vector", "three vectors")
 NEEDED = {CEILING, OURS, BARE, *BASELINES}  # a setting's seeds are those that all of these have
-SETTINGS = ("pretrained word", "two concepts", "in a scene", "alone")
+SETTINGS = ("pretrained word", "two concepts", "in a scene", "alone", "two concepts and an object", "three concepts")
 
 ROWS = (
     CEILING,
@@ -40,6 +40,8 @@ COLUMNS: dict[str, tuple[str, Callable[[Estimate], str]]] = {
     "other look": ("other, own appearance", percent),
     "both": ("**both present**", percent),
     "both look": ("**both, own appearance**", percent),
+    "all": ("**all present**", percent),
+    "all look": ("**all, own appearance**", percent),
     "scene": ("scene present", percent),
     "in scene": ("**both present**", percent),
     "look in scene": ("**both, own appearance**", percent),
@@ -65,12 +67,15 @@ class Shown:
     counted: bool = True
 
 
+THREE_THINGS = ("class", "all", "all look", "stained")
 IMAGES = ("aligned", "room", "wallpaper", "diversity")
 TABLES = {
     "beside": Shown("pretrained word", ("class", "look", "other", "both", "both look", "stained", "text")),
     "beside, images": Shown("pretrained word", IMAGES, counted=False),
     "two": Shown("two concepts", ("class", "look", "other", "other look", "both", "both look", "stained", "text")),
     "two, images": Shown("two concepts", IMAGES, counted=False),
+    "two and one": Shown("two concepts and an object", THREE_THINGS),
+    "three": Shown("three concepts", THREE_THINGS),
     "scene": Shown("in a scene", ("class", "look", "scene", "in scene", "look in scene", "text")),
     "scene, images": Shown("in a scene", IMAGES, counted=False),
     "alone": Shown("alone", ("class", "look", *IMAGES)),
