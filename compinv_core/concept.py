@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from . import __version__
-from .files import unused, write_tensors
+from .files import TensorFile, unused, write_tensors
 
 safe_open = cast(Any, safetensors.safe_open)  # its signature has no types
 WIDTHS = {768: "clip_l", 1280: "clip_g", 1024: "clip_h"}  # of a file that does not name its text encoder
@@ -113,8 +113,13 @@ def write_concept(concept: Concept, path: Path, replace: bool = False) -> None:
     """
     if path.exists() and not replace:
         raise FileExistsError(f'The embedding "{path.name}" exists already; choose another name, or to replace it.')
+    write_tensors(file_of(concept, path))
+
+
+def file_of(concept: Concept, path: Path) -> TensorFile:
+    """Its embedding as a `.safetensors` file."""
     metadata = {**concept.provenance, "class_word": concept.class_word, "format": FORMAT, "written_by": __version__}
-    write_tensors({key: vectors.float() for key, vectors in concept.vectors.items()}, path, metadata)
+    return {key: vectors.float() for key, vectors in concept.vectors.items()}, path, metadata
 
 
 def write_unfinished(concept: Concept, folder: Path) -> Path:

@@ -2,8 +2,9 @@
 
 import glob
 import os
+import shutil
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
@@ -39,10 +40,40 @@ def remove(path: Path) -> None:
         left.unlink(missing_ok=True)
 
 
-def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
-    """Write a `.safetensors` file, whole or not at all."""
-    with whole_file(path) as new:
-        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, new, dict(metadata))
+TensorFile = tuple[Mapping[str, Tensor], Path, Mapping[str, str]]
+"""Of a `.safetensors` file: its tensors, its path, its metadata."""
+
+
+def write_tensors(*files: TensorFile) -> None:
+    """Write `.safetensors` files, all of them or none: each is written beside its place before the first takes it."""
+    with ExitStack() as stack:
+        for _, path, _ in files:
+            stack.enter_context(_taken_back(path))
+        for tensors, path, metadata in files:
+            new = stack.enter_context(whole_file(path))
+            save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, new, dict(metadata))
+
+
+@contextmanager
+def _taken_back(path: Path) -> Generator[None]:
+    """When its time ends in an error the file is what it was at first, or not there."""
+    old = path.with_name(f".{path.name}.{os.getpid()}.old.new")  # an ending that `remove` knows
+    old.unlink(missing_ok=True)
+    if path.exists():
+        try:
+            os.link(path, old)
+        except OSError:  # a file system without links
+            shutil.copy2(path, old)
+    try:
+        yield
+    except BaseException:
+        if old.exists():
+            old.replace(path)
+        else:
+            path.unlink(missing_ok=True)
+        raise
+    finally:
+        old.unlink(missing_ok=True)
 
 
 def unused(path: Path) -> Path:

@@ -11,7 +11,7 @@ from comfy_api.latest import io
 from comfy_execution.graph import ExecutionBlocker
 
 from ..compinv_core.adapter import Adapter
-from ..compinv_core.concept import Concept, check_name, write_concept
+from ..compinv_core.concept import Concept, check_name, file_of
 from ..compinv_core.custom_diffusion import read_custom_diffusion
 from ..compinv_core.files import write_tensors
 from ..compinv_core.host.backbone import ComfyBackbone
@@ -87,12 +87,11 @@ class CompInvSaveAdapter(io.ComfyNode):
         if if_it_exists == REFUSE and taken():
             raise FileExistsError(f'"{taken()[0]}" exists already; choose another name, or to replace it.')
         saved = Concept(chosen, concept.vectors, concept.class_word, concept.provenance)
-        file = loras / f"{chosen}.safetensors"
-        tensors = change.to_lora(names, DTYPES[dtype])
-        write_tensors(tensors, file, {**concept.provenance, "concept": chosen, "class_word": concept.class_word})
-        write_concept(saved, embeddings / f"{chosen}.safetensors", replace=if_it_exists == REPLACE)
+        embedding, file = (folder / f"{chosen}.safetensors" for folder in (embeddings, loras))
+        metadata = {**concept.provenance, "concept": chosen, "class_word": concept.class_word}
+        write_tensors((change.to_lora(names, DTYPES[dtype]), file, metadata), file_of(saved, embedding))
         summary = (
-            f"{embeddings / f'{chosen}.safetensors'}\n{file} ({file.stat().st_size / 1e6:.1f} MB, {change.numbers / 1e6:.2f} M "
+            f"{embedding}\n{file} ({file.stat().st_size / 1e6:.1f} MB, {change.numbers / 1e6:.2f} M "
             f"parameters{f'; reducing it to rank {rank} loses {lost:.1%} of the change' if rank else ''})"
         )
         return io.NodeOutput(saved, f"embedding:{chosen}", summary)

@@ -158,7 +158,7 @@ def _learn(training: ConceptTraining, jobs: Sequence[Job], output: Output) -> No
     adapter = training.adapter(end)
     if adapter is not None:
         file = output.adapter_file(jobs)
-        write_tensors(adapter.to_lora(training.backbone.lora_names, torch.float16), file, {"run": training.name})
+        write_tensors((adapter.to_lora(training.backbone.lora_names, torch.float16), file, {"run": training.name}))
         log.info("%s: %s", training.placeholders, file)
     for concept, job in zip(training.concepts(end), jobs, strict=True):
         write_concept(concept, output.file(job), job.replace)

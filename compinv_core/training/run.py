@@ -150,7 +150,7 @@ class TrainingRun(ABC):
             adapter = self.adapter(self.reached)
             if adapter is not None:
                 file = unused(adapters / f"{'+'.join(word.name for word in self.words)}-unfinished")
-                write_tensors(adapter.to_lora(self.backbone.lora_names), file, {"run": self.name})
+                write_tensors((adapter.to_lora(self.backbone.lora_names), file, {"run": self.name}))
                 files.append(file)
             return f"{when} is in {' and '.join(str(file) for file in files)}."
         except OSError as error:

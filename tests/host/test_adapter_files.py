@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from fine_tunes import Small, loras_in, small_fine_tune
+from safetensors.torch import load_file
 from test_training_families import FAMILIES, Family, comfy_model, diffusers_unet
 from torch import Tensor
 
@@ -210,3 +211,43 @@ def test_files_that_exist_are_not_written_over(pack: Any, loras: Path, own_folde
         lora = whole.way.adapter(whole.leaves).to_lora(whole.backbone.lora_names)
         save(number, rank=49)
     assert len(list(loras.iterdir())) == 2  # what is refused writes nothing
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_full_disk_leaves_both_files_as_they_were(
+    there: bool, pack: Any, loras: Path, own_folders: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Whichever of the two cannot be written, or cannot take its place."""
+    files = [own_folders / kind / "mine.safetensors" for kind in ("embeddings", "loras")]
+
+    def save(value: float) -> None:
+        concept = Concept("mine", {"clip_l": torch.full((1, 48), value)}, "cat")
+        adapter = {"lora_unet_mid.diff": torch.full((2, 3), value)}
+        settings = {"name": "", "rank": 0, "dtype": "float32", "if_it_exists": "replace it"}
+        pack.run("CompInvSaveAdapter", concept=concept, adapter=adapter, **settings)
+
+    from compositional_inversion.compinv_core import files as writing
+    from compositional_inversion.compinv_core.concept import Concept
+
+    if there:
+        save(1.0)
+    before = [file.read_bytes() if there else None for file in files]
+    for owner, name in ((writing, "save_file"), (Path, "replace")):
+        for fails in (1, 2):
+            original, calls = getattr(owner, name), list[None]()
+
+            def full(*inputs: Any, original: Any = original, calls: list[None] = calls, fails: int = fails) -> Any:
+                calls.append(None)
+                if len(calls) == fails:
+                    raise OSError("No space left on device")
+                return original(*inputs)
+
+            with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
+                patched.setattr(owner, name, full)
+                save(2.0)
+            assert len(calls) >= fails
+            assert [file.read_bytes() if file.exists() else None for file in files] == before
+            assert sum(1 for file in files for _ in file.parent.iterdir()) == 2 * there
+    save(3.0)
+    assert load_file(files[1])["lora_unet_mid.diff"].unique().tolist() == [3]
+    assert sum(1 for file in files for _ in file.parent.iterdir()) == 2
