@@ -42,6 +42,7 @@ from compinv_core.anchors import AnchorSet
 from compinv_core.concept import Concept, read_concept, write_concept
 from compinv_core.host.backbone import ComfyBackbone
 from compinv_core.host.text_encoder import with_concept
+from compinv_core.host.weights import adapter_of
 from compinv_core.merging import merged_adapter
 from compinv_core.training.concept_training import ConceptTraining
 from compinv_core.training.recipe import PAPER_DREAMBOOTH, PAPER_KEYS_AND_VALUES, Recipe
@@ -246,7 +247,8 @@ class FineTunes:
             names = dict.fromkeys(name for lora in loras for name in lora)
             assert all(name.endswith(".diff") for name in names) or len(loras) == 2
             return words, added_up(loras)
-        merged = merged_adapter(self.backbone, list(zip(words, loras, strict=True)))
+        adapters = [adapter_of(self.backbone.model, lora) for lora in loras]
+        merged = merged_adapter(self.backbone, list(zip(words, adapters, strict=True)))
         return words, merged.to_lora(self.backbone.lora_names)
 
     def _trained(

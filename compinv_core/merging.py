@@ -1,6 +1,6 @@
 """Several concepts' keys and values in one adapter, in closed form and without training (Kumari et al. 2023, section 3.3)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from random import Random
 from typing import cast
 
@@ -44,20 +44,20 @@ def merged_change(captions: Tensor, targets: Sequence[tuple[Tensor, Tensor]]) ->
 
 
 @torch.no_grad()
-def merged_adapter(backbone: Backbone, parts: Sequence[tuple[Concept, Mapping[str, Tensor]]]) -> Adapter:
-    """One adapter for several concepts, each with its LoRA file's tensors.
+def merged_adapter(backbone: Backbone, parts: Sequence[tuple[Concept, Adapter]]) -> Adapter:
+    """One adapter for several concepts, each with its own.
 
     Raises:
         ValueError: fewer than two, the same twice, one of another family, or one that changes more than keys and values.
     """
-    adapters = _checked(backbone, parts)
+    _check(backbone, parts)
     captions = _captions(backbone)
     features = [_features(backbone, concept) for concept, _ in parts]
     found: dict[str, Change] = {}
     for path in backbone.weights_of(KEYS_AND_VALUES):
         targets = [
             (own, adapter.changes[path].delta.to(own.device))
-            for own, adapter in zip(features, adapters, strict=True)
+            for own, (_, adapter) in zip(features, parts, strict=True)
             if path in adapter.changes
         ]
         if targets:
@@ -65,19 +65,18 @@ def merged_adapter(backbone: Backbone, parts: Sequence[tuple[Concept, Mapping[st
     return Adapter(found, backbone.family.name)
 
 
-def _checked(backbone: Backbone, parts: Sequence[tuple[Concept, Mapping[str, Tensor]]]) -> list[Adapter]:
+def _check(backbone: Backbone, parts: Sequence[tuple[Concept, Adapter]]) -> None:
     names = [concept.name for concept, _ in parts]
     if len(parts) < 2:
         raise ValueError(f"{len(parts)} concept with an adapter is connected; two to four are merged.")
-    if len(set(names)) < len(names) or len({id(lora) for _, lora in parts}) < len(parts):
+    if len(set(names)) < len(names) or len({id(adapter) for _, adapter in parts}) < len(parts):
         raise ValueError(
             f"The same concept or adapter is connected twice ({', '.join(names)}); each can be merged once."
         )
     widths = {key: known.vectors.shape[1] for key, known in backbone.vocabularies.items()}
-    allowed, adapters = set(backbone.weights_of(KEYS_AND_VALUES)), list[Adapter]()
-    for concept, lora in parts:
+    allowed = set(backbone.weights_of(KEYS_AND_VALUES))
+    for concept, adapter in parts:
         check_family(concept, widths)
-        adapter = Adapter.from_lora(lora, backbone.lora_names, backbone.family.name)
         for path, change in adapter.changes.items():
             if path not in allowed:
                 raise ValueError(
@@ -90,8 +89,6 @@ def _checked(backbone: Backbone, parts: Sequence[tuple[Concept, Mapping[str, Ten
                     f'The adapter of "{concept.name}" is for another family of models: its change of "{path}" has the shape '
                     f"{tuple(change.delta.shape)}, the model's weight {shape}."
                 )
-        adapters.append(adapter)
-    return adapters
 
 
 def _captions(backbone: Backbone) -> Tensor:

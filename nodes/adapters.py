@@ -10,12 +10,11 @@ import torch
 from comfy_api.latest import io
 from comfy_execution.graph import ExecutionBlocker
 
-from ..compinv_core.adapter import Adapter
 from ..compinv_core.concept import Concept, check_name, file_of
 from ..compinv_core.custom_diffusion import read_custom_diffusion
 from ..compinv_core.files import write_tensors
 from ..compinv_core.host.backbone import ComfyBackbone
-from ..compinv_core.host.weights import diffusers_paths, lora_names, own_weight
+from ..compinv_core.host.weights import adapter_of, adapter_of_any, diffusers_paths, lora_names, own_weight
 from ..compinv_core.merging import merged_adapter
 from .concepts import NUMBER, REFUSE, REPLACE
 from .types import CATEGORY, ConceptType
@@ -71,7 +70,7 @@ class CompInvSaveAdapter(io.ComfyNode):
     ) -> io.NodeOutput:
         name = name.strip() or concept.name
         check_name(name)
-        change, names = Adapter.of_lora(adapter)
+        change, names = adapter_of_any(adapter)
         lost = 0.0
         if rank:
             change, lost = change.reduced(rank)
@@ -142,7 +141,10 @@ class CompInvMergeAdapters(io.ComfyNode):
             if concept is not None and lora is not None:
                 parts.append((concept, lora))
         backbone = ComfyBackbone(model, clip)
-        merged = merged_adapter(backbone, parts).to_lora(backbone.lora_names)
+        read = {id(lora): adapter_of(backbone.model, lora) for _, lora in parts}  # one that comes twice is still one
+        merged = merged_adapter(backbone, [(concept, read[id(lora)]) for concept, lora in parts]).to_lora(
+            backbone.lora_names
+        )
         tuned, _ = comfy.sd.load_lora_for_models(model, None, merged, 1.0, 0.0)
         return io.NodeOutput(merged, tuned)
 

@@ -4,11 +4,16 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import comfy.lora
 import comfy.utils
+from comfy.weight_adapter import LoRAAdapter
 from torch import Tensor, nn
 
+from ..adapter import Adapter, Change
 from ..backbone import WeightChange
+from .latents import family_of
 
+PREFIX = "diffusion_model."  # of a UNet's weights among a MODEL's
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 
 
@@ -39,6 +44,61 @@ def lora_names(model: Any) -> dict[str, str]:
     return {path: f"lora_unet_{name.replace('.', '_')}" for path, name in own.items()}
 
 
+def adapter_of(model: Any, lora: Mapping[str, Tensor]) -> Adapter:
+    """What a LoRA file's tensors change of a MODEL, under any of the names that ComfyUI loads.
+
+    Raises:
+        ValueError: nothing, or as no LoRA does.
+    """
+    names = comfy.lora.model_lora_keys_unet(model.model, {})
+    return _read(lora, {name: key.removeprefix(PREFIX) for name, key in names.items()}, family_of(model).name)
+
+
+def adapter_of_any(lora: Mapping[str, Tensor]) -> tuple[Adapter, dict[str, str]]:
+    """What a LoRA file's tensors change of any model, its own names in place of paths; and these, for `to_lora`.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    possible = {key: _possible_names(key) for key in lora}
+    adapter = _read(lora, {name: f"{name}.weight" for names in possible.values() for name in names})
+    names = {path: path.rpartition(".")[0] for path in adapter.changes}
+    for key, own in possible.items():
+        if set(own).isdisjoint(names.values()):
+            raise ValueError(f'The adapter holds "{key}", which is no part of a LoRA that ComfyUI loads.')
+    return adapter, names
+
+
+def _possible_names(key: str) -> list[str]:
+    """Of the weight that a LoRA file's tensor belongs to: all that ends before a dot, or before diffusers' "_lora."."""
+    parts = key.split(".")
+    return [".".join(parts[:count]).removesuffix("_lora") for count in range(1, len(parts))]
+
+
+def _read(lora: Mapping[str, Tensor], paths: Mapping[str, str], family: str = "") -> Adapter:
+    """By ComfyUI's own reader. Args: paths: name in the file -> path of its weight."""
+    found: dict[str, Change] = {}
+    for path, patch in comfy.lora.load_lora(lora, paths, log_missing=False).items():
+        if isinstance(patch, LoRAAdapter):
+            up, down, alpha, *others = patch.weights  # others: of LoCon, of DoRA, of another shape
+            if all(other is None for other in others):
+                scale = 1.0 if alpha is None else alpha / len(down)
+                found[path] = Change(up.float() * scale, down.float())
+        elif isinstance(patch, tuple) and patch[0] == "diff":
+            found[path] = Change(patch[1][0].float())
+        if path not in found:
+            raise ValueError(
+                f'The adapter changes "{path.rpartition(".")[0]}" in a way that cannot be used here; only LoRAs and full changes can, '
+                "no LoHa, LoKr, DoRA or others."
+            )
+    if not found:
+        raise ValueError(
+            f"The adapter changes no weight of this model (it holds {', '.join(list(lora)[:3]) or 'nothing'}); it is for another "
+            "family of models."
+        )
+    return Adapter(found, family)
+
+
 def diffusers_paths(model: Any) -> dict[str, str]:
     """Diffusers' name of a weight of a MODEL's UNet -> the UNet's own."""
     return dict(comfy.utils.unet_to_diffusers(model.model.model_config.unet_config))
@@ -50,7 +110,7 @@ def own_weight(model: Any, path: str) -> Tensor:
     All clones of a MODEL share one UNet, into which ComfyUI writes the patches of the one that ran last; what was there before is
     kept in a backup, which they share, too.
     """
-    name = f"diffusion_model.{path}"
+    name = PREFIX + path
     if name in model.backup:
         return model.backup[name].weight
     if name in model.hook_backup:

@@ -251,3 +251,74 @@ def test_a_full_disk_leaves_both_files_as_they_were(
     save(3.0)
     assert load_file(files[1])["lora_unet_mid.diff"].unique().tolist() == [3]
     assert sum(1 for file in files for _ in file.parent.iterdir()) == 2
+
+
+K, CONV = "middle_block.1.transformer_blocks.0.attn2.to_k", "input_blocks.0.0"
+UP, DOWN = torch.arange(256.0).view(128, 2) / 99, torch.arange(96.0).view(2, 48) / 99
+FULL, BIAS = torch.ones(64, 4, 3, 3), torch.ones(64)
+
+
+def lora_named(name: str, up: str, down: str, alpha: float | None = 1.0) -> dict[str, Tensor]:
+    """A change of half of UP @ DOWN of keys, where `alpha` is 1."""
+    return {name + up: UP, name + down: DOWN, **({} if alpha is None else {f"{name}.alpha": torch.tensor(alpha)})}
+
+
+NAMED = {
+    "kohya's": lora_named("lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k", ".lora_up.weight", ".lora_down.weight"),
+    "kohya's of the checkpoint": lora_named(f"lora_unet_{K.replace('.', '_')}", ".lora_up.weight", ".lora_down.weight"),
+    "ComfyUI's": lora_named(f"diffusion_model.{K}", ".lora_up.weight", ".lora_down.weight"),
+    "diffusers' processors": lora_named("mid_block.attentions.0.transformer_blocks.0.attn2.processor.to_k", "_lora.up.weight", "_lora.down.weight"),
+    "diffusers' of PEFT": lora_named("unet.mid_block.attentions.0.transformer_blocks.0.attn2.processor.to_k", ".lora_B.weight", ".lora_A.weight"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("naming", list(NAMED))
+def test_every_naming_that_comfyui_loads_is_read_and_saved(naming: str, pack: Any, loras: Path):
+    import comfy.sd
+    from compositional_inversion.compinv_core.concept import Concept
+    from compositional_inversion.compinv_core.host.weights import adapter_of
+
+    model = comfy_model(FAMILIES["sd1"], depth=1)
+    read = adapter_of(model, NAMED[naming])
+    assert list(read.changes) == [f"{K}.weight"] and read.family == "SD 1.x"
+    assert torch.allclose(read.changes[f"{K}.weight"].delta, UP @ DOWN / 2)
+    settings = {"name": "change", "dtype": "float32", "if_it_exists": "replace it"}
+    for rank in (0, 1):
+        concept = Concept("probe", {"clip_l": torch.ones(1, 48)})
+        pack.run("CompInvSaveAdapter", concept=concept, adapter=NAMED[naming], rank=rank, **settings)
+        again = adapter_of(model, load_file(loras / "change.safetensors"))
+        assert again.changes[f"{K}.weight"].rank == (rank or 2)
+    plain, _ = comfy.sd.load_lora_for_models(model, None, NAMED[naming], 1.0, 0.0)
+    (patch,) = plain.patches  # as the host itself reads it
+    assert patch == f"diffusion_model.{K}.weight"
+
+
+def test_alpha_and_full_changes_are_read(pack: Any):
+    from compositional_inversion.compinv_core.host.weights import adapter_of, adapter_of_any
+
+    model, name = comfy_model(FAMILIES["sd1"], depth=1), f"diffusion_model.{K}"
+    whole = adapter_of(model, lora_named(name, ".lora_up.weight", ".lora_down.weight", alpha=None))
+    assert torch.equal(whole.changes[f"{K}.weight"].delta, UP @ DOWN)
+    lora = {f"diffusion_model.{CONV}.diff": FULL, f"diffusion_model.{CONV}.diff_b": BIAS}
+    read = adapter_of(model, lora).changes
+    assert torch.equal(read[f"{CONV}.weight"].delta, FULL) and torch.equal(read[f"{CONV}.bias"].delta, BIAS)
+    adapter, names = adapter_of_any(lora)
+    again = adapter.to_lora(names)
+    assert set(again) == set(lora) and all(torch.equal(again[key], tensor) for key, tensor in lora.items())
+
+
+def test_what_is_no_lora_of_this_model_is_refused(pack: Any):
+    from compositional_inversion.compinv_core.host.weights import adapter_of, adapter_of_any
+
+    model, name = comfy_model(FAMILIES["sd1"], depth=1), f"diffusion_model.{K}"
+    foreign = lora_named("lora_unet_elsewhere", ".lora_up.weight", ".lora_down.weight")
+    lora = lora_named(name, ".lora_up.weight", ".lora_down.weight")
+    for holds, given in (("lora_unet_elsewhere", foreign), ("nothing", {})):
+        with pytest.raises(ValueError, match=rf"changes no weight of this model \(it holds {holds}"):
+            adapter_of(model, given)
+    assert list(adapter_of(model, {**lora, **foreign}).changes) == [f"{K}.weight"]  # as a text encoder's
+    for given in ({**lora, f"{name}.dora_scale": UP}, {f"{name}.set_weight": UP}):
+        with pytest.raises(ValueError, match=rf'changes "{K}" in a way that cannot be used here'):
+            adapter_of(model, given)
+    with pytest.raises(ValueError, match=r'holds "a\.b\.c", which is no part of a LoRA that ComfyUI loads'):
+        adapter_of_any({**lora, "a.b.c": UP})

@@ -55,7 +55,7 @@ def test_a_rank_that_is_too_large_is_refused():
         Adapter({"mid.to_k.weight": Change(noise(5, 7))}).reduced(6)
 
 
-def test_a_lora_file_says_the_same_of_every_kind_of_change():
+def test_a_lora_file_holds_every_kind_of_change():
     changes = {
         "mid.to_k.weight": low(2), "conv.weight": Change(noise(4, 3, 3, 3)), "conv.bias": Change(noise(4)),
         "mid.to_v.weight": Change(noise(5, 7)),
@@ -66,33 +66,8 @@ def test_a_lora_file_says_the_same_of_every_kind_of_change():
         "lora_unet_conv.diff", "lora_unet_conv.diff_b", "lora_unet_mid_to_v.diff",
     }  # fmt: skip
     assert lora["lora_unet_mid_to_k.alpha"] == 2
-    again = Adapter.from_lora(lora, NAMES, "SD 1.x")
-    assert set(again.changes) == set(changes) and again.family == "SD 1.x"
-    for path, change in changes.items():
-        assert torch.equal(again.changes[path].delta, change.delta)
     assert all(
         tensor.dtype == torch.float16
         for name, tensor in Adapter(changes).to_lora(NAMES, torch.float16).items()
         if "alpha" not in name
     )
-
-
-def test_alpha_scales_a_foreign_lora_by_its_part_of_the_rank():
-    change = low(2)
-    lora = Adapter({"mid.to_k.weight": change}).to_lora(NAMES)
-    lora["lora_unet_mid_to_k.alpha"] = torch.tensor(1.0)
-    (half,) = Adapter.from_lora(lora, NAMES).changes.values()
-    assert torch.allclose(half.delta, change.delta / 2)
-    del lora["lora_unet_mid_to_k.alpha"]
-    (whole,) = Adapter.from_lora(lora, NAMES).changes.values()
-    assert torch.allclose(whole.delta, change.delta)
-
-
-def test_what_is_of_another_family_is_refused_and_what_is_not_known_left_out():
-    lora = Adapter({"mid.to_k.weight": low(2)}).to_lora({"mid.to_k.weight": "lora_te_mid"})
-    with pytest.raises(ValueError, match=r"changes no weight of this model \(it holds lora_te_mid"):
-        Adapter.from_lora(lora, NAMES)
-    with pytest.raises(ValueError, match="it holds nothing"):
-        Adapter.from_lora({}, NAMES)
-    both = {**lora, **Adapter({"conv.bias": Change(noise(4))}).to_lora(NAMES)}
-    assert list(Adapter.from_lora(both, NAMES).changes) == ["conv.bias"]
