@@ -60,13 +60,20 @@ class Adapter:
     def reduced(self, rank: int) -> tuple["Adapter", float]:
         """The nearest adapter of a rank (Eckart & Young 1936), matrix by matrix, and what of the change is lost: 0 nothing, 1 all.
 
-        Weights that are no matrices, as of convolutions, stay as they are. Changes of that rank or less do, too.
+        Weights that are no matrices, as of convolutions, stay as they are. Changes of that rank or less do, too. A matrix that is
+        smaller than the rank loses nothing.
 
         Raises:
-            ValueError: a rank below 1, or larger than a matrix.
+            ValueError: a rank below 1, or above that of every matrix.
         """
         if rank < 1:
             raise ValueError(f"The rank is {rank}; 1 or more is needed.")
+        full = [min(change.up.shape) for change in self.changes.values() if not change.rank and change.up.ndim == 2]
+        if full and rank > max(full):
+            raise ValueError(
+                f"The rank is {rank}, but no matrix of the change has a rank above {max(full)}; 1 to {max(full)} is allowed, or 0 for "
+                "the change as it was learnt."
+            )
         found: dict[str, Change] = {}
         lost = total = 0.0
         for path, change in self.changes.items():
@@ -75,12 +82,6 @@ class Adapter:
             total += delta.square().sum().item()
             if delta.ndim != 2 or 0 < change.rank <= rank:
                 continue
-            if rank > min(delta.shape):
-                rows, columns = delta.shape
-                raise ValueError(
-                    f'The rank is {rank}, but "{path}" is a matrix of {rows} x {columns}; 1 to {min(delta.shape)} is allowed, or 0 '
-                    "for the change as it was learnt."
-                )
             u, s, v = cast("tuple[Tensor, Tensor, Tensor]", torch.linalg.svd(delta, full_matrices=False))
             root = s[:rank].sqrt()
             found[path] = Change(u[:, :rank] * root, root[:, None] * v[:rank])

@@ -44,7 +44,8 @@ class CompInvSaveAdapter(io.ComfyNode):
                     default=0,
                     min=0,
                     max=1024,
-                    tooltip="Rank that each matrix of the change is reduced to by SVD; smaller files, less of the change. 0 saves it as learnt.",
+                    tooltip="Rank that each matrix of the change is reduced to by SVD; smaller files, less of the change. Matrices smaller than it "
+                    "lose nothing. 0 saves it as learnt.",
                 ),
                 io.Combo.Input("dtype", options=list(DTYPES), tooltip="Number format of the adapter's file."),
                 io.Combo.Input(

@@ -205,7 +205,7 @@ def test_files_that_exist_are_not_written_over(pack: Any, loras: Path, own_folde
     save(replace, rank=1)
     assert (loras / "mine.safetensors").read_bytes() != before
     with pytest.raises(
-        ValueError, match=r'The rank is 49, but ".*attn2_to_k\.weight" is a matrix of 128 x 48; 1 to 48 is allowed'
+        ValueError, match="The rank is 49, but no matrix of the change has a rank above 48; 1 to 48 is allowed"
     ):
         whole = small_fine_tune(comfy_model(FAMILIES["sd1"], depth=1), sd1, "keys and values", 0)
         lora = whole.way.adapter(whole.leaves).to_lora(whole.backbone.lora_names)

@@ -50,9 +50,23 @@ def test_what_is_no_matrix_or_of_lower_rank_stays_as_it_is():
     assert Adapter({"conv.bias": Change(torch.zeros(4))}).reduced(1)[1] == 0  # nothing of nothing
 
 
-def test_a_rank_that_is_too_large_is_refused():
-    with pytest.raises(ValueError, match=r'rank is 6, but "mid.to_k.weight" is a matrix of 5 x 7; 1 to 5 is allowed'):
-        Adapter({"mid.to_k.weight": Change(noise(5, 7))}).reduced(6)
+def test_a_matrix_smaller_than_the_rank_loses_nothing():
+    small, large = noise(2, 7), torch.outer(noise(5), noise(7))
+    reduced, lost = Adapter({"mid.to_k.weight": Change(small), "mid.to_v.weight": Change(large)}).reduced(3)
+    assert (reduced.changes["mid.to_k.weight"].rank, reduced.changes["mid.to_v.weight"].rank) == (2, 3)
+    assert torch.allclose(reduced.changes["mid.to_k.weight"].delta, small, atol=1e-6) and lost < 1e-6
+
+
+def test_a_rank_above_that_of_every_matrix_is_refused():
+    changes = {
+        "mid.to_k.weight": Change(noise(2, 7)),
+        "mid.to_v.weight": Change(noise(5, 7)),
+        "conv.bias": Change(noise(9)),
+    }
+    with pytest.raises(
+        ValueError, match="rank is 6, but no matrix of the change has a rank above 5; 1 to 5 is allowed"
+    ):
+        Adapter(changes).reduced(6)
 
 
 def test_a_lora_file_holds_every_kind_of_change():
