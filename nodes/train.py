@@ -132,12 +132,14 @@ def progress_text(training: ConceptTraining, progress: Progress, dominance: floa
 
 
 def loss_plot(history: Sequence[Losses]) -> torch.Tensor:
-    """Both losses over the steps, each on its own scale from zero, averaged over a fiftieth of the run."""
+    """The losses over the steps, each on its own scale from zero, averaged over a fiftieth of the run."""
     width, height, margin = 512, 320, 24
     image = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(image)
     window = max(1, len(history) // 50)
     curves = {"reconstruction": ("#1f6feb", [p.reconstruction for p in history])}
+    if any(p.objective != p.reconstruction for p in history):
+        curves["DCO"] = ("#2da44e", [p.objective for p in history])
     if any(p.anchor for p in history):
         curves["anchor"] = ("#d1590b", [p.anchor for p in history])
     for row, (name, (color, values)) in enumerate(curves.items()):

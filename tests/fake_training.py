@@ -73,7 +73,7 @@ def gradients_of(
     of: ConceptTraining, micro_batch: int, workers: Sequence[Workers] = (Workers(),)
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """The first step's gradients and losses, summed over workers."""
-    total, losses = dict[str, torch.Tensor](), torch.zeros(3)
+    total, losses = dict[str, torch.Tensor](), torch.zeros(4)
     for worker in workers:
         task = task_of(of, worker)
         rates = task.way.learning_rates(of.recipe)

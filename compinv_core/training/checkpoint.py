@@ -28,7 +28,8 @@ class Losses:
     """Of a report.
 
     Attributes:
-        reconstruction, anchor, prior: means over the steps since the last report; under DCO the first is what it makes of the loss.
+        reconstruction, anchor, prior: means over the steps since the last report.
+        objective: the same of what is minimised of the images: the reconstruction loss, or what DCO makes of it.
         evaluation: at some reports, the reconstruction loss on images, noise and timesteps that are the same each time, so that a
             small difference between two of them means something; else None.
     """
@@ -38,6 +39,7 @@ class Losses:
     anchor: float
     evaluation: float | None
     prior: float = 0.0
+    objective: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -154,7 +154,7 @@ class TrainingState:
         size, described = self.task.way.divergence(self.parameters)
         if not met.isfinite().all() or not size < 1 or self.loss_scale < 1:
             raise FloatingPointError(
-                f"Training diverged before step {self.step} (loss {met[-1].sum().item():.4g}, {described}). Lower the learning "
+                f"Training diverged before step {self.step} (loss {met[-1, :3].sum().item():.4g}, {described}). Lower the learning "
                 "rate or load the model in float32."
             )
         now = copied(self.parameters)
@@ -163,8 +163,8 @@ class TrainingState:
             evaluation, loss = self.task.evaluate(self.parameters, self.plan.micro_batch)
             if loss < best_loss:
                 best, best_loss = self.task.way.remembered(now), loss
-        reconstruction, anchor, prior = (column.mean().item() for column in met.T)
-        told = Losses(self.step, reconstruction, anchor, evaluation=evaluation, prior=prior)
+        objective, anchor, prior, reconstruction = (column.mean().item() for column in met.T)
+        told = Losses(self.step, reconstruction, anchor, evaluation=evaluation, prior=prior, objective=objective)
         self.checkpoint = Checkpoint(
             step=self.step,
             parameters=now,

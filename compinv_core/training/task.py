@@ -145,13 +145,13 @@ class Task:
         return self._losses(self.data, batch, encoded, wanted)
 
     def minimised(self, parameters: Parameters, batch: Batch) -> Tensor:
-        """What is minimised of each image, (B,): its reconstruction loss, as the prior balances it."""
+        """Of each image its reconstruction loss as the prior balances it, which is minimised, and that loss itself: (2, B)."""
         losses, base = self.reconstruction(parameters, batch), None
         if self.prior.needs_base_loss:
             with torch.no_grad(), self.unchanged():
                 ordinary = self.way.encode_ordinary(cast("list[int]", batch.prompt.tolist()))
                 base = self._losses(self.data, batch, ordinary)
-        return self.prior.balanced(losses, base)
+        return torch.stack([self.prior.balanced(losses, base), losses])
 
     def of_class(self, batch: Batch) -> Tensor:
         """The loss of each class image, (B,)."""
@@ -164,15 +164,21 @@ class Task:
         """Add the gradient of a step.
 
         Returns:
-            The losses (3,), not weighted: reconstruction, anchors, prior; and the next step's scale. Where the gradient that came
-            back through the model is not finite that is half of this one's, and the anchors alone pull.
+            The losses (4,), not weighted: what is minimised of the images, anchors, prior, and the images' reconstruction loss; and
+            the next step's scale. Where the gradient that came back through the model is not finite that is half of this one's, and
+            the anchors alone pull.
         """
         penalty = self.way.penalty(parameters, self.recipe, cast("list[int]", drawn.batch.prompt.tolist()))
         weight, anchor_weight = self.recipe.loss_weights(step) if penalty is not None else (1.0, 0.0)
         own = self._accumulate(lambda part: self.minimised(parameters, part), drawn.batch, weight * scale, micro_batch)
         prior = torch.zeros_like(own)
         if drawn.class_batch is not None:
-            prior = self._accumulate(self.of_class, drawn.class_batch, self.prior.weight * scale, micro_batch)
+            prior = self._accumulate(
+                lambda part: self.of_class(part).expand(2, -1),
+                drawn.class_batch,
+                self.prior.weight * scale,
+                micro_batch,
+            )
         gradients = [p.grad for p in parameters.values() if p.grad is not None]
         for tensor in [own, prior, *gradients]:
             self.workers.all_reduce(tensor)
@@ -180,14 +186,14 @@ class Task:
         for gradient in gradients:
             gradient.copy_(torch.where(sound, gradient / scale, 0))
         if penalty is None:
-            penalty = torch.zeros_like(own)
+            penalty = own.new_zeros(())
         if penalty.requires_grad:
             (anchor_weight * penalty).backward()
         if self.recipe.max_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_(
                 [p for p in parameters.values() if p.requires_grad], self.recipe.max_grad_norm
             )
-        return torch.stack([own, penalty.detach(), prior]), torch.where(sound, scale, scale / 2)
+        return torch.stack([own[0], penalty.detach(), prior[0], own[1]]), torch.where(sound, scale, scale / 2)
 
     @torch.no_grad()
     def evaluate(self, parameters: Parameters, micro_batch: int) -> tuple[float, float]:
@@ -214,11 +220,11 @@ class Task:
         )  # fmt: skip
 
     def _accumulate(self, losses: Callable[[Batch], Tensor], batch: Batch, factor: Tensor, micro_batch: int) -> Tensor:
-        """Add the gradient of the losses' mean times a factor, micro-batch by micro-batch; the mean."""
-        total = torch.zeros((), device=self.device)
+        """Add the gradient of the mean of the first of two losses (2, B) times a factor, micro-batch by micro-batch; both means (2,)."""
+        total = torch.zeros(2, device=self.device)
         share = self.workers.share(batch)
         for part in share.parts(micro_batch) if len(share.prompt) else []:
-            loss = losses(part).sum() / len(batch.prompt)
-            (factor * loss).backward()
-            total += loss.detach()
+            means = losses(part).sum(dim=1) / len(batch.prompt)
+            (factor * means[0]).backward()
+            total += means.detach()
         return total

@@ -1,12 +1,13 @@
 """What keeps a fine-tuned model from forgetting its class."""
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from compositional_inversion.compinv_core.training.concept_training import ConceptTraining
-from compositional_inversion.compinv_core.training.priors import ClassImages, DirectConsistency, NoPrior
+from compositional_inversion.compinv_core.training.priors import DCO_BETA, ClassImages, DirectConsistency, NoPrior
 from compositional_inversion.compinv_core.training.recipe import (
     Recipe,
 )
@@ -98,6 +99,17 @@ def test_at_the_start_dco_has_the_reconstruction_losss_gradient_and_the_prior_lo
     weightless, losses = gradients_of(training(fine_tune=fine_tune, vectors=1, recipe=Recipe(batch=3)), 3)
     for name, gradient in plain.items():
         assert losses[2] > 0 and weightless[name].isfinite().all() and gradient.any()
+
+
+def test_under_dco_the_reconstruction_loss_is_reported_beside_its_objective(tmp_path: Path):
+    """Which at the start is 2 / beta log 2, where both models explain the images alike."""
+    plain, dco = (training(fine_tune=FineTuneRequest(prior=prior), vectors=1) for prior in ("none", "DCO"))
+    own, balanced = (gradients_of(of, 3)[1].tolist() for of in (plain, dco))
+    assert own[0] == own[3] == balanced[3] > 0
+    assert balanced[0] == pytest.approx(2 / DCO_BETA * math.log(2), rel=1e-3)
+    assert all(told.objective == told.reconstruction for told in run(plain, tmp_path).history)
+    first = run(dco, tmp_path).history[0]
+    assert first.objective < first.reconstruction
 
 
 def test_a_prior_of_class_images_keeps_the_model_near_itself_on_the_class(tmp_path: Path):
