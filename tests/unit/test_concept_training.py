@@ -13,7 +13,7 @@ from compositional_inversion.compinv_core.training.recipe import (
 )
 from compositional_inversion.compinv_core.training.request import FineTuneRequest
 from compositional_inversion.compinv_core.training.task import Drawn
-from fake_backbone import Cancelled, FakeBackbone
+from fake_backbone import BIAS, OUT, Cancelled, FakeBackbone, K, Q, V
 from fake_training import ANCHORS, SIDE, WAYS, both, pictures, request, run, same, task_of, training
 
 
@@ -47,6 +47,19 @@ def test_what_is_learnt_moves_and_the_backbone_does_not(way: str, tmp_path: Path
     if adapter is not None:
         assert adapter.family == "SD 1.x" and set(adapter.changes) <= set(backbone.weights)
         assert all(change.delta.any() for change in adapter.changes.values())
+
+
+def test_weights_that_are_zero_learn_at_the_median_rate_of_their_kind(tmp_path: Path):
+    """Of matrices for a matrix; the only bias has none of its kind, and takes the median of all."""
+    backbone = FakeBackbone()
+    for path in (OUT, BIAS):
+        backbone.weights[path].zero_()
+    of = training(backbone, FineTuneRequest(what="whole UNet", prior="none"))
+    rates = of.way.learning_rates(of.recipe)
+    others = sorted(rates[f"unet/{path}"] for path in (Q, K, V))
+    assert rates[f"unet/{OUT}"] == rates[f"unet/{BIAS}"] == others[1] > 0
+    end = run(of, tmp_path)
+    assert end.step == 13 and all(end.parameters[f"unet/{path}"].any() for path in (OUT, BIAS))
 
 
 def test_each_way_learns_the_images_better_than_the_one_with_less_to_learn(tmp_path: Path):

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from statistics import median
 from typing import Literal
 
 import torch
@@ -76,8 +77,7 @@ class FineTune:
     def divergence(self, parameters: Parameters) -> tuple[float, str]:
         """Of the weights' changes, or of the words where these are nearer to it."""
         shares = [
-            weight.change(parameters, UNET + path).delta.detach().square().mean().sqrt().item()
-            / max(weight.typical, 1e-8)
+            weight.change(parameters, UNET + path).delta.detach().square().mean().sqrt().item() / weight.typical
             for path, weight in self.weights.items()
             if len(weight.shape) > 1
         ]
@@ -110,10 +110,7 @@ def parametrised(backbone: Backbone, what: What, rank: int) -> dict[str, Paramet
             f'"rank" is {rank}, but the whole UNet is learnt in full; only 0 is allowed, or choose LoRA on attention.'
         )
     found: dict[str, Parametrisation] = {}
-    for path in backbone.weights_of(KINDS[what]):
-        weight = backbone.weight(path)
-        typical = weight.detach().float().square().mean().sqrt().item()
-        shape = tuple(weight.shape)
+    for path, (shape, typical) in _sizes(backbone, backbone.weights_of(KINDS[what])).items():
         if rank > min(shape):
             raise ValueError(
                 f'"rank" is {rank}, but the smallest matrix that is learnt is {shape[0]} x {shape[1]}; 0 (full) to {min(shape)} '
@@ -121,3 +118,19 @@ def parametrised(backbone: Backbone, what: What, rank: int) -> dict[str, Paramet
             )
         found[path] = LowRank(shape, typical, rank) if rank else FullChange(shape, typical)
     return found
+
+
+def _sizes(backbone: Backbone, paths: Sequence[str]) -> dict[str, tuple[tuple[int, ...], float]]:
+    """Shapes and root mean squares; a weight that is all zero, which has no size of its own to move by, gets the median of the others
+    with as many axes, biases among biases and matrices among matrices."""
+    weights = {path: backbone.weight(path).detach() for path in paths}
+    sizes = {path: weight.float().square().mean().sqrt().item() for path, weight in weights.items()}
+    some = {
+        weight.ndim: [sizes[p] for p, w in weights.items() if sizes[p] and w.ndim == weight.ndim]
+        for weight in weights.values()
+    }
+    any_size = [size for size in sizes.values() if size] or [1.0]
+    return {
+        path: (tuple(weight.shape), sizes[path] or median(some[weight.ndim] or any_size))
+        for path, weight in weights.items()
+    }

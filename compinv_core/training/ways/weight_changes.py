@@ -11,7 +11,7 @@ from ..checkpoint import Parameters
 
 @dataclass(frozen=True)
 class FullChange:
-    """w + d, with d zero at first. `typical` is the weight's own root mean square, the unit of the learning rate."""
+    """w + d, with d zero at first. `typical` is the weight's root mean square, the unit of the learning rate."""
 
     shape: tuple[int, ...]
     typical: float
