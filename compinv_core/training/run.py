@@ -119,6 +119,7 @@ class TrainingRun(ABC):
         Raises:
             MemoryError: one sentence on what to lower.
         """
+        session = None
         try:
             with torch.inference_mode():
                 material = self.material()
@@ -127,9 +128,15 @@ class TrainingRun(ABC):
                 session = _Session(self, material.clone(), path, workers=workers or Workers(), ready=ready)
                 return session.train(interrupted, on_report)
         except self.backbone.out_of_memory as error:
+            if session is None:
+                when = "while its images and prompts were encoded, before the first step"
+            elif session.plan.on_out_of_memory() is None:
+                when = "with gradient checkpointing and micro-batches of 1"
+            else:
+                when = "in an evaluation or a preview"
             raise MemoryError(
-                f'Training "{self.placeholders}" ran out of memory with gradient checkpointing and micro-batches of 1. Lower the '
-                "resolution or free memory: with the same settings it resumes where it was."
+                f'Training "{self.placeholders}" ran out of memory {when}. Lower the resolution or free memory: with the same settings '
+                "it resumes where it was."
             ) from error
 
     def forget(self, runs: Path) -> None:

@@ -69,15 +69,18 @@ def test_out_of_memory_says_what_to_lower_and_the_run_goes_on(tmp_path: Path):
     assert same(run(training(), tmp_path), undisturbed)
 
 
-def test_memory_that_runs_out_before_the_first_step_says_the_same(tmp_path: Path):
-    backbone = FakeBackbone()
+def test_out_of_memory_says_what_ran_out(tmp_path: Path):
+    """Before the first step, and beside the steps, gradient checkpointing was not tried."""
 
-    def full(images: torch.Tensor) -> torch.Tensor:
+    def full(*_: object) -> torch.Tensor:
         raise OutOfMemory
 
+    backbone = FakeBackbone()
     backbone.encode_images = full
-    with pytest.raises(MemoryError, match='Training "mine" ran out of memory'):
+    with pytest.raises(MemoryError, match="memory while its images and prompts were encoded, before the first step"):
         run(training(backbone), tmp_path)
+    with pytest.raises(MemoryError, match="memory in an evaluation or a preview"):
+        training().run(tmp_path, lambda: False, full)
 
 
 def test_little_free_memory_is_planned_for(tmp_path: Path, caplog: Any):
