@@ -217,13 +217,13 @@ class FakeBackbone:
 
     @contextmanager
     def measuring_saved_activations(self) -> Generator[Callable[[], int]]:
-        saved: dict[int, int] = {}
+        saved: dict[int, torch.UntypedStorage] = {}  # itself, or another could be made at the same address
 
         def count(tensor: Tensor) -> None:
-            saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
 
         with saved_tensors_hooks(count, lambda _: torch.empty(0)):
-            yield lambda: sum(saved.values())
+            yield lambda: sum(storage.nbytes() for storage in saved.values())
 
     def free_memory(self) -> float:
         return self.free
