@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,6 +24,8 @@ class Surroundings:
         on_new_plan: called when memory ran out, with the plan to go on with.
         interrupted: asked after every step; True ends the run there.
         on_report: called every REPORT_STEPS steps and after the last one. What it is shown is sound.
+        on_stop: called with the last state where a cancel or want of memory ends the run with an error, as within an evaluation or a
+            report.
         cancelled: what the model raises in the middle of a step to end the run; it ends as if that step had not begun.
         out_of_memory: what the device raises.
     """
@@ -32,6 +34,7 @@ class Surroundings:
     on_new_plan: Callable[[MemoryPlan], None] = lambda plan: None
     interrupted: Callable[[], bool] = lambda: False
     on_report: Callable[[Progress], None] = lambda progress: None
+    on_stop: Callable[[Checkpoint], None] = lambda checkpoint: None
     cancelled: tuple[type[Exception], ...] = ()
     out_of_memory: tuple[type[BaseException], ...] = ()
 
@@ -68,7 +71,18 @@ def train(task: Task, around: Surroundings, parameters: Parameters, resume: Chec
         FloatingPointError: training diverged; no report shows such a state.
     """
     state = TrainingState(task, around, parameters, resume)
+    try:
+        _learn(task, around, state)
+    except (*around.cancelled, *around.out_of_memory):
+        around.on_stop(state.checkpoint)
+        raise
+    return state.checkpoint
+
+
+def _learn(task: Task, around: Surroundings, state: "TrainingState") -> None:
     finished = state.step == task.recipe.steps
+    if state.step and (finished or state.to_evaluate):  # a report was cancelled
+        around.on_report(state.evaluated())
     while not finished:
         drawn = state.draw()
         try:
@@ -81,7 +95,6 @@ def train(task: Task, around: Surroundings, parameters: Parameters, resume: Chec
             finished = state.step == task.recipe.steps or around.interrupted()
         if state.losses and (finished or state.step % REPORT_STEPS == 0):
             around.on_report(state.report())
-    return state.checkpoint
 
 
 def as_leaves(values: Parameters, device: torch.device, moving: set[str]) -> Parameters:
@@ -157,26 +170,36 @@ class TrainingState:
                 f"Training diverged before step {self.step} (loss {met[-1, :3].sum().item():.4g}, {described}). Lower the learning "
                 "rate or load the model in float32."
             )
-        now = copied(self.parameters)
-        best, best_loss, evaluation = self.checkpoint.best, self.checkpoint.best_loss, None
-        if self.task.recipe.evaluates(self.step):
-            evaluation, loss = self.task.evaluate(self.parameters, self.plan.micro_batch)
-            if loss < best_loss:
-                best, best_loss = self.task.way.remembered(now), loss
         objective, anchor, prior, reconstruction = (column.mean().item() for column in met.T)
-        told = Losses(self.step, reconstruction, anchor, evaluation=evaluation, prior=prior, objective=objective)
-        self.checkpoint = Checkpoint(
+        told = Losses(self.step, reconstruction, anchor, evaluation=None, prior=prior, objective=objective)
+        self.checkpoint = replace(
+            self.checkpoint,
             step=self.step,
-            parameters=now,
-            best=best,
-            best_loss=best_loss,
-            initial_loss=self.checkpoint.initial_loss,
+            parameters=copied(self.parameters),
             optimizer=self.optimizer.state_dict(),
             random=self.generator.get_state(),
             micro_batch=self.plan.micro_batch,
             history=(*self.checkpoint.history, told),
             loss_scale=self.loss_scale.item(),
         )
+        return self.evaluated()
+
+    @property
+    def to_evaluate(self) -> bool:
+        """Whether the last report lacks its evaluation."""
+        told = self.checkpoint.history[-1]
+        return told.evaluation is None and self.task.recipe.evaluates(told.step)
+
+    def evaluated(self) -> Progress:
+        """The last report, with its evaluation."""
+        *earlier, told = self.checkpoint.history
+        if self.to_evaluate:
+            evaluation, loss = self.task.evaluate(self.parameters, self.plan.micro_batch)
+            told = replace(told, evaluation=evaluation)
+            self.checkpoint = replace(self.checkpoint, history=(*earlier, told))
+            if loss < self.checkpoint.best_loss:
+                best = self.task.way.remembered(self.checkpoint.parameters)
+                self.checkpoint = replace(self.checkpoint, best=best, best_loss=loss)
         return Progress(**vars(told), checkpoint=self.checkpoint)
 
     def _beginning(self) -> Checkpoint:

@@ -233,6 +233,7 @@ class _Session:
             on_new_plan=self._make_ready,
             interrupted=interrupted,
             on_report=report,
+            on_stop=self._on_stop,
             cancelled=self.backbone.cancelled,
             out_of_memory=self.backbone.out_of_memory,
         )
@@ -294,6 +295,11 @@ class _Session:
         on_report(progress)
         if more:
             self._make_ready(self.plan)
+
+    def _on_stop(self, checkpoint: Checkpoint) -> None:
+        if checkpoint.step:
+            self.run.reached = checkpoint
+            self._save(checkpoint, at_once=True)
 
     def _save(self, checkpoint: Checkpoint, at_once: bool = False) -> None:
         try:

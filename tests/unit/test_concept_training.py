@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from compositional_inversion.compinv_core.training.checkpoint import Progress
 from compositional_inversion.compinv_core.training.concept_training import ConceptTraining
 from compositional_inversion.compinv_core.training.loop import as_leaves
 from compositional_inversion.compinv_core.training.recipe import (
     Recipe,
 )
 from compositional_inversion.compinv_core.training.request import FineTuneRequest
-from compositional_inversion.compinv_core.training.task import Drawn
+from compositional_inversion.compinv_core.training.task import Drawn, Task
 from fake_backbone import BIAS, OUT, Cancelled, FakeBackbone, K, Q, V
 from fake_training import ANCHORS, SIDE, WAYS, both, pictures, request, run, same, task_of, training
 
@@ -91,6 +92,42 @@ def test_a_cancel_within_a_step_keeps_the_last_whole_one_and_goes_on_to_the_same
         assert len(list(folder.glob("embeddings/mine-unfinished-*.safetensors"))) == (step > 1)
         assert len(list(folder.glob("loras/mine-unfinished-*.safetensors"))) == (step > 1 and way != "word")
         assert same(run(training(fine_tune=WAYS[way]), folder), undisturbed)
+
+
+@pytest.mark.parametrize("way", ["word", "whole UNet"])
+@pytest.mark.parametrize("step", [10, 20, 23])  # 23 is the last
+def test_a_cancel_within_an_evaluation_or_a_preview_loses_no_step(
+    step: int, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def again() -> ConceptTraining:
+        return training(fine_tune=WAYS[way], recipe=Recipe(steps=23, batch=3))
+
+    undisturbed, evaluate = run(again(), tmp_path / "undisturbed"), Task.evaluate
+    assert [p.step for p in undisturbed.history if p.evaluation is not None] == [10, 20, 23]
+
+    def cancelled_preview(progress: Progress) -> None:
+        if progress.step == step:
+            raise Cancelled
+
+    def cancelled_evaluation(self: Task, *inputs: Any) -> Any:
+        if len(evaluations) == [10, 20, 23].index(step) + 1:  # after the start's
+            raise Cancelled
+        evaluations.append(None)
+        return evaluate(self, *inputs)
+
+    evaluations = list[None]()
+    for within in ("evaluation", "preview"):
+        of, folder = again(), tmp_path / within
+        with monkeypatch.context() as patched, pytest.raises(Cancelled):
+            if within == "evaluation":
+                patched.setattr(Task, "evaluate", cancelled_evaluation)
+            of.run(folder, lambda: False, cancelled_preview)
+        assert of.keep(folder / "embeddings", folder / "loras").startswith(f"after step {step};")
+        seen: list[Progress] = []
+        end = run(again(), folder, reports=seen)
+        assert same(end, undisturbed) and end.history == undisturbed.history
+        assert seen[-1].step == 23 and seen[-1].evaluation is not None  # of which a node shows a preview
+        assert seen[0].step == (step if within == "evaluation" or step == 23 else min(step + 10, 23))
 
 
 def test_what_is_forgotten_begins_anew(tmp_path: Path):
