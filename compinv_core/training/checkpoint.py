@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -127,8 +127,32 @@ class RunFile:
         except Exception as error:  # whatever a damaged file, or one of another version, makes torch and us raise
             log.warning("The unfinished run in %s cannot be read, so training starts anew: %s.", self.path, error)
             return None
-        # The same model on the same machine says the same but for the order of its sums; another says something else.
-        probe = self.probe.cpu()
-        if known.shape != probe.shape or not torch.allclose(known, probe, rtol=1e-2, atol=1e-2):
-            return None
-        return checkpoint
+        return checkpoint if _same_model(known, self.probe) else None
+
+
+def kept(path: Path, probe: Tensor, make: Callable[[], Tensor]) -> Tensor:
+    """A tensor that takes long to make: that in the file, where it is of the same model, else one that is made now and kept there.
+
+    Args:
+        probe: see `RunFile`.
+    """
+    try:
+        state = cast("dict[str, Tensor]", torch.load(path, map_location="cpu", weights_only=True))
+        if _same_model(state["probe"], probe):
+            return state["made"]
+    except FileNotFoundError:
+        pass
+    except Exception as error:  # see `RunFile.load`
+        log.warning("%s cannot be read and is made anew: %s.", path, error)
+    made = make()
+    try:
+        with whole_file(path) as new:
+            torch.save({"probe": probe.cpu(), "made": made.cpu()}, new)
+    except OSError as error:  # a full disk must not end the run
+        log.warning("%s cannot be kept: %s.", path, error)
+    return made
+
+
+def _same_model(known: Tensor, probe: Tensor) -> bool:
+    """The same model on the same machine says the same but for the order of its sums; another says something else."""
+    return known.shape == probe.shape and torch.allclose(known, probe.cpu(), rtol=1e-2, atol=1e-2)

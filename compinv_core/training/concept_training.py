@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from ..backbone import Backbone, Vectors
 from ..concept import check_family
-from .checkpoint import Parameters
+from .checkpoint import Parameters, kept
 from .examples import Examples, examples_of, in_latent_cells, notices_of, together, word_of
 from .foreground import find_foreground
 from .images import training_images
@@ -84,9 +85,9 @@ class ConceptTraining(TrainingRun):
         """What the first concept is previewed beside."""
         return self.previewer.companion
 
-    def material(self) -> Material:
+    def material(self, file: Path | None = None) -> Material:
         latents = [self.backbone.encode_images(examples.images[..., :3]) for examples in self.examples]
-        class_data = self._class_data()
+        class_data = self._class_data(file)
         if self.prior.needs_base_loss or class_data is not None or self.recipe.anchor_loss == "text features":
             self.of_words.encode_ordinary([0])
         self.backbone.load()
@@ -153,26 +154,42 @@ class ConceptTraining(TrainingRun):
         self.foregrounds[number] = found[: examples.count, 0].cpu()
         return found if masks is None else found * masks
 
-    def _class_data(self) -> TrainingData | None:
+    def _class_data(self, file: Path | None) -> TrainingData | None:
         """Images of each class, given or drawn by the model, with the prompts that its training has."""
         if self.fine_tune is None or not self.prior.weight:
             return None
-        given, latents, tables = self.fine_tune.prior_images, list[Tensor](), list[Tensor]()
-        for request, examples in zip(self.requests, self.examples, strict=True):
-            if given is not None:
-                images = training_images(given, request.resolution)
-                latents.append(self.backbone.encode_images(images))
-            else:
-                latents.append(self._drawn(request, examples))
-            tables.append(torch.arange(len(examples.prompts)).expand(len(latents[-1]), -1))
-        return TrainingData(torch.cat(latents), together(tables))
+        given = self.fine_tune.prior_images
+        if given is not None:
+            latents = self.backbone.encode_images(training_images(given, self.requests[0].resolution))
+        elif file is None:
+            latents = self._drawn()
+        else:
+            latents = kept(file, self._answer(), self._drawn).to(self.backbone.device)
+        each = len(latents) // len(self.requests)
+        tables = [torch.arange(len(examples.prompts)).expand(each, -1) for examples in self.examples]
+        return TrainingData(latents, together(tables))
 
-    def _drawn(self, request: Request, examples: Examples) -> Tensor:
-        """Latents of the class that the model draws itself."""
+    def _class_noise(self) -> Tensor:
         assert self.fine_tune is not None
-        count, side = self.fine_tune.prior_count, request.resolution // self.backbone.family.stride
-        generator = torch.Generator().manual_seed(self.recipe.seed)
-        noise = torch.randn(count, self.backbone.family.channels, side, side, generator=generator)
+        side = self.requests[0].resolution // self.backbone.family.stride
+        shape = (self.fine_tune.prior_count, self.backbone.family.channels, side, side)
+        return torch.randn(shape, generator=torch.Generator().manual_seed(self.recipe.seed))
+
+    def _answer(self) -> Tensor:
+        """What the model predicts for the first class image's noise, by which those that were drawn before are known as its own."""
+        prompt = self.backbone.encode_text(self.examples[0].ordinary[0])
+        self.backbone.load()
+        noise, middle = self._class_noise()[:1], torch.tensor([len(self.backbone.schedule.alphas_cumprod) // 2])
+        device = self.backbone.device
+        return self.backbone.predict(noise.to(device), middle.to(device), prompt.to(device)).float()
+
+    def _drawn(self) -> Tensor:
+        """Latents of each class that the model draws itself."""
+        return torch.cat([self._drawn_of(examples) for examples in self.examples])
+
+    def _drawn_of(self, examples: Examples) -> Tensor:
+        noise = self._class_noise()
+        count = len(noise)  # the same for each class
         texts = [examples.ordinary[i % len(examples.ordinary)] for i in range(count)]
         found: list[Tensor] = []
         for start in range(0, count, CLASS_BATCH):

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -110,7 +111,7 @@ class Repair(TrainingRun):
             taught = [(prompt, request.name) for prompt in _prompts(request.name, word)]
             self.taught = backbone.prepare(taught, {request.name: old.count})
 
-    def material(self) -> Material:
+    def material(self, file: Path | None = None) -> Material:
         latents = self._rendered()
         masks = find_foreground(self.backbone, latents, self.class_word, self.recipe.seed)
         prompts = torch.arange(len(OBJECT_TEMPLATES)).expand(len(latents), -1)

@@ -28,6 +28,7 @@ from .ways import Way
 from .ways.textual_inversion import TextualInversion, Word
 
 log = logging.getLogger(__name__)
+MATERIAL = ".material"  # of the file beside a run's own
 BYTES_PER_NUMBER = 16  # float32: what is learnt, its gradient, AdamW's two moments
 
 
@@ -62,8 +63,12 @@ class TrainingRun(ABC):
         self.prior = prior or NoPrior()
 
     @abstractmethod
-    def material(self) -> Material:
-        """Called when the run begins, in inference mode; what is made is on the model's device."""
+    def material(self, file: Path | None = None) -> Material:
+        """Called when the run begins, in inference mode; what is made is on the model's device.
+
+        Args:
+            file: where what takes long to make is kept for a run that goes on; None keeps nothing.
+        """
 
     @abstractmethod
     def identity(self) -> tuple[object, list[Tensor]]:
@@ -121,10 +126,11 @@ class TrainingRun(ABC):
         """
         session = None
         try:
+            with torch.inference_mode(False):  # what a name is made of takes part in a backward later
+                path, first = runs / f"{self.name}.pt", workers is None or workers.rank == 0
             with torch.inference_mode():
-                material = self.material()
+                material = self.material(path.with_suffix(MATERIAL) if first else None)
             with torch.inference_mode(False), torch.enable_grad(), ExitStack() as ready:
-                path = runs / f"{self.name}.pt"
                 session = _Session(self, material.clone(), path, workers=workers or Workers(), ready=ready)
                 return session.train(interrupted, on_report)
         except self.backbone.out_of_memory as error:
@@ -141,7 +147,8 @@ class TrainingRun(ABC):
 
     def forget(self, runs: Path) -> None:
         """Give up the run in this folder: what it learnt is safe now."""
-        remove(runs / f"{self.name}.pt")
+        for suffix in (".pt", MATERIAL):
+            remove((runs / f"{self.name}.pt").with_suffix(suffix))
 
     def keep(self, embeddings: Path, adapters: Path) -> str:
         """Write what a run has learnt that did not end well into folders, beside that of earlier ones.

@@ -263,6 +263,29 @@ def test_cancelling_keeps_the_embedding_and_the_adapter(
     assert not list((own_folders / "user" / "compositional_inversion" / "runs").iterdir())
 
 
+def test_class_images_are_not_drawn_again_after_a_cancel(
+    pack: Any, microworld: Any, images: list[Tensor], own_folders: Path, monkeypatch: pytest.MonkeyPatch
+):
+    import comfy.model_management as management
+
+    drawn: list[str] = []
+    monkeypatch.setattr(node_module(pack, "CompInvTrainModel"), "say", lambda _, text: drawn.append(text))
+
+    def begin() -> tuple[Any, int]:
+        drawn.clear()
+        learnt = fine_tune(pack, microworld, images, prior="class images", prior_count=2, placeholder="kept")[1]
+        return learnt, sum("sampling images" in text for text in drawn)
+
+    undisturbed, count = begin()
+    assert count == 1
+    with monkeypatch.context() as patched, pytest.raises(management.InterruptProcessingException):
+        after_steps(patched, 2, management.interrupt_current_processing)
+        begin()
+    again, count = begin()
+    assert count == 0 and all(torch.equal(again[key], tensor) for key, tensor in undisturbed.items())
+    assert not list((own_folders / "user" / "compositional_inversion" / "runs").iterdir())
+
+
 def test_an_adapter_is_the_nodes_model(pack: Any, microworld: Any, images: list[Tensor]):
     import comfy.sd
 

@@ -6,14 +6,15 @@ from typing import Any
 
 import pytest
 import torch
+from compositional_inversion.compinv_core.training.checkpoint import Checkpoint
 from compositional_inversion.compinv_core.training.concept_training import ConceptTraining
 from compositional_inversion.compinv_core.training.priors import DCO_BETA, ClassImages, DirectConsistency, NoPrior
 from compositional_inversion.compinv_core.training.recipe import (
     Recipe,
 )
 from compositional_inversion.compinv_core.training.request import FineTuneRequest
-from fake_backbone import FakeBackbone
-from fake_training import gradients_of, pictures, request, run, task_of, training
+from fake_backbone import OUT, FakeBackbone
+from fake_training import gradients_of, pictures, request, run, same, task_of, training
 
 
 def slope(losses: list[float], base: list[float]) -> list[float]:
@@ -50,6 +51,29 @@ def test_class_images_are_the_users_or_drawn_by_the_model():
     assert users is not None and torch.equal(users.latents, FakeBackbone().encode_images(given[0]))
     for prior in ("none", "DCO"):
         assert training(fine_tune=FineTuneRequest(prior=prior)).material().class_data is None
+
+
+def test_class_images_are_drawn_once_for_a_run_that_is_stopped_and_goes_on(tmp_path: Path):
+    def stopped(after: int, folder: Path) -> tuple[ConceptTraining, Checkpoint, int]:
+        fine_tune, drawn = FineTuneRequest(prior="class images", prior_count=5), list[int]()
+        requests = [request(name="one"), request(name="two", class_word="dog")]
+        of = ConceptTraining(backbone, requests, Recipe(steps=13, batch=3), fine_tune, on_drawing=drawn.append)
+        return of, run(of, folder, stop_after=after), len(drawn)
+
+    backbone = FakeBackbone()
+    _, undisturbed, _ = stopped(0, tmp_path / "undisturbed")
+    assert stopped(4, tmp_path / "runs")[2] == 4  # of each class four images, then one
+    of, end, drawn = stopped(0, tmp_path / "runs")
+    assert drawn == 0 and same(end, undisturbed)
+    of.forget(tmp_path / "runs")
+    assert not list((tmp_path / "runs").iterdir())
+
+    stopped(4, tmp_path / "runs")
+    backbone.weights[OUT] *= 2  # as a LoRA does, of which a model's fingerprint says nothing
+    assert stopped(4, tmp_path / "runs")[2] == 4
+    (file,) = (tmp_path / "runs").glob("*.material")
+    file.write_bytes(b"half a file")
+    assert stopped(4, tmp_path / "runs")[2] == 4
 
 
 def test_class_images_of_two_concepts_come_with_their_own_class_word():
