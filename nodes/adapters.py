@@ -1,5 +1,6 @@
 """Save, Merge and Load Concept Adapters: a learnt change of the model as a LoRA file that stock Load LoRA loads."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ class CompInvSaveAdapter(io.ComfyNode):
             display_name="Save Concept Adapter",
             category=CATEGORY,
             description="Saves a concept's embedding in the embeddings folder and its adapter, under the same name, in the loras folder; stock "
-            "Load LoRA loads it.",
+            "Load LoRA loads it. Of an adapter of two concepts, both embeddings.",
             is_output_node=True,
             inputs=[
                 ConceptType.Input("concept", tooltip="From Compositional Fine-Tune."),
@@ -53,6 +54,11 @@ class CompInvSaveAdapter(io.ComfyNode):
                     options=[REFUSE, REPLACE, NUMBER],
                     tooltip="What to do when one of the files exists already.",
                 ),
+                ConceptType.Input(
+                    "second",
+                    optional=True,
+                    tooltip="The second concept of the adapter, saved under its own placeholder. Unconnected: there is none.",
+                ),
             ],
             outputs=[
                 ConceptType.Output("SAVED", display_name="concept", tooltip="The concept, under the name of its file."),
@@ -60,41 +66,59 @@ class CompInvSaveAdapter(io.ComfyNode):
                 io.String.Output(
                     "SUMMARY",
                     display_name="summary",
-                    tooltip="Both files, the adapter's size, and what of the change is lost.",
+                    tooltip="The files, the adapter's size, and what of the change is lost.",
                 ),
             ],
         )
 
     @classmethod
     def execute(
-        cls, concept: Concept, adapter: dict[str, Any], name: str, rank: int, dtype: str, if_it_exists: str
+        cls,
+        concept: Concept,
+        adapter: dict[str, Any],
+        name: str,
+        rank: int,
+        dtype: str,
+        if_it_exists: str,
+        second: Concept | None = None,
     ) -> io.NodeOutput:
-        name = name.strip() or concept.name
-        check_name(name)
-        change, names = adapter_of_any(adapter)
+        concepts = [replace(concept, name=name.strip() or concept.name), *([second] if second is not None else [])]
+        names = [one.name for one in concepts]
+        for own in names:
+            check_name(own)
+        if len({own.lower() for own in names}) < len(names):
+            raise ValueError(f'Both concepts would be saved as "{names[0]}"; choose another name for the first.')
+        change, weights = adapter_of_any(adapter)
         lost = 0.0
         if rank:
             change, lost = change.reduced(rank)
         embeddings, loras = (Path(folder_paths.get_folder_paths(kind)[0]) for kind in ("embeddings", "loras"))
-        chosen, number = name, 1
+        chosen, number = names, 1
+
+        def files() -> list[Path]:
+            return [loras / f"{chosen[0]}.safetensors", *(embeddings / f"{own}.safetensors" for own in chosen)]
 
         def taken() -> list[Path]:
-            return [f for f in (embeddings / f"{chosen}.safetensors", loras / f"{chosen}.safetensors") if f.exists()]
+            return [file for file in files() if file.exists()]
 
         while if_it_exists == NUMBER and taken():
             number += 1
-            chosen = f"{name}-{number}"
+            chosen = [f"{own}-{number}" for own in names]
         if if_it_exists == REFUSE and taken():
             raise FileExistsError(f'"{taken()[0]}" exists already; choose another name, or to replace it.')
-        saved = Concept(chosen, concept.vectors, concept.class_word, concept.provenance)
-        embedding, file = (folder / f"{chosen}.safetensors" for folder in (embeddings, loras))
-        metadata = {**concept.provenance, "concept": chosen, "class_word": concept.class_word}
-        write_tensors((change.to_lora(names, DTYPES[dtype]), file, metadata), file_of(saved, embedding))
+        saved = [replace(one, name=own) for one, own in zip(concepts, chosen, strict=True)]
+        file, *places = files()
+        metadata = {**concept.provenance, "concept": " and ".join(chosen), "class_word": concept.class_word}
+        write_tensors(
+            (change.to_lora(weights, DTYPES[dtype]), file, metadata),
+            *(file_of(one, place) for one, place in zip(saved, places, strict=True)),
+        )
+        told = "\n".join(str(place) for place in places)
         summary = (
-            f"{embedding}\n{file} ({file.stat().st_size / 1e6:.1f} MB, {change.numbers / 1e6:.2f} M "
+            f"{told}\n{file} ({file.stat().st_size / 1e6:.1f} MB, {change.numbers / 1e6:.2f} M "
             f"parameters{f'; reducing it to rank {rank} loses {lost:.1%} of the change' if rank else ''})"
         )
-        return io.NodeOutput(saved, f"embedding:{chosen}", summary)
+        return io.NodeOutput(saved[0], f"embedding:{chosen[0]}", summary)
 
 
 class CompInvMergeAdapters(io.ComfyNode):

@@ -194,7 +194,7 @@ def test_files_that_exist_are_not_written_over(pack: Any, loras: Path, own_folde
         settings = {"name": "", "rank": 0, "dtype": "float32", "if_it_exists": how, **changes}
         return pack.run("CompInvSaveAdapter", concept=concept, adapter=lora, **settings)
 
-    refuse, replace, number = pack.nodes["CompInvSaveAdapter"].define_schema().inputs[-1].options
+    refuse, replace, number = pack.nodes["CompInvSaveAdapter"].define_schema().inputs[5].options
     assert save(refuse)[1] == "embedding:mine"
     before = (loras / "mine.safetensors").read_bytes()
     (own_folders / "embeddings" / "mine.safetensors").unlink()  # the adapter alone is there
@@ -251,6 +251,36 @@ def test_a_full_disk_leaves_both_files_as_they_were(
     save(3.0)
     assert load_file(files[1])["lora_unet_mid.diff"].unique().tolist() == [3]
     assert sum(1 for file in files for _ in file.parent.iterdir()) == 2
+
+
+def test_both_concepts_of_an_adapter_are_saved_with_it(pack: Any, loras: Path, own_folders: Path):
+    from compositional_inversion.compinv_core.concept import Concept, read_concept
+
+    embeddings = own_folders / "embeddings"
+    first, second = (
+        Concept(name, {"clip_l": torch.full((1, 48), size)}, "cat") for name, size in (("one", 1.0), ("two", 2.0))
+    )
+
+    def save(how: str, name: str = "") -> tuple[Any, ...]:
+        settings = {"name": name, "rank": 0, "dtype": "float32", "if_it_exists": how}
+        adapter = {"lora_unet_mid.diff": torch.ones(2, 3)}
+        return pack.run("CompInvSaveAdapter", concept=first, adapter=adapter, second=second, **settings)
+
+    def files() -> list[set[str]]:
+        return [{file.stem for file in folder.iterdir()} for folder in (embeddings, loras)]
+
+    summary = save("refuse")[2]
+    assert files() == [{"one", "two"}, {"one"}]
+    assert all(
+        str(folder / name) in summary for folder, name in ((embeddings, "one"), (embeddings, "two"), (loras, "one"))
+    )
+    assert read_concept(embeddings / "two.safetensors").vectors["clip_l"].unique().tolist() == [2]
+    with pytest.raises(FileExistsError, match=r'embeddings.two\.safetensors" exists already'):
+        save("refuse", "other")
+    assert save("add a number", "other")[1] == "embedding:other-2"  # one number for all
+    assert files() == [{"one", "two", "other-2", "two-2"}, {"one", "other-2"}]
+    with pytest.raises(ValueError, match='Both concepts would be saved as "Two"'):
+        save("replace it", "Two")
 
 
 K, CONV = "middle_block.1.transformer_blocks.0.attn2.to_k", "input_blocks.0.0"
