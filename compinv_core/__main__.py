@@ -24,8 +24,8 @@ def main() -> int:
             print(*failures, sep="\n", end="\n" if failures else "", file=sys.stderr)
             return 1 if failures else 0
         else:
-            numbers = {name: value for name in NUMBERS if (value := getattr(asked, name)) is not None}
-            train_layouts(asked.checkpoint, numbers)
+            settings = {name: value for name in SETTINGS if (value := getattr(asked, name)) is not None}
+            train_layouts(asked.checkpoint, settings)
     except (ConfigError, ValueError, FloatingPointError, MemoryError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
@@ -35,7 +35,7 @@ def main() -> int:
     return 0
 
 
-NUMBERS = {"prompts": int, "resolution": int, "steps": int, "cfg": float, "seed": int}
+SETTINGS = {"prompts": int, "resolution": int, "steps": int, "cfg": float, "seed": int}
 """Of the layout predictor's training, with the node's defaults."""
 
 
@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     words.add_argument("config", type=Path, help="a file of settings, see README.md")
     layouts = commands.add_parser("layouts", help="learn where a base model puts things, for Spatial Layout Recover")
     layouts.add_argument("--checkpoint", required=True, help="a name in models/checkpoints, or a path")
-    for name, kind in NUMBERS.items():
+    for name, kind in SETTINGS.items():
         layouts.add_argument(f"--{name}", type=kind, help="as on the node Train Layout Predictor")
     return parser
 

@@ -1,4 +1,4 @@
-"""Semantic inversion: ordinary words that pull the learnt word to where ordinary words are."""
+"""Semantic inversion: ordinary words that regularise an embedding, so that it stays among the embeddings of ordinary words."""
 
 from dataclasses import dataclass
 
@@ -22,7 +22,7 @@ _PHRASES = {
 COCO_CATEGORIES = tuple(name for part in COCO for name in ([part] if part in _PHRASES else part.split()))
 
 # What a word's nearest neighbours differ by in the reconstruction loss, roughly: one spread from the target weighs this much,
-# so that equal weights of both losses are a fair fight. By estimate the reference's .95 and .05 on SD 1.x come to .1 and .9
+# so that equal weights of both losses balance. By estimate the reference's .95 and .05 on SD 1.x come to .1 and .9
 # here, for its loss is a mean over 77 positions, nearly all of them 0.
 ON_PAR = 1e-3
 # The same for text features, of whose angle to the class word's the loss is 1 - cosine.
@@ -31,13 +31,13 @@ TEXT_ON_PAR = 1e-1
 
 @dataclass(frozen=True)
 class AnchorSet:
-    """Words that pull, and how strongly.
+    """Ordinary words that regularise an embedding, with their weights.
 
     Attributes:
         class_word: the word that the concept is a kind of.
         words: the anchors, single words or phrases of words.
         weights: one for each, non-negative, summing to 1.
-        learnt: whether the weights are where a search begins that goes on while the word is learnt.
+        learnt: whether the weights are initial values, learnt together with the embedding.
     """
 
     class_word: str
@@ -85,15 +85,15 @@ def sparsemax(scores: Tensor) -> Tensor:
 
     Martins & Astudillo (2016), algorithm 1. Weights that lie on the simplex stay as they are.
     """
-    falling = scores.sort(descending=True).values
-    sums = falling.cumsum(0) - 1
+    descending = scores.sort(descending=True).values
+    sums = descending.cumsum(0) - 1
     ranks = torch.arange(1, len(scores) + 1, device=scores.device, dtype=scores.dtype)
-    support = (falling * ranks > sums).sum(0, keepdim=True).clamp_min(1)
+    support = (descending * ranks > sums).sum(0, keepdim=True).clamp_min(1)
     return (scores - sums.gather(0, support - 1) / support).clamp_min(0)
 
 
 def density(weights: Tensor) -> Tensor:
-    """How far weights (A,) on the simplex are from a single anchor: 0 for one, 1 - 1/A when all pull alike."""
+    """How far weights (A,) on the simplex are from a single anchor: 0 for one, 1 - 1/A when all have the same weight."""
     return 1 - weights.square().sum()
 
 

@@ -41,7 +41,7 @@ class Concept:
         for key, vectors in self.vectors.items():
             if vectors.ndim != 2 or not vectors.numel():
                 raise ValueError(
-                    f'The concept "{self.name}" has numbers of shape {tuple(vectors.shape)} for {key}; the shape (vectors, width) '
+                    f'The concept "{self.name}" has vectors of shape {tuple(vectors.shape)} for {key}; the shape (vectors, width) '
                     "with one vector or more is allowed."
                 )
             if not vectors.isfinite().all():
@@ -66,8 +66,8 @@ class Concept:
         family = FAMILIES.get(", ".join(sorted(self.vectors)), "part of SDXL")
         sizes = " and ".join(f"{key} {vectors.shape[1]} wide" for key, vectors in self.vectors.items())
         known = {"class word": self.class_word, **self.provenance}
-        told = "".join(f"; {name} {value}" for name, value in known.items() if value)
-        return f'"{self.name}" is an embedding for {family}: {self.count} vector{"s"[: self.count > 1]}, {sizes}{told}.'
+        described = "".join(f"; {name} {value}" for name, value in known.items() if value)
+        return f'"{self.name}" is an embedding for {family}: {self.count} vector{"s"[: self.count > 1]}, {sizes}{described}.'
 
 
 def check_family(concept: Concept, widths: Mapping[str, int]) -> None:

@@ -9,7 +9,7 @@ GB = 1e9
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Micro-batches and gradient checkpointing, from an estimate or from what an out-of-memory error taught.
+    """Micro-batches and gradient checkpointing, from an estimate or after an out-of-memory error.
 
     Attributes:
         fixed, per_image: bytes of saved activations of a step, and of each image on top.
@@ -27,11 +27,11 @@ class MemoryPlan:
     @classmethod
     def fitting(cls, fixed: float, per_image: float, batch: int, free: float) -> "MemoryPlan":
         """As many images as fit into `free` bytes; where not one does, with gradient checkpointing."""
-        room = max(0.0, free / HEADROOM - fixed)
-        fit = int(room / per_image)
+        available = max(0.0, free / HEADROOM - fixed)
+        fit = int(available / per_image)
         checkpointing = fit == 0
         if checkpointing:
-            fit = int(room / (CHECKPOINTED_SHARE * per_image))
+            fit = int(available / (CHECKPOINTED_SHARE * per_image))
         return cls(fixed, per_image, batch, micro_batch=max(1, min(batch, fit)), checkpointing=checkpointing)
 
     @property

@@ -144,8 +144,8 @@ class CompInvConceptReport(io.ComfyNode):
         if vae is not None:
             (alone, row), (class_alone, class_row) = _decoded(vae, own), _decoded(vae, ordinary)
             if pictures is not None:
-                alike = (likeness(clip_vision, pictures, alone), likeness(clip_vision, pictures, class_alone))
-                report = replace(report, likeness=alike)
+                similarities = (likeness(clip_vision, pictures, alone), likeness(clip_vision, pictures, class_alone))
+                report = replace(report, likeness=similarities)
             rows = {concept.name: [alone[0], *row], class_word: [class_alone[0], *class_row]}
             grid = _grid(rows, ["alone", *(f"and {word}" for word in words)])
         table = _table(report, "" if vae is not None else NO_GRID)

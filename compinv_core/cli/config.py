@@ -36,8 +36,8 @@ class Job:
         masks: a folder with a mask of the same name for each image.
         ignore_background: without masks, whether the model's own attention to the class word takes their place.
         anchors: ordinary words; None is the class word alone, none of them plain textual inversion.
-        learn_weights: whether how strongly each anchor pulls is learnt as well, with few left in the end.
-        growing: whether the anchors pull ever more towards the end.
+        learn_weights: whether the anchors' weights are learnt as well, sparse in the end.
+        growing: whether the anchor weight warms up linearly from 0.
         start_from: an embedding to go on with, a path or a name in the embeddings folder; it says how many vectors there are.
         paper: whether to train as the reference implementation does, whatever else is set but what, the seed, growing, noise_levels,
             rescale, prompts and the rank of a LoRA.
@@ -47,7 +47,7 @@ class Job:
         weights_learning_rate: of the change; in units of the weights' own size.
         prior: "none", "DCO" or "class images": what keeps it from forgetting the class.
         prior_images: a folder of images of the class; "" lets the model draw prior_count of them.
-        prior_weight: of the class images' loss; of DCO, how firmly it holds (10 is the paper's beta).
+        prior_weight: of the class images' loss; of DCO, its strength (10 is the paper's beta).
         anchor_loss: "embedding", or "text features" of whole prompts (ClassDiffusion).
         replace: whether files of the same name that are there already, and of another training, are written over.
     """

@@ -166,27 +166,27 @@ def _learn(training: ConceptTraining, jobs: Sequence[Job], output: Output) -> No
     training.forget(runs)
 
 
-def train_layouts(checkpoint: str, numbers: Mapping[str, Any]) -> None:
+def train_layouts(checkpoint: str, settings: Mapping[str, Any]) -> None:
     """Train the layout predictor of a checkpoint.
 
     Args:
-        numbers: those of `PredictorTraining` that are not to be its defaults.
+        settings: those of `PredictorTraining` that are not to be its defaults.
 
     Raises:
         ConfigError: there is no such checkpoint.
         ValueError: a number out of its limits, or a checkpoint that cannot be used.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
-    wanted = PredictorTraining(**numbers)
+    training = PredictorTraining(**settings)
     model, clip, _ = _load(checkpoint, Path())
 
     def report(number: int, *_: Any) -> None:
         if number % 10 == 0:
-            log.info("prompt %d/%d", number, wanted.prompts)
+            log.info("prompt %d/%d", number, training.prompts)
 
     with torch.inference_mode():
         predictor, file = train_predictor(
-            model, clip, wanted, stop_if_asked=lambda: None, on_recovery=report
+            model, clip, training, stop_if_asked=lambda: None, on_recovery=report
         )  # fmt: skip
     log.info("%s\n%s", predictor.provenance.describe(), file)
 

@@ -160,9 +160,9 @@ def fingerprint_of(model: Any) -> str:
     return digest.hexdigest()[:12]
 
 
-def _over_same_storage(held: Tensor) -> Tensor:
-    view = torch.empty(0, dtype=held.dtype, device=held.device).set_(held)  # pyright: ignore[reportArgumentType]
-    return nn.Parameter(view, requires_grad=False) if isinstance(held, nn.Parameter) else view
+def _over_same_storage(weight: Tensor) -> Tensor:
+    view = torch.empty(0, dtype=weight.dtype, device=weight.device).set_(weight)  # pyright: ignore[reportArgumentType]
+    return nn.Parameter(view, requires_grad=False) if isinstance(weight, nn.Parameter) else view
 
 
 def with_backward(transformer_options: dict[str, Any]) -> dict[str, Any]:

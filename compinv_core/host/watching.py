@@ -24,7 +24,7 @@ def observe(
     steps: int,
     cfg: float,
 ) -> Observed:
-    """Sample prompts, one picture of each, and watch their subjects. A layout that the MODEL is held to is left out.
+    """Sample prompts, one picture of each, and watch their subjects. A layout attached to the MODEL is left out.
 
     Args:
         prompts: B texts, each with its subjects in their order; of all, the subjects' tokens stand in the same places.

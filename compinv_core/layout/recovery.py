@@ -20,7 +20,7 @@ def layout_from_attention(maps: Tensor, phrases: Sequence[str]) -> Layout:
     """Read each subject's place off its attention.
 
     Each map keeps what stands out of its own mean, shared out where subjects compete for a cell. Subjects on the same spot
-    are moved apart. Where a map says too little, the default boxes take over for all.
+    are separated. Where a map says too little, the default boxes take over for all.
 
     Args:
         maps: (S, h, w), how strongly each cell attends to subject s; non-negative.
@@ -35,12 +35,12 @@ def layout_from_attention(maps: Tensor, phrases: Sequence[str]) -> Layout:
         inside = (raw * box.cells(*raw.shape)).sum() / raw.sum().clamp_min(1e-8)
         confidence = ((inside - box.area) / max(1e-6, 1 - box.area)).clamp(0, 1).item()
         regions.append(Region(phrase, box, None, confidence))
-    vague = [region.name for region in regions if region.confidence < MIN_CONFIDENCE]
-    if vague:
-        note = f"attention does not tell where {' and '.join(vague)} would be"
+    uncertain = [region.name for region in regions if region.confidence < MIN_CONFIDENCE]
+    if uncertain:
+        note = f"attention does not tell where {' and '.join(uncertain)} would be"
         return replace(default_layout(phrases), note=note)
     separate, moved = _separate(regions, least)
-    note = f"on one spot, so moved apart: {'; '.join(f'{a} and {b}' for a, b in moved)}" if moved else ""
+    note = f"overlapping, so separated: {'; '.join(f'{a} and {b}' for a, b in moved)}" if moved else ""
     return Layout(tuple(separate), "attention", note)
 
 

@@ -23,7 +23,7 @@ sys.exit(main())
 """
 
 TWO = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-"""Starts two processes, as `accelerate launch` does on two GPUs; on a CPU it starts one, whatever it is told."""
+"""Starts two processes, as `accelerate launch` does on two GPUs; on a CPU it starts one, whatever is asked."""
 
 
 @pytest.fixture
@@ -155,20 +155,20 @@ from comp"""
     assert torch.allclose(words(place)["my-zippy"], undisturbed["my-zippy"], rtol=0, atol=1e-5)
 
 
-def test_a_concept_that_goes_astray_does_not_stop_the_others(
+def test_a_concept_that_diverges_does_not_stop_the_others(
     place: Path, pack: Any, own_folders: Path, monkeypatch: pytest.MonkeyPatch
 ):
     from compositional_inversion.compinv_core.cli.train import train_all
 
     optimizer_step, begun = torch.optim.AdamW.step, list[None]()
 
-    def astray(self: Any) -> None:
+    def diverging(self: Any) -> None:
         begun.append(None)
         optimizer_step(self)
         if len(begun) == 12:
             self.param_groups[0]["params"][0].data.fill_(float("nan"))
 
-    monkeypatch.setattr(torch.optim.AdamW, "step", astray)
+    monkeypatch.setattr(torch.optim.AdamW, "step", diverging)
     (failure,) = train_all(place / "config.toml")
     assert failure.startswith("my-mittens: Training diverged before step 12")
     assert "after step 10" in failure and str(place / "words" / "my-mittens-unfinished-1.safetensors") in failure

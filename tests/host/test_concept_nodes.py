@@ -96,7 +96,7 @@ def test_the_strength_makes_the_vectors_of_every_text_encoder_longer_or_shorter(
         assert torch.allclose(vectors, 0.5 * vocabulary(sdxl, key).vector("cat").expand_as(vectors))
 
 
-def test_the_strength_is_heard_in_a_prompt_and_1_changes_no_bit(pack, microworld, concept):
+def test_the_strength_changes_a_prompts_encoding_and_1_changes_no_bit(pack, microworld, concept):
     import nodes
 
     def encoded(**dial: float) -> torch.Tensor:
@@ -108,7 +108,7 @@ def test_the_strength_is_heard_in_a_prompt_and_1_changes_no_bit(pack, microworld
     assert half > 0 and double > 0
 
 
-def test_shipped_workflows_leave_the_dials_of_apply_concept_alone(pack):
+def test_shipped_workflows_leave_the_settings_of_apply_concept_at_their_defaults(pack):
     import json
 
     from workflow import to_prompt

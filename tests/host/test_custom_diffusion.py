@@ -78,9 +78,9 @@ def test_a_file_of_diffusers_gives_the_model_with_its_weights(
     file = saved_by_diffusers(unet, deltas, loras, queries, safe)
     concept, _, tuned, found, _ = load(pack, model, file)
     expected = predicted(with_weights(family, {names[key]: delta for key, delta in deltas.items()}, 1.0), family)
-    # Weights are told, changes wanted: their difference is rounded once, and once more where it is added.
+    # Weights are given, changes wanted: their difference is rounded once, and once more where it is added.
     assert error(predicted(tuned, family), expected) < 1e-5 < error(predicted(model, family), expected)
-    biases = 4 * queries  # of to_out, which are told although they are not changed
+    biases = 4 * queries  # of to_out, which are given although they are not changed
     assert f"no embedding; {len(deltas) + biases} matrices" in found
     assert "load the others with Load Concept" in concept.message
 
@@ -93,14 +93,14 @@ def test_a_file_of_adobe_gives_its_words_and_the_model_with_its_weights(compress
     model = comfy_model(family, depth=1)
     unet, names = diffusers_unet(family, model, depth=1), diffusers_paths(model)
     deltas, weights = changed_weights(unet), unet.state_dict()
-    told: dict[str, Any] = {name: weights[name] + delta for name, delta in deltas.items()}
+    weights_of_file: dict[str, Any] = {name: weights[name] + delta for name, delta in deltas.items()}
     if compressed:  # as adobe's compress.py writes it
         for name, delta in deltas.items():
             u, s, v = torch.linalg.svd(delta, full_matrices=False)
-            told[name] = {"u": (u @ torch.diag(s))[:, :20].clone(), "v": v[:20].clone()}
-            deltas[name] = told[name]["u"] @ told[name]["v"]
+            weights_of_file[name] = {"u": (u @ torch.diag(s))[:, :20].clone(), "v": v[:20].clone()}
+            deltas[name] = weights_of_file[name]["u"] @ weights_of_file[name]["v"]
     words = {"<new1>": torch.randn(768), "<new2>": torch.randn(768)}
-    torch.save({"unet": told, "modifier_token": words}, loras / "delta.bin")
+    torch.save({"unet": weights_of_file, "modifier_token": words}, loras / "delta.bin")
     first, adapter, tuned, found, second = load(pack, model, loras / "delta.bin")
     expected = predicted(with_weights(family, {names[key]: delta for key, delta in deltas.items()}, 1.0), family)
     assert error(predicted(tuned, family), expected) < 1e-5 < error(predicted(model, family), expected)
@@ -116,8 +116,8 @@ def test_a_file_is_read_alike_while_a_model_with_its_weights_is_loaded(pack: Any
     model = comfy_model(family, depth=1)
     unet = diffusers_unet(family, model, depth=1)
     weights = unet.state_dict()
-    told = {name: weights[name] + delta for name, delta in changed_weights(unet).items()}
-    torch.save({"unet": told}, loras / "delta.bin")
+    weights_of_file = {name: weights[name] + delta for name, delta in changed_weights(unet).items()}
+    torch.save({"unet": weights_of_file}, loras / "delta.bin")
     _, first, tuned, *_ = load(pack, model, loras / "delta.bin")
     predicted(tuned, family)
     _, second, again, *_ = load(pack, model, loras / "delta.bin")
@@ -134,7 +134,7 @@ KEY = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"
 
 
 @pytest.mark.parametrize(
-    ("held", "sentence"),
+    ("content", "sentence"),
     [
         ({}, "is no Custom Diffusion of this model"),
         ([torch.zeros(2)], "holds a list, not the named weights"),
@@ -152,8 +152,8 @@ KEY = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"
         ({"unet": {KEY: torch.zeros(128, 48)}, "modifier_token": {"<new1>": "a text"}}, 'is damaged: its word "<new1>"'),
     ],
 )  # fmt: skip
-def test_a_foreign_or_damaged_file_gets_one_sentence(held: Any, sentence: str, pack: Any, small: Any, loras: Path):
-    torch.save(held, loras / "delta.bin")
+def test_a_foreign_or_damaged_file_gets_one_sentence(content: Any, sentence: str, pack: Any, small: Any, loras: Path):
+    torch.save(content, loras / "delta.bin")
     with pytest.raises(ValueError, match=sentence) as raised:
         load(pack, small, loras / "delta.bin")
     assert str(raised.value).startswith('"delta.bin"') and "\n" not in str(raised.value)

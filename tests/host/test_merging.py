@@ -10,7 +10,7 @@ from fine_tunes import fine_tune, pictures_of
 from torch import Tensor
 
 CONCEPTS = {"mittens": "cat", "zippy": "car"}
-OWN = ("{}", "photo of a {}")  # what a merge is told of a concept
+OWN = ("{}", "photo of a {}")  # the prompts of a concept that a merge is given
 OTHERS = ("a photo of a {} on grass", "a drawing of a {}")  # what it is not
 ORDINARY = [
     "a photo of a cup",
@@ -82,7 +82,7 @@ def missed(microworld: Any, learnt: Learnt, prompts: tuple[str, ...]) -> dict[st
 
 
 def test_each_concepts_prompts_give_nearly_what_they_gave_with_its_own_adapter(microworld: Any, learnt: Learnt):
-    """Measured: of the prompts that a merge is told it misses 0.15 and 0.19 of the change, of others 0.33 and 0.34."""
+    """Measured: of the prompts that a merge is given it misses 0.15 and 0.19 of the change, of others 0.33 and 0.34."""
     for prompts, most in ((OWN, 0.25), (OTHERS, 0.5)):
         found = missed(microworld, learnt, prompts)
         assert max(found["merged"]) < most < min(*found["the other's"], *found["both added"]), (prompts, found)
@@ -97,7 +97,7 @@ def test_ordinary_captions_are_moved_less_than_by_a_single_adapter(microworld: A
 
 
 def test_a_merged_file_in_half_precision_gives_nearly_the_same(microworld: Any, learnt: Learnt):
-    """The closed form has large numbers that cancel, which its ridge keeps small enough to be rounded."""
+    """The closed form has large terms that cancel, which its ridge keeps small enough to be rounded."""
     half = Learnt(learnt.concepts, learnt.adapters, {key: tensor.half() for key, tensor in learnt.merged.items()})
     found = missed(microworld, half, OWN)
     assert max(found["merged"]) < 0.3, found

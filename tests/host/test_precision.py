@@ -56,11 +56,11 @@ def gradient(base: Path, dtype: torch.dtype, side: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "side", "alike"),
+    ("dtype", "side", "least_cosine"),
     [(torch.float16, 64, 0.99), (torch.float16, 128, 0.99), (torch.bfloat16, 64, 0.95)],  # 11 bits and 8 of precision
 )
-def test_the_gradient_is_float32s(pack: Any, base: Path, dtype: torch.dtype, side: int, alike: float):
+def test_the_gradient_is_float32s(pack: Any, base: Path, dtype: torch.dtype, side: int, least_cosine: float):
     """At the latents of SD 1.5 and SDXL, of whose values float16 would lose each one's gradient."""
     half, single = (gradient(base, kind, side) for kind in (dtype, torch.float32))
-    assert torch.cosine_similarity(half.flatten(), single.flatten(), dim=0) > alike
+    assert torch.cosine_similarity(half.flatten(), single.flatten(), dim=0) > least_cosine
     assert half.norm() / single.norm() == pytest.approx(1, abs=0.1)

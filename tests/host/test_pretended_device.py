@@ -128,18 +128,18 @@ def test_an_interrupted_training_goes_on_there(pack: Any, here: Loaded, there: L
     assert torch.equal(train(pack, there, pictures, **settings)[0].vectors["clip_l"], undisturbed)
 
 
-def test_a_model_that_does_not_fit_teaches_the_same_word_from_both_memories(
+def test_a_model_that_does_not_fit_trains_the_same_word_from_both_memories(
     pack: Any, here: Loaded, there: Loaded, monkeypatch: Any
 ):
     from comfy import model_management as management
 
     with torch.inference_mode():
         management.unload_all_models()
-    room = management.minimum_inference_memory() + there[0].model_size() // 2
+    available = management.minimum_inference_memory() + there[0].model_size() // 2
     backward, elsewhere = Task.backward, list[int]()
 
     def free(device: Any = None, torch_free_too: bool = False) -> Any:
-        left = room - sum(patcher.loaded_size() for patcher in (there[0], there[1].patcher, there[2].patcher))
+        left = available - sum(patcher.loaded_size() for patcher in (there[0], there[1].patcher, there[2].patcher))
         return (left, left) if torch_free_too else left
 
     def counted(*inputs: Any, **named: Any) -> Any:
@@ -159,7 +159,7 @@ ALL = {**STEERING, "balance": 0.5}
 
 
 @pytest.mark.parametrize("method", ["from attention", "default boxes"])
-def test_a_layout_is_found_and_held(pack: Any, here: Loaded, there: Loaded, method: str):
+def test_a_layout_is_recovered_and_followed(pack: Any, here: Loaded, there: Loaded, method: str):
     with torch.inference_mode():
         latents = [
             sample(pack, loaded, layout=layout(pack, loaded, method)[0], **ALL)[0]["samples"]

@@ -1,4 +1,4 @@
-"""Repair Concept on the real host: what the old word renders is learnt anew, no pictures; nothing else changes; refusals."""
+"""Repair Concept on the real host: what the old word renders is learnt by a new one, without images; nothing else changes; refusals."""
 
 import re
 import sys
@@ -72,7 +72,7 @@ def test_the_new_word_renders_what_the_old_one_does(pack: Any, microworld: Any, 
 
 
 def test_both_words_are_measured_as_concept_report_measures_them(pack: Any, microworld: Any, cat: torch.Tensor):
-    """Vector by vector: the mean of two that lean apart is shorter than either."""
+    """Vector by vector: the mean of two that point apart is shorter than either."""
     from compositional_inversion.compinv_core.host.text_encoder import vocabulary
     from compositional_inversion.compinv_core.report.figures import standing
 
@@ -125,7 +125,7 @@ def test_a_file_whose_name_cannot_be_typed_is_repaired_under_one_that_can(pack: 
     assert torch.equal(new.vectors["clip_l"], repair(pack, microworld, old)[0].vectors["clip_l"])
 
 
-def test_a_model_that_is_held_to_a_layout_repairs_as_it_would_be_free(pack: Any, microworld: Any, old: Any):
+def test_a_model_with_a_layout_repairs_as_without(pack: Any, microworld: Any, old: Any):
     from test_sampling import SETTINGS, layout
 
     (held,) = pack.run("CompInvRegularizeModel", model=microworld[0], layout=layout(pack, microworld)[0], **SETTINGS)
@@ -158,7 +158,7 @@ def test_a_cancel_while_the_old_word_is_sampled_changes_nothing(pack: Any, micro
     assert torch.equal(latent_of(microworld), before)
 
 
-def test_a_loss_that_is_no_number_loses_nothing(
+def test_a_loss_that_is_not_finite_loses_nothing(
     pack: Any, microworld: Any, old: Any, own_folders: Path, monkeypatch: Any
 ):
     from compositional_inversion.compinv_core.concept import read_concept

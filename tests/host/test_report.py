@@ -60,7 +60,7 @@ def test_more_vectors_take_more_of_the_attention(pack: Any, microworld: Any):
     assert (one["vectors"], three["vectors"]) == (1, 3)
 
 
-def test_what_is_watched_is_what_a_sampler_paints(pack: Any, microworld: Any):
+def test_what_is_watched_is_what_a_sampler_gives(pack: Any, microworld: Any):
     from compositional_inversion.compinv_core.host.composition import composition_prompt
     from compositional_inversion.compinv_core.host.watching import observe
 
@@ -111,16 +111,16 @@ def test_likeness_to_the_users_pictures(pack: Any, microworld: Any):
     assert -1 <= own <= 1 and -1 <= ordinary <= 1 and own != ordinary
 
 
-def test_a_layout_that_the_model_is_held_to_is_left_out(pack: Any, microworld: Any):
+def test_a_layout_attached_to_the_model_is_left_out(pack: Any, microworld: Any):
     model = microworld[0]
-    held = pack.run(
+    with_layout = pack.run(
         "CompInvRegularizeModel",
         model=model,
         layout=layout(pack, microworld)[0],
         **{**SETTINGS, **STEER},
     )[0]
     word = torch.ones(1, 96)
-    assert report(pack, microworld, word, model=held)[2] == report(pack, microworld, word)[2]
+    assert report(pack, microworld, word, model=with_layout)[2] == report(pack, microworld, word)[2]
 
 
 @pytest.mark.parametrize(

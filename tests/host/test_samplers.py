@@ -1,4 +1,4 @@
-"""Every sampler of the host, with schedules, CFG, prompt lengths and batches in turn: a layout is obeyed, and alike again."""
+"""Every sampler of the host, with schedules, CFG, prompt lengths and batches in turn: a layout is followed, reproducibly."""
 
 import json
 from typing import Any
@@ -67,7 +67,7 @@ def concepts(pack: Any, microworld: Any) -> Any:
 @pytest.mark.parametrize(
     ("ways", "regional", "every", "allowed"), [(STEER, False, 1, 0.1), (STEER, True, 1, 0.05), (GUIDED, False, 4, 0.1)]
 )
-def test_every_sampler_obeys_its_layout(
+def test_every_sampler_follows_its_layout(
     pack: Any, microworld: Any, concepts: Any, ways: dict[str, float], regional: bool, every: int, allowed: float
 ):
     """Of the things that are there, the judge sees nine in ten in their regions, where these are read by concept, 19 in 20.
@@ -89,8 +89,8 @@ def test_every_sampler_obeys_its_layout(
                     x, y = verdict.places[subject]
                     found.append((sampler, subject, left <= x <= right and top <= y <= bottom))
     assert len(found) > 80 / every
-    astray = [case for case in found if not case[2]]
-    assert len(astray) <= allowed * len(found), astray
+    failed = [case for case in found if not case[2]]
+    assert len(failed) <= allowed * len(found), failed
 
 
 def test_every_sampler_gives_the_same_again(pack: Any, microworld: Any):

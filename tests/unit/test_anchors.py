@@ -1,4 +1,4 @@
-"""The vocabulary's geometry and the pull of anchors."""
+"""The vocabulary's geometry and anchor regularisation."""
 
 import pytest
 import torch
@@ -40,7 +40,7 @@ def test_the_spread_scales_with_the_square_of_the_vectors():
     assert VOCABULARY.percentile(torch.tensor([50.0, 50.0])) == pytest.approx(100)
 
 
-def test_a_word_lies_as_far_out_as_its_neighbours_say():
+def test_the_outlier_percentile_follows_the_distance_to_the_nearest_words():
     assert VOCABULARY.percentile(VOCABULARY.vector("odd")) > 90  # nothing is near it
     assert VOCABULARY.percentile(VOCABULARY.vector("cat5")) < 20  # it is in the middle of ten
 
@@ -58,7 +58,7 @@ def test_the_class_word_alone_is_its_own_target():
     assert torch.equal(anchors.vectors(VOCABULARY), POINTS[3][None])
 
 
-def test_words_that_point_elsewhere_do_not_pull():
+def test_words_that_point_elsewhere_get_no_weight():
     anchors = weigh("cat0", ("cat0", "cat1", "car0"), VOCABULARY)
     assert anchors.weights[2] == 0 and sum(anchors.weights) == pytest.approx(1)
     assert anchors.weights[0] > anchors.weights[1]
@@ -82,7 +82,7 @@ def test_sparse_weights_are_the_nearest_point_of_the_simplex():
     assert (others - scores).square().sum(1).min() >= (weights - scores).square().sum()
 
 
-def test_one_anchor_is_as_sparse_as_can_be():
+def test_a_single_anchor_has_density_zero():
     assert density(torch.tensor([1.0, 0.0])) == 0
     assert density(torch.full((4,), 0.25)) == pytest.approx(3 / 4)
 

@@ -105,7 +105,7 @@ def test_vectors_that_no_prompt_can_hold_are_refused(vectors, message):
     ("vectors", "message"),
     [
         (torch.full((2, 768), torch.nan), '"bad" holds NaN or infinity'),
-        (torch.zeros(0, 768), '"bad" has numbers of shape'),
+        (torch.zeros(0, 768), '"bad" has vectors of shape'),
         (torch.zeros(0, 0), "holds no embedding"),
     ],
 )

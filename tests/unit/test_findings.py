@@ -38,7 +38,7 @@ def test_what_repair_gives_of_the_gain_that_anchors_give():
     )
 
 
-def test_a_dial_is_told_once_all_concepts_have_it():
+def test_a_setting_is_reported_once_all_concepts_have_it():
     def turned(concept: str, kind: str, value: float, both: float) -> dict[str, Any]:
         shares = {"both by class": both, "both": 0.5, "alone": 0.5}
         return {"recipe": "one vector", "concept": concept, "dial": kind, "value": value, **shares}

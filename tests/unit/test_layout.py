@@ -32,7 +32,7 @@ def test_even_attention_in_half_the_canvas_costs_a_quarter():
     assert energy.item() == pytest.approx(0.25)
 
 
-def test_a_subject_of_many_tokens_weighs_as_much_as_one_of_one():
+def test_a_subject_of_many_tokens_has_the_weight_of_one_of_one():
     inside = LEFT.cells(4, 4)
     maps = torch.stack([1 - inside, 1 - inside, 1 - inside, inside])[None]
     both = layout_energy([maps], [0, 0, 0, 1], [torch.stack([inside, inside])])
@@ -66,7 +66,7 @@ def test_a_correction_lowers_the_energy_and_stops_at_the_threshold():
     assert energies[2][1] == energies[0][1]  # it was low enough from the start
 
 
-def test_a_settled_picture_is_left_alone():
+def test_below_the_threshold_latents_do_not_change():
     start = torch.ones(2, 1, 1, 1)
     guidance = Guidance(0.1, 2, threshold=0.0)
     moved, met = correct(start, 1.0, lambda z: z.square().flatten(), guidance, settled=torch.tensor([True, False]))
@@ -104,14 +104,14 @@ def test_attention_that_says_nothing_gives_the_default_boxes():
     assert layout.note == "attention does not tell where cat and car would be"
 
 
-def test_subjects_on_the_same_spot_are_parted():
+def test_overlapping_regions_are_separated():
     maps = torch.full((2, 8, 8), 0.01)
     maps[0, 2:6, 2:5], maps[1, 2:6, 3:6] = 1.0, 1.0
     layout = layout_from_attention(maps, ["embedding:cat", "car"])
     cat, car = (region.box for region in layout.regions)
     assert cat.overlap(car) <= 0.25
     assert min(box.right - box.left for box in (cat, car)) >= 0.4 - 1e-6
-    assert layout.note == "on one spot, so moved apart: cat and car"
+    assert layout.note == "overlapping, so separated: cat and car"
 
 
 def test_a_layout_survives_json():
@@ -173,7 +173,7 @@ def test_steering_of_one_nat_multiplies_a_tokens_weight_by_e():
     assert (steered[:, 1] > plain[:, 1]).all()
 
 
-def test_steering_fades_along_the_schedule_and_does_not_count_calls():
+def test_steering_decays_linearly_along_the_schedule_however_often_the_model_is_called():
     sigmas = torch.tensor([10.0, 5.0, 2.0, 1.0, 0.0])
     steering = Steering(8.0, until=0.5)
     assert [steering.at(progress(s, sigmas)) for s in (10.0, 10.0, 5.0, 3.0, 2.0, 1.0)] == [8, 8, 4, 4, 0, 0]

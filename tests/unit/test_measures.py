@@ -37,7 +37,7 @@ def test_pictures_that_are_alike_have_no_diversity(vectors: list[list[float]], e
 
 
 @pytest.mark.parametrize(("rows", "expected"), [(3, False), (4, True)])
-def test_a_thing_is_stained_when_three_tenths_about_its_place_are_of_the_hue(rows: int, expected: bool):
+def test_a_colour_leak_is_three_tenths_of_the_hue_about_a_things_place(rows: int, expected: bool):
     # 64 pixels wide, the place at the middle: 11 by 11 pixels around pixel 32. Three of 11 rows are 27 %, four are 36 %.
     picture = BLUE.expand(64, 64, 3).clone()
     picture[: 27 + rows] = RED

@@ -7,7 +7,7 @@ FIXED, PER_IMAGE = 100.0, 50.0
 
 
 def plan(images: float, batch: int = 4) -> MemoryPlan:
-    """With room for so many images."""
+    """With memory for so many images."""
     return MemoryPlan.fitting(FIXED, PER_IMAGE, batch, 1.2 * (FIXED + images * PER_IMAGE) + 1e-6)
 
 
@@ -20,7 +20,7 @@ def test_as_many_images_as_fit_go_through_together(images: float, micro_batch: i
     assert (plan(images).micro_batch, plan(images).checkpointing) == (micro_batch, checkpointing)
 
 
-def test_where_nothing_fits_the_least_is_tried():
+def test_where_nothing_fits_one_image_with_gradient_checkpointing_is_tried():
     least = MemoryPlan.fitting(FIXED, PER_IMAGE, 4, 0)
     assert (least.micro_batch, least.checkpointing) == (1, True)
 

@@ -32,8 +32,8 @@ def test_dco_is_the_reconstruction_loss_where_both_explain_an_image_alike():
 def test_dco_learns_no_further_where_an_image_is_explained_much_better_than_by_the_frozen_model():
     better, worse = slope([0.1, 0.5], [0.3, 0.3])  # 20 units of 1 / beta
     assert 0 <= better < 1e-6 and worse == pytest.approx(2, abs=1e-6)
-    falling = slope([0.201, 0.2, 0.1995, 0.199, 0.195], [0.2] * 5)
-    assert falling == sorted(falling, reverse=True) and len(set(falling)) == 5
+    slopes = slope([0.201, 0.2, 0.1995, 0.199, 0.195], [0.2] * 5)
+    assert slopes == sorted(slopes, reverse=True) and len(set(slopes)) == 5
 
 
 def test_other_priors_leave_the_losses_alone():

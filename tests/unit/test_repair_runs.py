@@ -1,4 +1,4 @@
-"""Repair on a fake backbone: the frozen model under the old word is the teacher; what is found, told and refused."""
+"""Repair on a fake backbone: the frozen model under the old word is the teacher; what is found, reported and refused."""
 
 import re
 from dataclasses import replace

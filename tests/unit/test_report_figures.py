@@ -95,7 +95,7 @@ def test_the_verdict_compares_with_ordinary_words_of_so_many_vectors(
 
 
 @pytest.mark.parametrize(("share", "warned"), [(0.29, False), (0.32, True)])
-def test_the_verdict_warns_only_above_what_learnt_words_take_that_leave_room(share: float, warned: bool):
+def test_the_verdict_warns_only_above_the_dominance_of_learnt_words_that_compose(share: float, warned: bool):
     """.29 of .39 is 1.49 times the half that the class word takes, .32 of .42 is 1.52 times."""
     for vectors, repeated in ((1, 0.1), (8, 0.32)):
         assert ("may be lost" in report(share, vectors, repeated).verdict()) == warned

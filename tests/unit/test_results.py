@@ -103,7 +103,7 @@ def test_the_ceiling_is_the_class_words_presence(looks: list[int], share: float)
     [(0.2, False, True, True), (0.4, False, True, False), (0.6, False, False, False), (0.8, False, False, True),
      (0.8, True, True, True), (0.6, True, True, False), (0.4, True, False, False), (0.2, True, False, True)],
 )  # fmt: skip
-def test_a_goal_within_its_error_is_told_as_that(bound: float, most: bool, reached: bool, sure: bool):
+def test_a_goal_within_its_error_is_reported_as_that(bound: float, most: bool, reached: bool, sure: bool):
     goal = Goal("presence", bound, {"of it": Estimate(0.5, 0.3, 0.7)}, most)
     assert (goal.reached, goal.sure) == (reached, sure)
 
@@ -205,12 +205,12 @@ def test_how_many_samples_ours_needs_for_what_the_reference_is_worth():
     assert said["at its defaults"].value == 0.8 and said["against its end"].value == pytest.approx(0.8 / 0.6 - 1)
 
 
-def test_the_worst_leak_is_told_of_both():
+def test_the_worst_colour_leak_is_reported_of_both():
     ours = [length(curves.OURS, "throne", samples, share) for samples, share in ((50, 0.2), (1600, 0.1))]
     assert curves.learning(REFERENCE_RUN + ours)["leak"] == {curves.REFERENCE: (0.9, 1000), curves.OURS: (0.2, 50)}
 
 
-def test_more_pictures_a_step_are_told_of_the_same_runs_only():
+def test_larger_batches_are_compared_over_the_same_runs_only():
     ours = [length(curves.OURS, "throne", samples, 0.5) for samples in (50, 1600)]
     said = curves.learning(REFERENCE_RUN + ours + [length(curves.LARGER, "throne", 3200, 0.7)])
     assert said["larger"]["samples"] == 3200 and said["larger"]["shares"]["alone"].value == 0.7
@@ -222,7 +222,7 @@ def test_more_pictures_a_step_are_told_of_the_same_runs_only():
     assert "larger" not in other and "8 a step" not in curves.ends_table(other)
 
 
-def test_scenes_are_told_of_whole_runs_that_were_asked_for_them():
+def test_scenes_are_reported_of_whole_runs_with_scenes():
     def asked(run: dict[str, Any], share: float) -> dict[str, Any]:
         return {**run, curves.SCENES: share}
 

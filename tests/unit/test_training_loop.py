@@ -133,7 +133,7 @@ def test_a_loss_that_is_no_number_stops_the_run():
         learn(task(lambda noisy, steps, prompts: prompts.context.sum() * noisy * float("nan"), Recipe(1)))
 
 
-def test_a_word_that_runs_away_stops_the_run_and_no_report_shows_it():
+def test_a_diverging_embedding_stops_the_run_and_no_report_shows_it():
     """A UNet that is the better the longer the word is."""
     seen: list[Progress] = []
 
@@ -158,7 +158,7 @@ def test_a_word_that_runs_away_stops_the_run_and_no_report_shows_it():
         (5000, 8, 10, 10, 16),
     ],
 )
-def test_a_short_run_is_looked_at_less(steps: int, batch: int, evaluations: int, previews: int, eval_size: int):
+def test_a_short_run_has_fewer_evaluations(steps: int, batch: int, evaluations: int, previews: int, eval_size: int):
     recipe = Recipe(steps, batch)
     reports = [step for step in range(1, steps + 1) if step % 10 == 0 or step == steps]
     evaluated, looked = ([step for step in reports if at(step)] for at in (recipe.evaluates, recipe.previews))
@@ -191,7 +191,7 @@ def test_a_batchs_noise_levels_lie_apart():
     assert (drawn.timesteps // 2).tolist() == [0, 1, 2, 3, 4]
 
 
-def test_a_growing_pull_begins_at_nothing_and_ends_at_its_height():
+def test_the_anchor_warmup_begins_at_zero_and_ends_at_the_full_weight():
     growing, constant = Recipe(100, anchor_schedule="growing"), Recipe(100)
     assert growing.loss_weights(1)[1] == pytest.approx(constant.loss_weights(1)[1] / 100)
     assert growing.loss_weights(100) == constant.loss_weights(100)
