@@ -65,6 +65,17 @@ def pattern(look: Look, u: Array, v: Array, edge: Array, pixels: float) -> Array
             return _soft(-0.17 - edge, pixels)
         case "halves":
             return _soft(v + 0.02, pixels)
+        case "waves":
+            return _soft(np.abs(((v + 0.16 * np.cos(u * np.pi / 0.5)) / 0.9) % 1 - 0.5) * 0.9 - 0.225, pixels)
+        case "diamonds":
+            return _soft(0.3 - np.abs(u / 0.9 % 1 - 0.5) * 0.6 - np.abs(v / 0.9 % 1 - 0.5) * 0.6, pixels)
+        case "plaid":
+            lines = np.minimum(np.abs(u / 0.9 % 1 - 0.5), np.abs(v / 0.9 % 1 - 0.5))
+            return _soft(lines * 0.9 - 0.14, pixels)
+        case "sides":
+            return _soft(u, pixels)
+        case "belt":
+            return _soft(np.abs(v - 0.15) - 0.22, pixels)
         case _:
             return np.zeros_like(u)
 
@@ -125,6 +136,31 @@ def draw_room(scene: Scene, width: int, height: int) -> Array:
         case "water":
             image = blend((200, 0.2, 0.95), (208, 0.75, 0.7), 0.35 + wave * 0.3)
             return image * (1 + 0.12 * np.sin(y * 60 + np.sin(x * 18 + slant * 6) * 1.4) * (y > 0.38))[..., None]
+        case "road":
+            image = blend((200, 0.3, 0.93), (230, 0.06, 0.4 + 0.08 * slant), 0.34 + wave * 0.4)
+            line = (np.abs(y - 0.72) < 0.035) & ((x * 2.5 + slant * 3) % 1 < 0.6)
+            return np.where(line[..., None], np.float32(0.9), image)
+        case "forest":
+            image = blend((125, 0.5, 0.42 + 0.1 * slant), (80, 0.5, 0.3), 0.74 + wave)
+            trunks = np.clip((np.abs((x * 3.2 + slant) % 1 - 0.5) - 0.16) * 14 + 0.5, 0, 1)
+            trunks = np.where(y < 0.76, trunks, 1)[..., None]
+            return image * trunks + rgb((26, 0.5, 0.24)) * (1 - trunks)
+        case "sunset":
+            sky = rgb((275, 0.5, 0.5)) * (1 - y / 0.66)[..., None] + rgb((24, 0.75, 0.98)) * (y / 0.66)[..., None]
+            sun = np.clip((0.14 - np.hypot(x - 0.15 - 0.7 * slant, y - 0.62)) * 30 + 0.5, 0, 1)[..., None]
+            sky = sky * (1 - sun) + rgb((50, 0.4, 1)) * sun
+            below = np.clip((y - 0.66) * 30 + 0.5, 0, 1)[..., None]
+            return sky * (1 - below) + rgb((285, 0.45, 0.26)) * below
+        case "tiles":
+            period = 0.28 + 0.1 * slant
+            joints = np.maximum(np.abs(x / period % 1 - 0.5), np.abs(y / period % 1 - 0.5))
+            joints = np.clip((joints - 0.42) * period * 60 + 0.5, 0, 1)[..., None]
+            return rgb((190, 0.1, 0.93)) * (1 - joints) + rgb((200, 0.2, 0.72)) * joints
+        case "wood":
+            planks = y / (0.22 + 0.06 * slant)
+            grain = 1 + 0.08 * np.sin(y * 48 + np.sin(x * 9 + slant * 6 + np.floor(planks) * 2) * 2)
+            grain = grain * (1 - 0.35 * (planks % 1 < 0.12))
+            return rgb((28, 0.55, 0.66)) * grain[..., None]
         case "wall":
             shade = (1 - 0.22 * y * slant)[..., None]
             floor = np.clip((y - 0.78) * 30 + 0.5, 0, 1)[..., None]
@@ -234,7 +270,7 @@ def random_room(world: World, random: Random) -> Scene:
         (primary, first), (secondary, second) = color(), color()
         if _apart(rgb(primary), rgb(secondary)):
             break
-    wallpaper = Look(str(random.choice(["stripes", "dots", "checks"])), primary, secondary)
+    wallpaper = Look(str(random.choice(world.scenes["wallpapers"])), primary, secondary)
     return Scene(room, wallpaper, float(random.random()), colors=(first, second))
 
 

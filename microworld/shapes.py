@@ -88,6 +88,86 @@ def kite(u: Array, v: Array) -> Parts:
     return [("dark", np.maximum(tail, np.maximum(0.45 - v, v - 0.98))), ("body", diamond)]
 
 
+def bird(u: Array, v: Array) -> Parts:
+    body = np.hypot((u + 0.1) / 0.6, (v - 0.25) / 0.48) * 0.5 - 0.5
+    head = circle(u, v, 0.42, -0.36, 0.34)
+    neck = convex(u, v, (0.1, -0.3), (0.72, -0.2), (0.48, 0.4), (-0.2, 0.1))
+    tail = convex(u, v, (-0.98, -0.36), (-0.62, -0.44), (-0.2, 0.2), (-0.5, 0.44))
+    beak = convex(u, v, (0.66, -0.54), (1.0, -0.3), (0.66, -0.2))
+    legs = np.minimum(box(u, v, -0.28, 0.6, -0.14, 0.98), box(u, v, 0.06, 0.6, 0.2, 0.98))
+    shape = np.minimum(np.minimum(body, head), np.minimum(neck, tail))
+    return [("dark", np.minimum(beak, legs)), ("body", shape), ("dark", circle(u, v, 0.5, -0.42, 0.1))]
+
+
+def clock(u: Array, v: Array) -> Parts:
+    feet = np.minimum(
+        convex(u, v, (-0.6, 0.5), (-0.36, 0.7), (-0.66, 0.98), (-0.84, 0.98)),
+        convex(u, v, (0.6, 0.5), (0.84, 0.98), (0.66, 0.98), (0.36, 0.7)),
+    )
+    bells = np.minimum(circle(u, v, -0.52, -0.64, 0.32), circle(u, v, 0.52, -0.64, 0.32))
+    hands = np.minimum(box(u, v, -0.09, -0.26, 0.09, 0.21), box(u, v, -0.09, 0.03, 0.32, 0.21))
+    return [
+        ("dark", feet),
+        ("accent", bells),
+        ("body", circle(u, v, 0, 0.12, 0.74)),
+        ("light", circle(u, v, 0, 0.12, 0.46)),
+        ("dark", hands),
+    ]
+
+
+def bottle(u: Array, v: Array) -> Parts:
+    flask = box(u, v, -0.48, -0.2, 0.48, 0.96, 0.18)
+    shoulders = convex(u, v, (-0.18, -0.5), (0.18, -0.5), (0.44, -0.06), (-0.44, -0.06))
+    neck = box(u, v, -0.18, -0.8, 0.18, 0)
+    return [
+        ("body", np.minimum(np.minimum(flask, shoulders), neck)),
+        ("dark", box(u, v, -0.26, -0.98, 0.26, -0.72, 0.06)),
+    ]
+
+
+def banana(u: Array, v: Array) -> Parts:
+    crescent = np.maximum(circle(u, v, 0, -0.24, 0.98), 0.8 - np.hypot(u / 1.08, v + 0.76))
+    stalk = convex(u, v, (0.74, -0.76), (0.94, -0.76), (0.98, -0.36), (0.66, -0.36))
+    tip = circle(u, v, -0.82, -0.42, 0.16)
+    return [("body", np.maximum(crescent, -0.48 - v)), ("dark", np.minimum(stalk, tip))]
+
+
+def pizza(u: Array, v: Array) -> Parts:
+    slice_ = convex(u, v, (-0.82, -0.6), (0.82, -0.6), (0, 0.98))
+    toppings = np.minimum(
+        np.minimum(circle(u, v, -0.3, -0.26, 0.18), circle(u, v, 0.32, -0.2, 0.18)), circle(u, v, 0.0, 0.3, 0.18)
+    )
+    return [("body", slice_), ("dark", toppings), ("accent", box(u, v, -0.96, -0.92, 0.96, -0.54, 0.18))]
+
+
+def handbag(u: Array, v: Array) -> Parts:
+    bag = convex(u, v, (-0.7, -0.12), (0.7, -0.12), (0.94, 0.86), (-0.94, 0.86))
+    handle = np.maximum(np.abs(circle(u, v, 0, -0.2, 0.56)) - 0.11, v)
+    return [("dark", handle), ("body", bag), ("light", box(u, v, -0.16, -0.02, 0.16, 0.28, 0.06))]
+
+
+def tv(u: Array, v: Array) -> Parts:
+    aerials = np.minimum(
+        convex(u, v, (-0.62, -0.98), (-0.46, -0.98), (0.06, -0.4), (-0.1, -0.4)),
+        convex(u, v, (0.46, -0.98), (0.62, -0.98), (0.1, -0.4), (-0.06, -0.4)),
+    )
+    feet = np.minimum(box(u, v, -0.66, 0.6, -0.44, 0.9), box(u, v, 0.44, 0.6, 0.66, 0.9))
+    return [
+        ("dark", np.minimum(aerials, feet)),
+        ("body", box(u, v, -0.96, -0.5, 0.96, 0.74, 0.12)),
+        ("light", box(u, v, -0.66, -0.24, 0.4, 0.48, 0.12)),
+    ]
+
+
+def airplane(u: Array, v: Array) -> Parts:
+    hull = box(u, v, -0.25, -0.98, 0.25, 0.94, 0.25)
+    left = convex(u, v, (0, -0.4), (0, 0.3), (-0.98, 0.5), (-0.98, 0.2))
+    right = convex(u, v, (0, -0.4), (0.98, 0.2), (0.98, 0.5), (0, 0.3))
+    tail = convex(u, v, (0, 0.44), (0.52, 0.72), (0.52, 0.96), (-0.52, 0.96), (-0.52, 0.72))
+    window = box(u, v, -0.14, -0.8, 0.14, -0.56, 0.1)
+    return [("accent", tail), ("body", np.minimum(hull, np.minimum(left, right))), ("dark", window)]
+
+
 SHAPES: dict[str, Callable[[Array, Array], Parts]] = {
     "cat": cat,
     "cup": cup,
@@ -97,4 +177,12 @@ SHAPES: dict[str, Callable[[Array, Array], Parts]] = {
     "umbrella": umbrella,
     "donut": donut,
     "kite": kite,
+    "bird": bird,
+    "clock": clock,
+    "bottle": bottle,
+    "banana": banana,
+    "pizza": pizza,
+    "handbag": handbag,
+    "tv": tv,
+    "airplane": airplane,
 }
