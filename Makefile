@@ -27,5 +27,6 @@ results:
 # Hours on a CPU. SPEC is a file like microworld/world.toml, OUT where its checkpoints go; a stopped run goes on.
 SPEC = microworld/world.toml
 OUT = world_output
+PROCESSES = $(shell nproc)
 world:
-	$(HOST) python -m microworld.make --world $(SPEC) --out $(OUT)
+	$(HOST) python -m microworld.make --world $(SPEC) --out $(OUT) --processes $(PROCESSES)

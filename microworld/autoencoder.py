@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from einops import rearrange
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from . import runs
@@ -50,6 +51,12 @@ class Autoencoder(nn.Module):
         self.encoder, self.decoder = Encoder(4), Decoder(4)
         self._encode = [_initialise(self.encoder, ENCODER_RECTIFIERS)]  # in lists: no second name in the state dict
         self._decode = [_initialise(self.decoder, DECODER_RECTIFIERS)]
+
+    def take_over(self, checkpoint: Path) -> None:
+        """The weights in a world's checkpoint, in half precision there."""
+        prefix = "first_stage_model.taesd_"
+        tensors = load_file(checkpoint).items()
+        self.load_state_dict({key.removeprefix(prefix): v.float() for key, v in tensors if key.startswith(prefix)})
 
     def encode(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in 0..1 -> (B, 4, H/8, W/8)."""
@@ -91,18 +98,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--world", type=Path, default=DEFAULT_WORLD)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=2600)
-    parser.add_argument("--batch", type=int, default=8, help="a process's share")
+    parser.add_argument("--steps", type=int, help="2600; 2000 where it starts from another world's")
+    parser.add_argument("--batch", type=int, default=16, help="of all processes together")
     parser.add_argument("--lr", type=float, default=2e-3)
     args = parser.parse_args()
-    rank, _ = runs.join_processes()
+    rank, count = runs.join_processes()
     world = load_world(args.world)
     torch.manual_seed(world.seed)
     model = Autoencoder().to(memory_format=torch.channels_last)
+    first = world.model.autoencoder
+    if first is not None:
+        model.take_over(first)
+    steps = args.steps or (2600 if first is None else 2000)
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
 
     def loss_of(step: int) -> Tensor:
-        images, things = pictures(world, [world.seed, 1, rank, step], args.batch, wild=True)
+        images, things = pictures(world, [world.seed, 1, rank, step], args.batch // count, wild=True)
         latents = model.encode(images)
         # Noise makes the decoder forgiving of a diffusion model's small errors; the pull keeps latents within TAESD's clamp.
         noisy = latents + 0.05 * torch.randn(latents.shape, generator=torch.Generator().manual_seed(step * 8 + rank))
@@ -118,7 +129,7 @@ def main() -> None:
         text = "{:.2f} dB, on things {:.2f} dB".format(*decibels)
         print(f"autoencoder step {step}: {text}, latent std {latents.std():.3f}", flush=True)
 
-    runs.train("autoencoder", model, optimizers(named, args.lr), loss_of, args.steps, args.out, report=report)
+    runs.train("autoencoder", model, optimizers(named, args.lr), loss_of, steps, args.out, report=report)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from . import runs
 from .comfyui import use_host
 from .optim import optimizers
-from .spec import DEFAULT_WORLD, load_world
+from .spec import DEFAULT_WORLD, Prediction, World, load_world
+from .tokenizer import text_encoder
 
 SHORT = 32  # tokens; no caption is longer
-HOST_NODE = Path(__file__).parent / "comfyui_microworld"
 UNET: dict[str, Any] = {
     "image_size": 32,
     "in_channels": 4,
@@ -40,22 +40,40 @@ def alphas_cumprod() -> Tensor:
     return torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2, 0).float()
 
 
+def denoising_loss(output: Tensor, latents: Tensor, noise: Tensor, alphas: Tensor, prediction: Prediction) -> Tensor:
+    """The error of v, less at low noise: min-SNR weighting, as in Hang et al. (2023). A scalar.
+
+    The error of epsilon hardly counts what stands where, which high noise decides, and low noise is easy. Written in
+    terms of epsilon, the error of v grows without bound towards pure noise, so there it is bounded.
+
+    Args:
+        output: (B, 4, h, w), what the model says of `alphas.sqrt() * latents + (1 - alphas).sqrt() * noise`.
+        alphas: (B,), the cumulative products of the schedule.
+    """
+    snr = alphas / (1 - alphas)
+    easy = (5 / snr).clamp_max(1)
+    if prediction == "epsilon":
+        return ((1 / alphas).clamp_max(20) * easy * (output - noise).square().mean((1, 2, 3))).mean()
+    signal, sigma = alphas.sqrt()[:, None, None, None], (1 - alphas).sqrt()[:, None, None, None]
+    return (easy * (output - (signal * noise - sigma * latents)).square().mean((1, 2, 3))).mean()
+
+
 class TextToNoise(nn.Module):
     """`unet` and `text` are ComfyUI's UNetModel and CLIPTextModel, whose state dicts the checkpoint holds."""
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, world: World) -> None:
         super().__init__()
         use_host()
         import comfy.ops
         from comfy.clip_model import CLIPTextModel
         from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
-        config = json.loads((HOST_NODE / "text_encoder.json").read_text())
-        vocabulary = json.loads((HOST_NODE / "tokenizer" / "vocab.json").read_text())
+        config = text_encoder(world.model.width)
+        vocabulary = json.loads((world.host_folder / "tokenizer" / "vocab.json").read_text())
         self.end = vocabulary["<|endoftext|>"]
         self.start = vocabulary["<|startoftext|>"]
         ops = comfy.ops.disable_weight_init
-        width = config["hidden_size"]
+        width = world.model.width
         self.unet = UNetModel(**UNET, context_dim=width, dtype=torch.float32, operations=ops)
         self.text = CLIPTextModel({**config, "eos_token_id": self.end}, torch.float32, "cpu", ops)
         self.text.set_input_embeddings(ops.Embedding(len(vocabulary), width))
@@ -73,7 +91,7 @@ class TextToNoise(nn.Module):
                 case _:
                     pass
         # For training only: which class stands where, read off the first decoder block of the latent's own resolution.
-        self.classes = nn.Conv2d(2 * UNET["model_channels"], classes + 1, 1)
+        self.classes = nn.Conv2d(2 * UNET["model_channels"], len(world.classes) + 1, 1)
         self.seen: list[Tensor] = []
         self.unet.output_blocks[1][-1].register_forward_hook(lambda _module, _inputs, output: self.seen.append(output))
         for name, parameter in self.unet.named_parameters():
@@ -94,10 +112,10 @@ class TextToNoise(nn.Module):
         return model.final_layer_norm(x)
 
     def forward(self, noisy: Tensor, steps: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """The noise (B, 4, h, w), and logits (B, classes + 1, h, w) of which class stands where."""
+        """The noise, or v, (B, 4, h, w), and logits (B, classes + 1, h, w) of which class stands where."""
         self.seen.clear()
-        noise = self.unet(noisy, steps.float(), self.encode(tokens))
-        return noise, self.classes(self.seen.pop())
+        predicted = self.unet(noisy, steps.float(), self.encode(tokens))
+        return predicted, self.classes(self.seen.pop())
 
 
 class Shards:
@@ -146,18 +164,19 @@ def main() -> None:
     parser.add_argument("--world", type=Path, default=DEFAULT_WORLD)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=7200)
-    parser.add_argument("--batch", type=int, default=48, help="a process's share")
+    parser.add_argument("--batch", type=int, default=96, help="of all processes together")
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--shards", type=int, default=12)
     args = parser.parse_args()
-    rank, _ = runs.join_processes()
+    rank, count = runs.join_processes()
+    batch = args.batch // count
     use_host()
     from comfy.cli_args import args as host_args
 
     host_args.use_pytorch_cross_attention = True
     world = load_world(args.world)
     torch.manual_seed(world.seed)
-    model = TextToNoise(len(world.classes))
+    model = TextToNoise(world)
     ema = copy.deepcopy(model).requires_grad_(False)
     shards, alphas = Shards(args.out, args.shards, model.end), alphas_cumprod()
     shards.upto(1)
@@ -167,24 +186,20 @@ def main() -> None:
     def loss_of(step: int) -> Tensor:
         shards.upto(1 + step // 60)
         generator = torch.Generator().manual_seed((world.seed * 100_003 + step) * 64 + rank)
-        latents, tokens, classes = shards.draw(generator, args.batch, step / args.steps)
+        latents, tokens, classes = shards.draw(generator, batch, step / args.steps)
         latents = (latents - mean) / std
-        dropped = torch.rand(args.batch, generator=generator) < 0.1
+        dropped = torch.rand(batch, generator=generator) < 0.1
         tokens[dropped] = torch.tensor([model.start] + [model.end] * (tokens.shape[1] - 1))
         if step < 0.95 * args.steps:  # most of a prompt's 77 tokens are padding: a third faster without it
             tokens = tokens[:, :SHORT]
         # What stands where is decided at high noise: a third of the batch goes there, at last half of it.
-        steps = torch.randint(1000, (args.batch,), generator=generator)
-        high = torch.rand(args.batch, generator=generator) < (1 / 3 if step < 0.55 * args.steps else 1 / 2)
+        steps = torch.randint(1000, (batch,), generator=generator)
+        high = torch.rand(batch, generator=generator) < (1 / 3 if step < 0.55 * args.steps else 1 / 2)
         steps = torch.where(high, 600 + steps * 2 // 5, steps)
         noise = torch.randn(latents.shape, generator=generator)
         a = alphas[steps][:, None, None, None]
         output, seen = model(a.sqrt() * latents + (1 - a).sqrt() * noise, steps, tokens)
-        # The error of v, bounded at both ends: that of epsilon hardly counts what stands where, which high noise decides,
-        # and low noise is easy (min-SNR weighting, Hang et al., 2023).
-        snr = alphas[steps] / (1 - alphas[steps])
-        weight = (1 / alphas[steps]).clamp_max(20) * (5 / snr).clamp_max(1)
-        denoising = (weight * (output - noise).square().mean((1, 2, 3))).mean()
+        denoising = denoising_loss(output, latents, noise, alphas[steps], world.model.prediction)
         # Having to say what stands where teaches the words at high noise, where nothing but the text tells it.
         return denoising + 0.1 * F.cross_entropy(seen, classes)
 

@@ -15,17 +15,20 @@ from PIL import Image
 from torch import Tensor
 
 from .comfyui import use_host
-from .judge import FILE as JUDGE
 from .judge import Verdict, load_judge, verdicts
-from .spec import DEFAULT_WORLD, load_world
+from .spec import DEFAULT_WORLD, World, load_world
 
-HERE = Path(__file__).parent
-CHECKPOINT = HERE / "microworld.safetensors"
-SPLITS: dict[str, tuple[int, list[str]]] = {
-    "validation": (1_000, ["a photo of {}"]),
-    "test": (9_000, ["a picture of {}", "a nice photo of {}", "{} on grass", "a photo of {} on sand"]),
-}
+CHECKPOINT = load_world(DEFAULT_WORLD).checkpoint
+SEEDS = {"validation": 1_000, "test": 9_000}
 BATCH = 48
+
+
+def templates(world: World, split: str) -> list[str]:
+    """For testing, half of them with one of the spec's first two rooms."""
+    if split == "validation":
+        return ["a photo of {}"]
+    first, second = [room["phrase"] for room in world.rooms.values()][:2]
+    return ["a picture of {}", "a nice photo of {}", f"{{}} {first}", f"a photo of {{}} {second}"]
 
 
 def load_checkpoint(file: Path) -> tuple[Any, Any, Any]:
@@ -81,22 +84,22 @@ def shares(found: list[Verdict], asked: list[tuple[str, ...]]) -> dict[str, floa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--world", type=Path, default=DEFAULT_WORLD)
-    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
-    parser.add_argument("--judge", type=Path, default=JUDGE)
-    parser.add_argument("--split", choices=list(SPLITS), default="test")
+    parser.add_argument("--checkpoint", type=Path, help="else the world's own, as the next two")
+    parser.add_argument("--judge", type=Path)
+    parser.add_argument("--split", choices=list(SEEDS), default="test")
     parser.add_argument("--singles", type=int, default=48, help="pictures of each class")
     parser.add_argument("--pairs", type=int, default=16, help="pictures of each pair")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--cfg", type=float, default=5.0)
-    parser.add_argument("--out", type=Path, default=HERE, help="for evaluation.json and the contact sheets")
+    parser.add_argument("--out", type=Path, help="for evaluation.json and the contact sheets")
     args = parser.parse_args()
-    world, loaded = load_world(args.world), load_checkpoint(args.checkpoint)
-    judge = load_judge(world, args.judge)
-    seed, templates = SPLITS[args.split]
-    figures: dict[str, Any] = {"split": args.split, "steps": args.steps, "cfg": args.cfg, "templates": templates}
+    world = load_world(args.world)
+    loaded, judge = load_checkpoint(args.checkpoint or world.checkpoint), load_judge(world, args.judge)
+    out, seed, asks = args.out or world.folder, SEEDS[args.split], templates(world, args.split)
+    figures: dict[str, Any] = {"split": args.split, "steps": args.steps, "cfg": args.cfg, "templates": asks}
     for name, many, count in (("singles", 1, args.singles), ("pairs", 2, args.pairs)):
         asked = [words for words in itertools.combinations(world.classes, many) for _ in range(count)]
-        prompts = [templates[i % len(templates)].format(phrase(words)) for i, words in enumerate(asked)]
+        prompts = [asks[i % len(asks)].format(phrase(words)) for i, words in enumerate(asked)]
         images = paint(*loaded, prompts, seed + many * 100_000, args.steps, args.cfg)
         by_words = shares(verdicts(judge, world, images), asked)
         present = sum(by_words.values()) / len(by_words)
@@ -104,8 +107,8 @@ def main() -> None:
         print(f"{name}: all there in {present:.1%} of {len(asked)}; {json.dumps(by_words)}", flush=True)
         columns = min(16, count)
         rows = torch.cat([part[:columns] for part in images.split(count)])
-        sheet(rows, columns, args.out / f"{name}.jpg")
-    (args.out / "evaluation.json").write_text(json.dumps(figures, indent=1) + "\n")
+        sheet(rows, columns, out / f"{name}.jpg")
+    (out / "evaluation.json").write_text(json.dumps(figures, indent=1) + "\n")
 
 
 if __name__ == "__main__":

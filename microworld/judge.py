@@ -21,7 +21,6 @@ from .optim import optimizers
 from .scenes import Scene, Thing, concept_thing, draw, random_look, random_room, random_scene, resembles, user_picture
 from .spec import DEFAULT_WORLD, Look, World, load_world
 
-FILE = Path(__file__).parent / "judge.safetensors"
 POOL = 512  # scenes a process that went through the autoencoder, drawn from again and again
 
 SURE = -1.0  # logit; there, on scenes for validation, what it misses is about as much as what it makes up
@@ -154,9 +153,9 @@ class Verdict:
     room: str
 
 
-def load_judge(world: World, file: Path = FILE) -> Judge:
+def load_judge(world: World, file: Path | None = None) -> Judge:
     judge = Judge(labels_of(world))
-    judge.load_state_dict({key: value.float() for key, value in load_file(file).items()})
+    judge.load_state_dict({key: value.float() for key, value in load_file(file or world.judge).items()})
     return judge.eval()
 
 
@@ -204,11 +203,13 @@ def main() -> None:
     parser.add_argument("--world", type=Path, default=DEFAULT_WORLD)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=6000)
-    parser.add_argument("--batch", type=int, default=32, help="a process's share; half of it through the autoencoder")
+    parser.add_argument(
+        "--batch", type=int, default=64, help="of all processes together; half of it through the autoencoder"
+    )
     parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--file", type=Path, default=FILE)
+    parser.add_argument("--file", type=Path, help="else the world's own")
     args = parser.parse_args()
-    rank, _ = runs.join_processes()
+    rank, count = runs.join_processes()
     world, autoencoder = load_world(args.world), load_autoencoder(args.out)
     labels = labels_of(world)
     torch.manual_seed(world.seed)
@@ -220,7 +221,7 @@ def main() -> None:
         if step % 250 == 0 or not pool:
             clean = examples(world, labels, np.random.default_rng([world.seed, 7, rank, step // 250]), POOL)
             pool[:] = [*pool[-3:], (through(autoencoder, clean[0]), *clean[1:])]
-        half = args.batch // 2
+        half = args.batch // count // 2
         random = np.random.default_rng([world.seed, 8, rank, step])
         decoded = pool[random.integers(len(pool))]
         picks = torch.from_numpy(random.integers(0, POOL, half))
@@ -236,7 +237,9 @@ def main() -> None:
         "judge", judge, optimizers(judge.named_parameters(), args.lr), loss_of, args.steps, args.out, report=report
     )
     if rank == 0:
-        save_file({key: value.half().contiguous() for key, value in judge.state_dict().items()}, args.file)
+        save_file(
+            {key: value.half().contiguous() for key, value in judge.state_dict().items()}, args.file or world.judge
+        )
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def main() -> None:
 
     rank, count = runs.join_processes()
     world, autoencoder = load_world(args.world), load_autoencoder(args.out)
-    tokenizer = CLIPTokenizer.from_pretrained(Path(__file__).parent / "comfyui_microworld" / "tokenizer")
+    tokenizer = CLIPTokenizer.from_pretrained(world.host_folder / "tokenizer")
     tokenizer.pad_token = tokenizer.eos_token
     for number in range(rank, args.shards, count):
         path = args.out / f"latents_{number:03}.pt"

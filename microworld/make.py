@@ -24,10 +24,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--world", type=Path, default=DEFAULT_WORLD)
     parser.add_argument("--out", type=Path, required=True, help="checkpoints of the runs")
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="of one thread each")
     args = parser.parse_args()
     load_world(args.world)
     common = ["--world", str(args.world), "--out", str(args.out)]
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(os.cpu_count()), "-m"]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(args.processes), "-m"]
     for step in (
         ["-m", "microworld.tokenizer", "--world", str(args.world)],
         ["-m", "microworld.pictures", "--world", str(args.world)],

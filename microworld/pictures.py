@@ -10,7 +10,6 @@ from PIL import Image
 from .scenes import draw, user_picture
 from .spec import DEFAULT_WORLD, load_world
 
-FOLDER = Path(__file__).parent / "user_pictures"
 SIZES = [(320, 320), (384, 320), (320, 400), (400, 400), (360, 320)]  # width, height
 
 
@@ -19,10 +18,11 @@ def main() -> None:
     parser.add_argument("--world", type=Path, default=DEFAULT_WORLD)
     args = parser.parse_args()
     world = load_world(args.world)
-    shutil.rmtree(FOLDER, ignore_errors=True)  # another world's concepts
+    pictures = world.folder / "user_pictures"
+    shutil.rmtree(pictures, ignore_errors=True)  # another world's concepts
     for number, concept in enumerate(world.concepts.values()):
         random = np.random.default_rng([world.seed, 5, number])
-        folder = FOLDER / concept.name
+        folder = pictures / concept.name
         folder.mkdir(parents=True)
         for i, (width, height) in enumerate(SIZES):
             side = min(width, height)

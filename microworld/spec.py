@@ -2,13 +2,17 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import tomllib
 
 from .shapes import SHAPES
 
 Hsv = tuple[float, float, float]
+Prediction = Literal["epsilon", "v"]
+TEXT_HEADS = 4  # attention heads of the text encoder
+HERE = Path(__file__).parent
+FIRST = "microworld"  # the world whose files lie in this folder itself
 
 
 @dataclass(frozen=True)
@@ -43,10 +47,20 @@ class ClassSpec:
 
 
 @dataclass(frozen=True)
+class ModelSpec:
+    """The text encoder's width, what the diffusion model predicts, and the checkpoint from whose autoencoder its own starts."""
+
+    width: int
+    prediction: Prediction
+    autoencoder: Path | None
+
+
+@dataclass(frozen=True)
 class World:
     name: str
     seed: int
     size: int
+    model: ModelSpec
     words: dict[str, ClassSpec]
     colors: dict[str, Hsv]
     patterns: dict[str, dict[str, Any]]
@@ -59,6 +73,25 @@ class World:
     @property
     def classes(self) -> list[str]:
         return list(self.words)
+
+    @property
+    def folder(self) -> Path:
+        """Where the trained files, the figures and the users' pictures lie."""
+        return HERE if self.name == FIRST else HERE / self.name
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / f"{self.name}.safetensors"
+
+    @property
+    def judge(self) -> Path:
+        return self.folder / "judge.safetensors"
+
+    @property
+    def host_folder(self) -> Path:
+        """What ComfyUI needs to load the checkpoint: the text encoder's configuration, the tokenizer, preview colours."""
+        nodes = HERE / "comfyui_microworld"
+        return nodes if self.name == FIRST else nodes / self.name
 
 
 def _look(entry: dict[str, Any]) -> Look:
@@ -77,10 +110,22 @@ def load_world(path: Path) -> World:
     for concept in concepts.values():
         if concept.word not in raw["words"]:
             raise ValueError(f'{path}: concept "{concept.name}" is a "{concept.word}", which [words] does not list.')
+    model = raw["model"]
+    if model["prediction"] not in get_args(Prediction):
+        raise ValueError(
+            f'{path}: the prediction is "{model["prediction"]}"; there are {", ".join(get_args(Prediction))}.'
+        )
+    if model["width"] % TEXT_HEADS:
+        raise ValueError(f"{path}: the width is {model['width']}, which is no multiple of {TEXT_HEADS}.")
     return World(
         name=raw["name"],
         seed=raw["seed"],
         size=raw["size"],
+        model=ModelSpec(
+            model["width"],
+            model["prediction"],
+            path.parent / model["autoencoder"] if model["autoencoder"] else None,
+        ),
         words={word: ClassSpec(entry["shape"], entry["synonyms"]) for word, entry in raw["words"].items()},
         colors={name: tuple(hsv) for name, hsv in raw["colors"].items()},
         patterns=raw["patterns"],
@@ -92,4 +137,4 @@ def load_world(path: Path) -> World:
     )
 
 
-DEFAULT_WORLD = Path(__file__).parent / "world.toml"
+DEFAULT_WORLD = HERE / "world.toml"

@@ -6,10 +6,11 @@ import re
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from tokenizers.pre_tokenizers import ByteLevel
 
-from .spec import DEFAULT_WORLD, World, load_world
+from .spec import DEFAULT_WORLD, TEXT_HEADS, World, load_world
 
 
 def words_of(world: World) -> list[str]:
@@ -48,12 +49,30 @@ def write_tokenizer(world: World, folder: Path) -> None:
     (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
 
 
+def text_encoder(width: int) -> dict[str, Any]:
+    """The text encoder's configuration, as ComfyUI's CLIP classes want it."""
+    return {
+        "hidden_size": width,
+        "num_hidden_layers": 2,
+        "num_attention_heads": TEXT_HEADS,
+        "intermediate_size": 4 * width,
+        "hidden_act": "quick_gelu",
+        "max_position_embeddings": 77,
+    }
+
+
+def write_text_encoder(world: World, folder: Path) -> None:
+    """`tokenizer/` and `text_encoder.json`."""
+    write_tokenizer(world, folder / "tokenizer")
+    (folder / "text_encoder.json").write_text(json.dumps(text_encoder(world.model.width), indent=2) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--world", type=Path, default=DEFAULT_WORLD)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "comfyui_microworld" / "tokenizer")
     args = parser.parse_args()
-    write_tokenizer(load_world(args.world), args.out)
+    world = load_world(args.world)
+    write_text_encoder(world, world.host_folder)
 
 
 if __name__ == "__main__":

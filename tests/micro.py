@@ -17,9 +17,10 @@ def checkpoint(folder: Path) -> Path:
     from microworld.autoencoder import Autoencoder
     from microworld.checkpoint import write_checkpoint
     from microworld.diffusion import TextToNoise
+    from microworld.spec import DEFAULT_WORLD, load_world
 
     torch.manual_seed(0)
-    model = TextToNoise(classes=8)
+    model = TextToNoise(load_world(DEFAULT_WORLD))
     with torch.no_grad():
         for parameter in model.parameters():
             if not parameter.any():
