@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import torch
 
+ROOT = Path(__file__).parent.parent.parent
+
 
 @pytest.fixture(scope="module")
 def world(comfyui: Path) -> Any:
@@ -51,3 +53,82 @@ def test_the_judge_finds_a_drawn_thing_and_no_other(world: Any, microworld: Any)
     hits = sum(len(a & b) for a, b in zip(shown, found, strict=True))
     assert hits / sum(map(len, shown)) >= 0.93
     assert sum(len(b - a) for a, b in zip(shown, found, strict=True)) / len(scenes) <= 0.2
+
+
+@pytest.fixture(scope="module")
+def untrained(comfyui: Path) -> Any:
+    """The second world's diffusion model with random weights, all of which say something, as a checkpoint stores them."""
+    from microworld.diffusion import TextToNoise
+    from microworld.spec import load_world
+
+    second = load_world(ROOT / "microworld" / "second.toml")
+    torch.manual_seed(0)
+    model = TextToNoise(second)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if not parameter.any():
+                parameter.normal_(std=0.05)
+            parameter.copy_(parameter.half())
+    return second, model
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v"])
+def test_what_comfyui_loads_denoises_as_the_model_did_in_training(
+    untrained: Any, pack: Any, tmp_path: Path, prediction: Any
+) -> None:
+    """Of a spec with another width and vocabulary; the file says what is predicted."""
+    import comfy.sd
+    import comfy.utils
+    from transformers import CLIPTokenizer
+
+    from microworld.autoencoder import Autoencoder
+    from microworld.checkpoint import write_checkpoint
+    from microworld.diffusion import alphas_cumprod
+
+    second, model = untrained
+    file = tmp_path / "second.safetensors"
+    write_checkpoint(file, model.state_dict(), Autoencoder(), torch.zeros(()), torch.ones(()), prediction)
+    text, step = "a photo of a lime banana and an airplane", 700
+    with torch.inference_mode():
+        loaded, clip, *_ = comfy.sd.load_state_dict_guess_config(comfy.utils.load_torch_file(str(file)))
+        a = alphas_cumprod()[step]
+        noisy = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+        sigma = ((1 - a) / a).sqrt().reshape(1)
+        cond = clip.encode_from_tokens(clip.tokenize(text))
+        loaded.model.to(torch.float32)
+        denoised = loaded.model.apply_model(noisy / a.sqrt(), sigma, c_crossattn=cond)
+
+        tokenizer = CLIPTokenizer.from_pretrained(second.host_folder / "tokenizer")
+        tokens = tokenizer([text], padding="max_length", max_length=77)["input_ids"]
+        output, _ = model(noisy, torch.tensor([step]), torch.tensor(tokens))
+    assert cond.shape[-1] == second.model.width == 128
+    if prediction == "v":
+        expected = a.sqrt() * noisy - (1 - a).sqrt() * output
+    else:
+        expected = (noisy - (1 - a).sqrt() * output) / a.sqrt()
+    # The loader computes in single precision, but for the text, which it may encode in half.
+    torch.testing.assert_close(denoised, expected, rtol=0, atol=0.01 * expected.abs().max().item())
+
+
+def test_the_loss_of_v_is_zero_for_what_gives_back_latents_and_noise(comfyui: Path) -> None:
+    """v = alpha * noise - sigma * latents, for both of which there is one formula with the noisy latents."""
+    from microworld.diffusion import alphas_cumprod, denoising_loss
+
+    random = torch.Generator().manual_seed(2)
+    latents, noise = torch.randn(2, 6, 4, 8, 8, generator=random)
+    steps = torch.tensor([0, 100, 400, 700, 900, 999])
+    alphas = alphas_cumprod()[steps]
+    alpha, sigma = alphas.sqrt()[:, None, None, None], (1 - alphas).sqrt()[:, None, None, None]
+    noisy, v = alpha * latents + sigma * noise, alpha * noise - sigma * latents
+    torch.testing.assert_close(alpha * noisy - sigma * v, latents)
+    assert denoising_loss(v, latents, noise, alphas, "v") == 0
+    assert denoising_loss(noise, latents, noise, alphas, "epsilon") == 0
+    off = 0.3 * torch.randn(v.shape, generator=random)
+    # The same wrong guess in either form costs the same, where neither weight is bounded: an error of alpha * e in v's
+    # place of e is one of epsilon.
+    low = alphas > 1 / 20
+    same = [
+        denoising_loss((v + off)[low], latents[low], noise[low], alphas[low], "v"),
+        denoising_loss((noise + alpha * off)[low], latents[low], noise[low], alphas[low], "epsilon"),
+    ]
+    torch.testing.assert_close(*same)
