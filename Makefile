@@ -28,5 +28,6 @@ results:
 SPEC = microworld/world.toml
 OUT = world_output
 PROCESSES = $(shell nproc)
+FLAGS =
 world:
-	$(HOST) python -m microworld.make --world $(SPEC) --out $(OUT) --processes $(PROCESSES)
+	$(HOST) python -m microworld.make --world $(SPEC) --out $(OUT) --processes $(PROCESSES) $(FLAGS)

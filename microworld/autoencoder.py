@@ -101,6 +101,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="2600; 2000 where it starts from another world's")
     parser.add_argument("--batch", type=int, default=16, help="of all processes together")
     parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--bf16", action="store_true", help="products of bfloat16: faster where the processor has AMX")
     args = parser.parse_args()
     rank, count = runs.join_processes()
     world = load_world(args.world)
@@ -114,10 +115,13 @@ def main() -> None:
 
     def loss_of(step: int) -> Tensor:
         images, things = pictures(world, [world.seed, 1, rank, step], args.batch // count, wild=True)
-        latents = model.encode(images)
+        with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
+            latents = model.encode(images)
         # Noise makes the decoder forgiving of a diffusion model's small errors; the pull keeps latents within TAESD's clamp.
         noisy = latents + 0.05 * torch.randn(latents.shape, generator=torch.Generator().manual_seed(step * 8 + rank))
-        return reconstruction_loss(model.decode(noisy), images, things) + 0.0002 * latents.square().mean()
+        with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
+            output = model.decode(noisy)
+        return reconstruction_loss(output.float(), images, things) + 0.0002 * latents.float().square().mean()
 
     test, things = pictures(world, [world.seed, 2], 32, wild=False)
 

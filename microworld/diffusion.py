@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from . import runs
@@ -58,6 +59,15 @@ def denoising_loss(output: Tensor, latents: Tensor, noise: Tensor, alphas: Tenso
     return (easy * (output - (signal * noise - sigma * latents)).square().mean((1, 2, 3))).mean()
 
 
+def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None, **_: Any) -> Tensor:
+    """ComfyUI's attention (B, L, C) in plain products: of bfloat16 on a CPU, torch's fused one is slow in going back."""
+    q, k, v = (rearrange(part, "b l (a c) -> (b a) l c", a=heads) for part in (q, k, v))
+    scores = torch.bmm(q, k.transpose(1, 2)) * q.shape[-1] ** -0.5
+    if mask is not None:
+        scores = scores + mask
+    return rearrange(torch.bmm(scores.softmax(-1), v), "(b a) l c -> b l (a c)", a=heads)
+
+
 class TextToNoise(nn.Module):
     """`unet` and `text` are ComfyUI's UNetModel and CLIPTextModel, whose state dicts the checkpoint holds."""
 
@@ -100,14 +110,14 @@ class TextToNoise(nn.Module):
 
     def encode(self, tokens: Tensor) -> Tensor:
         """(B, L) -> (B, L, width). ComfyUI's layers add in place, which autograd refuses; these lines do not."""
-        from comfy.ldm.modules.attention import attention_pytorch
+        from comfy.ldm.modules import attention as host_attention
 
         model = self.text.text_model
         embeddings = model.embeddings
         x = embeddings.token_embedding(tokens) + embeddings.position_embedding.weight[: tokens.shape[1]]
         mask = torch.full((x.shape[1], x.shape[1]), -torch.finfo(x.dtype).max).triu_(1)
         for layer in model.encoder.layers:
-            x = x + layer.self_attn(layer.layer_norm1(x), mask, attention_pytorch)
+            x = x + layer.self_attn(layer.layer_norm1(x), mask, host_attention.attention_pytorch)
             x = x + layer.mlp(layer.layer_norm2(x))
         return model.final_layer_norm(x)
 
@@ -167,6 +177,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=96, help="of all processes together")
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--shards", type=int, default=12)
+    parser.add_argument("--bf16", action="store_true", help="products of bfloat16: faster where the processor has AMX")
     args = parser.parse_args()
     rank, count = runs.join_processes()
     batch = args.batch // count
@@ -174,6 +185,10 @@ def main() -> None:
     from comfy.cli_args import args as host_args
 
     host_args.use_pytorch_cross_attention = True
+    from comfy.ldm.modules import attention as host_attention
+
+    if args.bf16:
+        host_attention.optimized_attention = host_attention.attention_pytorch = attention
     world = load_world(args.world)
     torch.manual_seed(world.seed)
     model = TextToNoise(world)
@@ -198,10 +213,11 @@ def main() -> None:
         steps = torch.where(high, 600 + steps * 2 // 5, steps)
         noise = torch.randn(latents.shape, generator=generator)
         a = alphas[steps][:, None, None, None]
-        output, seen = model(a.sqrt() * latents + (1 - a).sqrt() * noise, steps, tokens)
-        denoising = denoising_loss(output, latents, noise, alphas[steps], world.model.prediction)
+        with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
+            output, seen = model(a.sqrt() * latents + (1 - a).sqrt() * noise, steps, tokens)
+        denoising = denoising_loss(output.float(), latents, noise, alphas[steps], world.model.prediction)
         # Having to say what stands where teaches the words at high noise, where nothing but the text tells it.
-        return denoising + 0.1 * F.cross_entropy(seen, classes)
+        return denoising + 0.1 * F.cross_entropy(seen.float(), classes)
 
     runs.train(
         "diffusion",
