@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from ..attention.maps import attention_maps
 from ..backbone import Encoded
 from ..families.unet import Block, Group, Outline, Place
-from ..reading.rules import Look, Reading
+from ..reading.rules import BoundingRule, Look, Reading
 from .model import predictor
 
 
@@ -137,6 +137,23 @@ def watch(model_options: dict[str, Any], captures: Sequence[Capture], stop: bool
     return _replaced(model_options, captures[0].blocks, patch)
 
 
+def bound(
+    model_options: dict[str, Any], blocks: Mapping[Block, Group], rules: Mapping[Any, BoundingRule], *, progress: float
+) -> dict[str, Any]:
+    """A clone of model options under which the self-attention of some conditionings is bounded by rules.
+
+    Args:
+        blocks: those that are bounded, each with its group.
+        rules: ComfyUI's name for a conditioning -> its rule.
+        progress: the fraction of the schedule that lies behind.
+    """
+
+    def patch(block: Block, other: Replacement | None) -> Replacement:
+        return _Bounded(rules, progress, other)
+
+    return _replaced(model_options, list(blocks), patch, name="attn1")
+
+
 def steer(
     model_options: dict[str, Any],
     blocks: Mapping[Block, Group],
@@ -181,6 +198,36 @@ class _Watched:
         if self.stop and any(new) and all(capture.is_complete for capture in self.captures):
             raise StopForward
         return self.other(q, k, v, extra) if self.other else attention_pytorch(q, k, v, extra["n_heads"])
+
+
+@dataclass(frozen=True)
+class _Bounded:
+    """A block's self-attention, of which some conditionings' is bounded.
+
+    Where another pack has merged or tiled the cells it is left as it is, for nobody knows then which is where.
+    """
+
+    rules: Mapping[Any, BoundingRule]
+    progress: float
+    other: Replacement | None
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra: dict[str, Any]) -> Tensor:
+        whole = self.other(q, k, v, extra) if self.other else None
+        prompts, (height, width) = extra["uuids"], extra["activations_shape"][-2:]
+        if not any(prompt in self.rules for prompt in prompts) or {q.shape[1], k.shape[1]} != {height * width}:
+            return _plain(q, k, v, extra) if whole is None else whole
+        parts: list[Tensor] = []
+        theirs = whole.chunk(len(prompts)) if whole is not None else None
+        for i, (prompt, *qkv) in enumerate(zip(prompts, *(t.chunk(len(prompts)) for t in (q, k, v)), strict=True)):
+            rule, heads = self.rules.get(prompt), extra["n_heads"]
+            look = Look(qkv[0], qkv[1], heads=heads, height=height, width=width, progress=self.progress)
+            bias = None if rule is None else rule(look)
+            if bias is None:
+                parts.append(theirs[i] if theirs else _plain(qkv[0], qkv[1], qkv[2], extra))
+            else:
+                bounded = _biased(*qkv, bias=bias.to(q), heads=heads)
+                parts.append(theirs[i] + bounded - attention_pytorch(*qkv, heads) if theirs else bounded)
+        return torch.cat(parts)
 
 
 @dataclass(frozen=True)
@@ -252,17 +299,19 @@ def _replaced(
     model_options: dict[str, Any],
     blocks: Sequence[Block],
     patch: Callable[[Block, Replacement | None], Replacement],
+    name: str = "attn2",
 ) -> dict[str, Any]:
-    """A clone of model options in which `patch` makes the blocks' cross-attention, of what replaced it before."""
+    """A clone of model options in which `patch` makes the blocks' cross-attention, of what replaced it before; "attn1" is their
+    self-attention."""
     options = comfy.model_patcher.create_model_options_clone(model_options)
-    present = options.get("transformer_options", {}).get("patches_replace", {}).get("attn2", {})
+    present = options.get("transformer_options", {}).get("patches_replace", {}).get(name, {})
     made = {
         block: patch(block, present.get((*block.place, block.depth)) or present.get(block.place)) for block in blocks
     }
     for block, attend in made.items():
-        name, number = block.place
+        part, number = block.place
         options = comfy.model_patcher.set_model_options_patch_replace(
-            options, attend, name="attn2", block_name=name, number=number, transformer_index=block.depth
+            options, attend, name=name, block_name=part, number=number, transformer_index=block.depth
         )
     return options
 

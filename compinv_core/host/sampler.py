@@ -21,18 +21,18 @@ from ..memory import MemoryPlan
 from ..prompts.spans import Subject
 from ..reading.contexts import Contexts
 from ..reading.regional import ReadContexts, Regional, read_contexts
-from ..reading.rules import Reading
+from ..reading.rules import BoundingRule, Reading
 from ..sampling.conditioning import GuidedConditioning, check_layout, check_shape, energy_of, reported
 from ..sampling.guidance import Energy, Guidance, correct
 from ..sampling.report import Report
-from ..sampling.schedules import Balance, Steering, progress
-from .attention import Capture, outline, steer, until_last_map, watch, with_cloned_skips
+from ..sampling.schedules import Balance, Bounding, Steering, progress
+from .attention import Capture, bound, outline, steer, until_last_map, watch, with_cloned_skips
 from .composition import SUBJECTS
 from .contexts import CONTEXTS, OWNER, put_contexts, variants_of
 from .model import checkpointed, frozen_weights, measuring_saved_activations, non_dynamic, with_backward
 from .recovery import KEY, latent_preview
 
-REGIONAL = Regional()
+REGIONAL, BOUNDING = Regional(), Bounding()
 log = logging.getLogger(__name__)
 
 
@@ -148,6 +148,9 @@ class _Regularization:
             readings = {one.name: run.readings[one.name] for one in taking_part}
             blocks = self.outline.groups
             model_options = steer(model_options, blocks, readings, progress=call.progress, captures=captures)
+        bounds = {one.name: one.bounds for one in taking_part if one.bounds}
+        if bounds and BOUNDING.at(call.progress):
+            model_options = bound(model_options, self.outline.groups, bounds, progress=call.progress)
         result = executor(x, timestep, model_options, seed)
         # Packs that save time leave blocks out of some steps.
         if self.report and captures and all(capture.maps for capture in captures):
@@ -222,7 +225,10 @@ class _Regularization:
         contexts = read.contexts(chosen) if read else Contexts.one(length, [subjects[i].columns for i in chosen])
         names, regions = [subjects[i].phrase for i in chosen], [region for region, _ in placed]
         one = GuidedConditioning(cond["uuid"], names, contexts, canvas, area=cond.get("area"), regions=regions)
-        return replace(one, own_rules=read.rules(contexts, one.cells)) if read and cond[OWNER] is self else one
+        if not read or cond[OWNER] is not self:
+            return one
+        bounds = BoundingRule(one.cells, BOUNDING.at) if read.of_regions and len(regions) > 1 else None
+        return replace(one, own_rules=read.rules(contexts, one.cells), bounds=bounds)
 
     def _captures(self, conditionings: Sequence[GuidedConditioning], x: Tensor) -> list[Capture]:
         blocks = self.outline.guided_blocks(*x.shape[-2:])

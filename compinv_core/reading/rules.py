@@ -18,6 +18,7 @@ from .contexts import Contexts
 
 HIDDEN = -1e4  # nats: e to the power of it is 0 in every dtype, and half precision still holds it
 BALANCING_ROUNDS = 8
+MAX_BOUNDED_CELLS = 32 * 32  # of a map; those of SD's finest level would make a bias of 4096 x 4096
 
 Cells = Callable[[int, int], Tensor]
 """(height, width) of a map -> (n, height, width) in 0..1, how much of each cell belongs to each of n things."""
@@ -32,7 +33,7 @@ class Look:
 
     Attributes:
         q: (B, N, heads*d), of N = height * width cells.
-        k: (B, L, heads*d), of all contexts, once each.
+        k: (B, L, heads*d), of all contexts, once each; in self-attention of the N cells.
         group: of the block; None where that is not known.
         progress: the fraction of the schedule that lies behind, 0..1.
         bias: (B or 1, N or 1, L), what the rules before have added so far; None for nothing.
@@ -153,6 +154,41 @@ class VisibilityRule:
         if elsewhere or look.progress < start or end <= look.progress < 1:
             return None
         return self._made.of(look, lambda h, w: visibility_bias(self.cells(h, w), self.contexts.lengths))
+
+
+@dataclass(frozen=True, eq=False)
+class BoundingRule:
+    """The cells of one region attend less to those of another: of self-attention, so it knows no contexts.
+
+    Attributes:
+        cells: the regions, (R, h, w).
+        strength: in nats.
+    """
+
+    cells: Cells
+    strength: Strength
+    _made: _Made = field(default_factory=_Made, init=False, repr=False)
+
+    def __call__(self, look: Look) -> Tensor | None:
+        """(1, N, N); None where it adds nothing, and on maps of so many cells that they tell no more than coarser ones."""
+        strength = self.strength(look.progress)
+        if strength == 0 or look.height * look.width > MAX_BOUNDED_CELLS:
+            return None
+        return strength * self._made.of(look, lambda h, w: bounding_bias(self.cells(h, w)))
+
+
+def bounding_bias(regions: Tensor) -> Tensor:
+    """(1, N, N) of N = h*w cells: -1 where the one is in a region and the other, outside of it, in another one; else 0.
+
+    Args:
+        regions: (R, h, w) in 0..1.
+    """
+    own = regions.flatten(1)
+    between = own.new_zeros(own.shape[1], own.shape[1])
+    for i, region in enumerate(own):
+        others = torch.cat([own[:i], own[i + 1 :]]).amax(dim=0) * (1 - region) if len(own) > 1 else 0 * region
+        between = torch.maximum(between, region[:, None] * others[None])
+    return -between[None]
 
 
 def steering_bias(cells: Tensor, columns: Sequence[Sequence[int]], length: int, *, strength: float) -> Tensor:

@@ -11,7 +11,7 @@ from ..attention.maps import resized_mean
 from ..layout.regions import Layout, Region
 from ..prompts.spans import Subject
 from ..reading.contexts import Contexts
-from ..reading.rules import BalanceRule, Reading, Rule, SteeringRule
+from ..reading.rules import BalanceRule, BoundingRule, Reading, Rule, SteeringRule
 from .report import Report
 from .schedules import Balance, Steering
 
@@ -28,6 +28,7 @@ class GuidedConditioning:
         area: what of the canvas it is for, in cells of the latent: height, width, top, left; None for all of it.
         regions: S of them, or none where there is no layout.
         own_rules: those that it brings along, such as who reads which of its contexts; they come before all others.
+        bounds: of its self-attention, or None.
     """
 
     name: Hashable
@@ -37,6 +38,7 @@ class GuidedConditioning:
     area: tuple[int, int, int, int] | None = None
     regions: Sequence[Region] = ()
     own_rules: Sequence[Rule] = ()
+    bounds: BoundingRule | None = None
 
     def cells(self, height: int, width: int) -> Tensor:
         """(S, height, width) in 0..1: the regions, on a map of what the conditioning is for."""

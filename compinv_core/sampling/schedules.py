@@ -59,3 +59,14 @@ class Balance(LinearDecay):
     """
 
     strength: float = 0.0
+
+
+@dataclass(frozen=True)
+class Bounding(LinearDecay):
+    """How much less the cells of one region attend to those of another in self-attention, in nats.
+
+    Of "Be Yourself" (Dahary et al., ECCV 2024) the half that needs no gradients, in the part of the schedule that decides what is where.
+    """
+
+    strength: float = 6.0
+    until: float = 0.4

@@ -344,6 +344,7 @@ def test_beside_another_packs_attention_its_own_part_stays(pack: Any, two: Any):
 
     replaced = two[0].clone()
     for block, number in (("input", 1), ("middle", 0), ("output", 2)):
+        replaced.set_model_attn1_replace(plain, block, number, 0)
         replaced.set_model_attn2_replace(plain, block, number, 0)
     positive, regions = prompt(pack, two, TWO, "blue-cat, green-car"), boxes(blue_cat=LEFT, green_car=RIGHT)
     alone, beside = (
@@ -351,3 +352,29 @@ def test_beside_another_packs_attention_its_own_part_stays(pack: Any, two: Any):
         for model in (two[0], replaced)
     )
     assert torch.allclose(beside, alone, atol=2e-4)
+
+
+def test_self_attention_between_regions_is_bounded_for_the_prompt_alone(pack: Any, two: Any, monkeypatch: Any):
+    """Its first steps differ, the reading being the same; at CFG 0 the unconditional branch alone is left, and that does not."""
+    import compositional_inversion.compinv_core.host.sampler as host
+    from compositional_inversion.compinv_core.sampling.schedules import Bounding
+
+    positive, regions = prompt(pack, two, TWO, "blue-cat, green-car"), boxes(blue_cat=LEFT, green_car=RIGHT)
+    model = regularized(two, regions)
+    bounded = {cfg: ksampler(pack, two, model, positive=positive, cfg=cfg) for cfg in (4.0, 1e-9)}
+    monkeypatch.setattr(host, "BOUNDING", Bounding(0))
+    free = {cfg: ksampler(pack, two, model, positive=positive, cfg=cfg) for cfg in (4.0, 1e-9)}
+    assert not torch.allclose(bounded[4.0], free[4.0], atol=1e-2)
+    assert torch.allclose(bounded[1e-9], free[1e-9], atol=1e-4)
+
+
+def test_beside_packs_that_merge_or_tile_cells_self_attention_is_theirs(pack: Any, two: Any):
+    from comfy_extras import nodes_hypertile, nodes_tomesd
+
+    positive, regions = prompt(pack, two, TWO, "blue-cat, green-car"), boxes(blue_cat=LEFT, green_car=RIGHT)
+    for patched in (
+        nodes_tomesd.TomePatchModel.execute(two[0], 0.5)[0],
+        nodes_hypertile.HyperTile.execute(two[0], 32, 1, 0, False)[0],
+    ):
+        found = ksampler(pack, two, regularized(two, regions, model=patched), positive=positive, steps=2)
+        assert found.isfinite().all()

@@ -6,11 +6,14 @@ from compositional_inversion.compinv_core.attention.maps import attention_probab
 from compositional_inversion.compinv_core.reading.contexts import Context, Contexts
 from compositional_inversion.compinv_core.reading.rules import (
     HIDDEN,
+    MAX_BOUNDED_CELLS,
     BalanceRule,
+    BoundingRule,
     Look,
     Reading,
     SteeringRule,
     VisibilityRule,
+    bounding_bias,
     steering_bias,
 )
 from torch import Tensor
@@ -147,3 +150,19 @@ def test_balance_counts_attention_under_what_is_visible():
         assert torch.allclose(found[:, :3].sum(1), found[:, 3], rtol=0.02)  # balance comes as near as its rounds
         blind = Reading(TWO, [BalanceRule(TWO, lambda _: 1.0), visibility]).bias(at)
         assert not torch.allclose(amounts(at, blind, TWO.subject_columns).sum((1, 3)), found, rtol=0.02)
+
+
+def test_cells_of_a_region_attend_less_to_those_of_another_and_to_no_others():
+    regions = torch.tensor([[[1.0, 0.5, 0.0, 0.0]], [[0.0, 0.0, 0.0, 1.0]]])
+    expected = [[0.0, 0, 0, -1], [0, 0, 0, -0.5], [0, 0, 0, 0], [-1, -0.5, 0, 0]]
+    assert bounding_bias(regions).tolist() == [expected]
+    assert bounding_bias(torch.ones(2, 1, 4)).eq(0).all()  # where regions overlap, their cells are of both
+    assert bounding_bias(torch.ones(1, 1, 4)).eq(0).all()
+
+
+def test_bounding_fades_and_leaves_fine_maps_alone():
+    rule = BoundingRule(halves, lambda progress: 6 * (1 - progress))
+    full, half = rule(look(ALONE)), rule(look(ALONE, progress=0.5))
+    assert full is not None and half is not None and full.min() == -6 and torch.equal(half, full / 2)
+    assert rule(look(ALONE, progress=1.0)) is None
+    assert rule(look(ALONE, height=MAX_BOUNDED_CELLS + 1, width=1)) is None
