@@ -21,7 +21,7 @@ from compinv_core.reading.regional import WHOLE_PROMPT
 from compinv_core.sampling.guidance import Guidance
 from compinv_core.sampling.schedules import Balance, Steering
 
-REGIONAL_BYTES = 1.15
+REGIONAL_BYTES = 1.3
 GOALS = {"sd15": (2.7, 0.8, "19.1 official"), "sdxl": (13, 2.7, "40 official")}
 
 

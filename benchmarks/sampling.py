@@ -15,16 +15,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import nodes  # the host's
 from compinv_core.attention.energy import layout_energy
-from compinv_core.host.attention import Capture, outline, steer, until_last_map, watch
+from compinv_core.host.attention import Capture, bound, outline, steer, until_last_map, watch
 from compinv_core.host.composition import composition_prompt
 from compinv_core.host.recovery import plain_layout
 from compinv_core.host.sampler import with_layout
 from compinv_core.layout.regions import Layout, default_layout
 from compinv_core.reading.contexts import Contexts
 from compinv_core.reading.regional import WHOLE_PROMPT, ReadContexts, Variant
-from compinv_core.reading.rules import BalanceRule, Reading, Rule, SteeringRule
+from compinv_core.reading.rules import BalanceRule, BoundingRule, Reading, Rule, SteeringRule
 from compinv_core.sampling.guidance import Guidance
-from compinv_core.sampling.schedules import Balance, Steering, progress
+from compinv_core.sampling.schedules import Balance, Bounding, Steering, progress
 from microworld.evaluate import CHECKPOINT, load_checkpoint
 
 GOALS = {"sd15": (1.10, 1.55, "1.553 official"), "sdxl": (1.65, 1.83, "1.833 official")}
@@ -85,6 +85,7 @@ class Unet:
         rules = [*read.rules(contexts, cells), SteeringRule(contexts, cells, lambda _: Steering().strength)]
         options = {"transformer_options": {"uuids": ["negative", "mine"]}}
         options = steer(options, self.outline.groups, {"mine": Reading(contexts, rules)})
+        options = bound(options, self.outline.groups, {"mine": BoundingRule(cells, Bounding().at)}, progress=0.0)
         text = torch.zeros(2, contexts.length, self.config["context_dim"], **self.place)
         self.forward(self.latents(2), options["transformer_options"], text)
 

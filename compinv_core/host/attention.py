@@ -212,22 +212,26 @@ class _Bounded:
     other: Replacement | None
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra: dict[str, Any]) -> Tensor:
-        whole = self.other(q, k, v, extra) if self.other else None
-        prompts, (height, width) = extra["uuids"], extra["activations_shape"][-2:]
-        if not any(prompt in self.rules for prompt in prompts) or {q.shape[1], k.shape[1]} != {height * width}:
-            return _plain(q, k, v, extra) if whole is None else whole
-        parts: list[Tensor] = []
-        theirs = whole.chunk(len(prompts)) if whole is not None else None
-        for i, (prompt, *qkv) in enumerate(zip(prompts, *(t.chunk(len(prompts)) for t in (q, k, v)), strict=True)):
-            rule, heads = self.rules.get(prompt), extra["n_heads"]
-            look = Look(qkv[0], qkv[1], heads=heads, height=height, width=width, progress=self.progress)
-            bias = None if rule is None else rule(look)
+        prompts, (height, width), heads = extra["uuids"], extra["activations_shape"][-2:], extra["n_heads"]
+        parts = [list(t.chunk(len(prompts))) for t in (q, k, v)]
+        biases: list[Tensor | None] = [None] * len(prompts)
+        if {q.shape[1], k.shape[1]} == {height * width}:
+            looks = [
+                Look(own, own, heads=heads, height=height, width=width, progress=self.progress) for own in parts[0]
+            ]
+            rules = [self.rules.get(prompt) for prompt in prompts]
+            biases = [rule(look) if rule else None for rule, look in zip(rules, looks, strict=True)]
+        if all(bias is None for bias in biases):
+            return self.other(q, k, v, extra) if self.other else _plain(q, k, v, extra)
+        theirs = self.other(q, k, v, extra).chunk(len(prompts)) if self.other else None
+        found: list[Tensor] = []
+        for i, (bias, *qkv) in enumerate(zip(biases, *parts, strict=True)):
             if bias is None:
-                parts.append(theirs[i] if theirs else _plain(qkv[0], qkv[1], qkv[2], extra))
+                found.append(theirs[i] if theirs else _plain(qkv[0], qkv[1], qkv[2], extra))
             else:
                 bounded = _biased(*qkv, bias=bias.to(q), heads=heads)
-                parts.append(theirs[i] + bounded - attention_pytorch(*qkv, heads) if theirs else bounded)
-        return torch.cat(parts)
+                found.append(theirs[i] + bounded - attention_pytorch(*qkv, heads) if theirs else bounded)
+        return torch.cat(found)
 
 
 @dataclass(frozen=True)
