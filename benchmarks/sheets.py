@@ -1,15 +1,17 @@
 """Contact sheets of the comparison's pictures: the first of each prompt, training seed 0, the same noise for every row."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from drawing import draw_sheet
 from PIL import Image
 from recorded import Record
-from rows import OURS, ROWS
+from rows import BARE, OURS, ROWS, WHOLE
 from tuning_tables import ROWS as FINE_TUNES
 
 PICTURES = Path(__file__).parent.parent / "composition_output" / "pictures"
 TUNED = PICTURES.parent / "fine-tuned pictures"
+ENDS = (("pretrained word", ""), ("two concepts", "_two_concepts"))
 
 
 def draw_sheets(found: list[Record], folder: Path) -> None:
@@ -23,25 +25,37 @@ def draw_sheets(found: list[Record], folder: Path) -> None:
     for name, (setting, units) in wanted.items():
         files = {row: [PICTURES / f"test, {row}, {setting}, {unit}.png" for unit in units] for row in ROWS}
         files = {row: mine for row, mine in files.items() if mine and all(file.exists() for file in mine)}
-        if OURS in files:
+        if len(files) == len(ROWS):  # or the sheet before shows more
             strips = {row: joined([Image.open(file) for file in mine]) for row, mine in files.items()}
             titles = [title.replace(" and ", "\n") for unit in units for title in prompts[setting, unit]]
             draw_sheet(strips, titles, folder / f"{name}.jpg")
 
 
+def draw_regional(found: list[Record], folder: Path) -> None:
+    """What regional reading changes: with no layout, steered to one, and read regionally, too."""
+    _draw_side_by_side(
+        found, (BARE, WHOLE, OURS), PICTURES, {name: folder / f"regional{end}.jpg" for name, end in ENDS}
+    )
+
+
 def draw_fine_tunes(found: list[Record], folder: Path) -> None:
-    """Of the fine-tunes' pictures, all concepts side by side, beside other objects and two together."""
-    for name, setting in (("fine_tunes", "pretrained word"), ("fine_tunes_two_concepts", "two concepts")):
+    """Of the fine-tunes' pictures."""
+    _draw_side_by_side(found, FINE_TUNES, TUNED, {name: folder / f"fine_tunes{end}.jpg" for name, end in ENDS})
+
+
+def _draw_side_by_side(found: list[Record], rows: Sequence[str], pictures: Path, files: Mapping[str, Path]) -> None:
+    """All concepts of a setting side by side, a line for each row whose pictures are all there."""
+    for setting, file in files.items():
         prompts = {r["unit"]: r["prompts"] for r in found if r["setting"] == setting}
         units, strips = sorted(prompts), dict[str, Image.Image]()
-        for row in FINE_TUNES:
-            files = [TUNED / f"test, {row}, {setting}, {unit}.png" for unit in units]
-            if files and all(file.exists() for file in files):
+        for row in rows:
+            own = [pictures / f"test, {row}, {setting}, {unit}.png" for unit in units]
+            if own and all(one.exists() for one in own):
                 title = row.replace(" + ", "\n+ ").replace(", ", "\n")
-                strips[title] = joined([Image.open(file) for file in files])
+                strips[title] = joined([Image.open(one) for one in own])
         if strips:
             titles = [title.replace(" and ", "\n") for unit in units for title in prompts[unit]]
-            draw_sheet(strips, titles, folder / f"{name}.jpg")
+            draw_sheet(strips, titles, file)
 
 
 def joined(strips: list[Image.Image]) -> Image.Image:
