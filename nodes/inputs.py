@@ -79,7 +79,8 @@ def training_inputs() -> dict[str, Any]:
             default=DEFAULTS.learning_rate,
             **LIMITS["learning_rate"],
             step=0.001,
-            tooltip="Learning rate of AdamW, relative to the RMS of the vocabulary's embeddings; decays to 0 along a cosine.",
+            tooltip="Learning rate of AdamW, relative to the RMS of the vocabulary's embeddings; with the optimizer sphere of Training "
+            "Options, radians per step. Decays to 0 along a cosine.",
         ),
         io.Float.Input(
             "anchor_weight",
@@ -153,6 +154,7 @@ def recipe_of(inputs: dict[str, list[Any]], weights_learning_rate: float = DEFAU
         noise_levels=options.noise_levels,
         anchor_loss=options.anchor_loss,
         weights_learning_rate=weights_learning_rate,
+        optimizer=options.optimizer,
     )
 
 

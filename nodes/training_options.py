@@ -9,13 +9,14 @@ from torch import Tensor
 
 from ..compinv_core.anchors import AnchorSet
 from ..compinv_core.training.objective import NoiseLevels
-from ..compinv_core.training.recipe import AnchorLoss, AnchorSchedule
+from ..compinv_core.training.recipe import AnchorLoss, AnchorSchedule, Optimizer
 from ..compinv_core.training.request import Request
 from .types import CATEGORY, AnchorsType, OptionsType
 
 OURS, PAPER = "as set on the training node", "paper"
 CONSTANT, GROWING = "constant", "growing"
 EMBEDDING, TEXT = "embeddings", "text features"
+ADAMW, SPHERE = "AdamW", "sphere (DTI)"
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Options:
     captions: bool = False
     anchor_loss: AnchorLoss = "embedding"
     second: Second | None = None
+    optimizer: Optimizer = "AdamW"
 
     def second_of(self, first: Request) -> list[Request]:
         """The concept that is learnt together with the first one, with its settings."""
@@ -139,6 +141,13 @@ class CompInvTrainingOptions(io.ComfyNode):
                     optional=True,
                     tooltip="Anchors of the second concept, from Anchor Select. Unconnected: its class word, if the first has anchors.",
                 ),
+                io.Combo.Input(
+                    "optimizer",
+                    options=[ADAMW, SPHERE],
+                    optional=True,
+                    tooltip="AdamW, or Directional Textual Inversion: the vectors keep a typical word's length, only their direction is "
+                    "learnt, and learning_rate is an angle in radians per step. Ignored by the preset paper.",
+                ),
             ],
             outputs=[
                 OptionsType.Output(
@@ -164,6 +173,7 @@ class CompInvTrainingOptions(io.ComfyNode):
         second_placeholder: list[str] | None = None,
         second_class_word: list[str] | None = None,
         second_anchors: list[AnchorSet] | None = None,
+        optimizer: list[str] | None = None,
     ) -> io.NodeOutput:
         second = None
         if second_images:
@@ -185,6 +195,7 @@ class CompInvTrainingOptions(io.ComfyNode):
                 captions=bool(captions),
                 anchor_loss="text features" if anchor_loss and anchor_loss[0] == TEXT else "embedding",
                 second=second,
+                optimizer="sphere" if optimizer and optimizer[0] == SPHERE else "AdamW",
             )
         )
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, Union, cast, get_args, get_origin
 
 from ..concept import check_name
 from ..training.objective import NoiseLevels
-from ..training.recipe import Recipe
+from ..training.recipe import Optimizer, Recipe
 from ..training.request import LIMITS, TEMPLATES, WHAT, FineTuneRequest, PriorKind
 from ..training.ways.fine_tune import What
 
@@ -49,6 +49,8 @@ class Job:
         prior_images: a folder of images of the class; "" lets the model draw prior_count of them.
         prior_weight: of the class images' loss; of DCO, its strength (10 is the paper's beta).
         anchor_loss: "embedding", or "text features" of whole prompts (ClassDiffusion).
+        optimizer: "AdamW", or "sphere": vectors keep a typical word's length, and learning_rate is in radians a step (Directional
+            Textual Inversion).
         replace: whether files of the same name that are there already, and of another training, are written over.
     """
 
@@ -82,6 +84,7 @@ class Job:
     prior_count: int = FINE_TUNE.prior_count
     prior_weight: float = FINE_TUNE.prior_weight
     anchor_loss: Literal["embedding", "text features"] = "embedding"
+    optimizer: Optimizer = "AdamW"
     replace: bool = False
 
     def __post_init__(self) -> None:
@@ -103,6 +106,7 @@ class Job:
             "what": ("word", *WHAT),
             "prior": get_args(PriorKind),
             "anchor_loss": ("embedding", "text features"),
+            "optimizer": get_args(Optimizer),
         }
         for name, known in choices.items():
             if getattr(self, name) not in known:

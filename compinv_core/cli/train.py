@@ -221,6 +221,7 @@ def _training(loaded: tuple[Any, Any, Any], jobs: Sequence[Job], base: Path) -> 
         noise_levels=job.noise_levels,
         weights_learning_rate=job.weights_learning_rate,
         anchor_loss=job.anchor_loss,
+        optimizer=job.optimizer,
     )
     backbone = ComfyBackbone(model, clip, vae)
     fine_tune = None if job.what == "word" else _fine_tune(job, job.what, base)

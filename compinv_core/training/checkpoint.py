@@ -51,7 +51,7 @@ class Checkpoint:
         best: of the evaluation with the lowest loss so far, the start's among them: those parameters that the way remembers.
         best_loss: that loss.
         initial_loss: the reconstruction loss of the start's evaluation: what the class word alone explains of the images.
-        optimizer: AdamW's state dict.
+        optimizer: AdamW's state dict; a step on the sphere keeps nothing.
         random: state of the generator that images, prompts, timesteps and noise are drawn from.
         micro_batch: sums in other parts would round otherwise.
         history: of every report so far.

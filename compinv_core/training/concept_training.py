@@ -100,9 +100,8 @@ class ConceptTraining(TrainingRun):
         return Material(TrainingData(torch.cat(latents), self.fitting, merged), class_data)
 
     def identity(self) -> tuple[object, list[Tensor]]:
-        ordinary = (
-            self.recipe.anchor_loss == "text features"
-        )  # prompts with the class word are what the word is held to
+        # what the word is held to: prompts with the class word, or its direction
+        ordinary = self.recipe.anchor_loss == "text features" or self.recipe.optimizer == "sphere"
         settings = [
             (
                 request.kind,

@@ -111,15 +111,17 @@ class TrainingState:
     def __init__(self, task: Task, around: Surroundings, parameters: Parameters, resume: Checkpoint | None):
         self.task, self.around, self.parameters = task, around, parameters
         self.plan = around.plan
-        self.rates = task.way.learning_rates(task.recipe)
+        self.rates, self.spheres = task.way.learning_rates(task.recipe), task.way.spheres(task.recipe)
         self.generator = torch.Generator().manual_seed(task.recipe.seed)
         self.random = self.generator.get_state()
-        groups = [{"params": [parameters[name]]} for name in self.rates]
+        groups = [{"params": [] if name in self.spheres else [parameters[name]]} for name in self.rates]
         self.optimizer = torch.optim.AdamW(groups, weight_decay=task.recipe.weight_decay)
         self.losses: list[Tensor] = []
         if resume is not None:
             self.optimizer.load_state_dict(resume.optimizer)
             self.generator.set_state(resume.random)
+        else:
+            self._start_on_spheres()
         self.checkpoint = resume or self._beginning()
         self.step = self.checkpoint.step
         self.loss_scale = torch.tensor(self.checkpoint.loss_scale, device=task.device)
@@ -134,7 +136,9 @@ class TrainingState:
     def gradient(self, drawn: Drawn) -> Tensor:
         """The step's losses; their gradients are in the parameters. Where memory runs out, in smaller micro-batches from then on."""
         while True:
-            self.optimizer.zero_grad(set_to_none=False)
+            for leaf in self.parameters.values():
+                if leaf.grad is not None:
+                    leaf.grad.zero_()
             try:
                 losses, self.loss_scale = self.task.backward(
                     self.parameters, drawn, step=self.step + 1, scale=self.loss_scale, micro_batch=self.plan.micro_batch
@@ -148,13 +152,19 @@ class TrainingState:
             self.plan = plan
             self.around.on_new_plan(plan)
 
+    @torch.no_grad()
     def update(self, losses: Tensor) -> None:
         """Take the step."""
         self.step += 1
         self.losses.append(losses)
+        factor = self.task.recipe.lr_factor(self.step)
         for group, rate in zip(self.optimizer.param_groups, self.rates.values(), strict=True):
-            group["lr"] = rate * self.task.recipe.lr_factor(self.step)
+            group["lr"] = rate * factor
         self.optimizer.step()
+        for name, sphere in self.spheres.items():
+            vectors = self.parameters[name]
+            assert vectors.grad is not None
+            vectors.copy_(sphere.step(vectors, vectors.grad, self.rates[name] * factor))
 
     def report(self) -> Progress:
         """What the steps since the last report amount to.
@@ -201,6 +211,11 @@ class TrainingState:
                 best = self.task.way.remembered(self.checkpoint.parameters)
                 self.checkpoint = replace(self.checkpoint, best=best, best_loss=loss)
         return Progress(**vars(told), checkpoint=self.checkpoint)
+
+    @torch.no_grad()
+    def _start_on_spheres(self) -> None:
+        for name, sphere in self.spheres.items():
+            self.parameters[name].copy_(sphere.project(self.parameters[name]))
 
     def _beginning(self) -> Checkpoint:
         initial_loss, best_loss = self.task.evaluate(self.parameters, self.plan.micro_batch)

@@ -16,6 +16,7 @@ IMAGES_PER_PREVIEW = 320  # images that are learnt from for each preview
 
 AnchorLoss = Literal["embedding", "embedded prompt", "text features"]
 AnchorSchedule = Literal["constant", "growing"]
+Optimizer = Literal["AdamW", "sphere"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Recipe:
     Attributes:
         steps: optimiser steps.
         batch: images a step.
-        learning_rate: of a word's vectors, an AdamW step; in `lr_unit`.
+        learning_rate: of a word's vectors, an AdamW step; in `lr_unit`. On the sphere, radians a step.
         reconstruction_weight, anchor_weight: the two weights of semantic inversion.
         seed: of images, prompts, timesteps and noise.
         anchor_schedule: "growing": the anchors' weight rises from 0 to its full height along the run.
@@ -39,6 +40,8 @@ class Recipe:
             class word (ClassDiffusion, Huang et al. 2025).
         weights_learning_rate: of changes of the model's weights; in `lr_unit`.
         max_grad_norm: gradients are scaled down to this norm; None leaves them.
+        optimizer: of a word's vectors; the rest is always AdamW's. "sphere": they keep the mean length of the vocabulary's, and
+            their directions are learnt (Directional Textual Inversion, Kim et al. 2026).
     """
 
     steps: int = 400
@@ -55,6 +58,7 @@ class Recipe:
     anchor_loss: AnchorLoss = "embedding"
     weights_learning_rate: float = 0.003
     max_grad_norm: float | None = None
+    optimizer: Optimizer = "AdamW"
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 1:

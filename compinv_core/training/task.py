@@ -166,7 +166,7 @@ class Task:
         Returns:
             The losses (4,), not weighted: what is minimised of the images, anchors, prior, and the images' reconstruction loss; and
             the next step's scale. Where the gradient that came back through the model is not finite that is half of this one's, and
-            the anchors alone pull.
+            the anchors alone pull, but not on a sphere.
         """
         penalty = self.way.penalty(parameters, self.recipe, cast("list[int]", drawn.batch.prompt.tolist()))
         weight, anchor_weight = self.recipe.loss_weights(step) if penalty is not None else (1.0, 0.0)
@@ -185,10 +185,14 @@ class Task:
         sound = torch.stack([gradient.isfinite().all() for gradient in gradients]).all()
         for gradient in gradients:
             gradient.copy_(torch.where(sound, gradient / scale, 0))
+        on_spheres = [g for name in self.way.spheres(self.recipe) if (g := parameters[name].grad) is not None]
+        shown = [gradient.any() for gradient in on_spheres]
         if penalty is None:
             penalty = own.new_zeros(())
         if penalty.requires_grad:
             (anchor_weight * penalty).backward()
+        for gradient, images_say in zip(on_spheres, shown, strict=True):
+            gradient.mul_(images_say)  # a step there is a whole one, which anchors must not take alone
         if self.recipe.max_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_(
                 [p for p in parameters.values() if p.requires_grad], self.recipe.max_grad_norm

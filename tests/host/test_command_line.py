@@ -249,10 +249,11 @@ def test_a_file_sets_what_the_nodes_do(place: Path, base: Path, pack: Any, monke
     write_concept(Concept("old", {"clip_l": torch.randn(2, 96)}), place / "old.safetensors")
     named = ('placeholder = "my-old"', 'class_word = "cat"', f'pictures = "{base}/input/mittens"', "seed = 7")
     words = 'anchors = ["cat", "cup"]'
-    begun = ('start_from = "old.safetensors"', "learn_weights = true", "growing = true")
+    begun = ('start_from = "old.safetensors"', "learn_weights = true", "growing = true", 'optimizer = "sphere"')
     (training,) = trainings_of(place, base, monkeypatch, *named, words, *begun)
     (word,) = training.words
     assert word.anchors.learnt and training.recipe.anchor_schedule == "growing" and word.start["clip_l"].shape[0] == 2
+    assert training.recipe.optimizer == "sphere"
     with pytest.raises(ConfigError, match='start_from is "nowhere", neither a file nor a name'):
         trainings_of(place, base, monkeypatch, *named, 'start_from = "nowhere"')
     (paper,) = trainings_of(place, base, monkeypatch, *named, words, "paper = true", "steps = 3")

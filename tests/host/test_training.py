@@ -372,6 +372,23 @@ def test_the_papers_preset_takes_the_place_of_the_nodes_settings(
     assert run.examples[0].prompts[0] == "a photo of a embedding:my-mittens cat"
 
 
+def test_the_optimizer_of_the_options_is_the_recipes(
+    pack: Any, microworld: Any, images: list[torch.Tensor], monkeypatch: Any
+):
+    training, made = sys.modules["compositional_inversion.nodes.train"], list[Any]()
+    monkeypatch.setattr(
+        training.CompInvTrain, "_run", classmethod(lambda cls, run: made.append(run) or SimpleNamespace(args=()))
+    )
+    for chosen in (
+        {},
+        {"optimizer": "AdamW"},
+        {"optimizer": "sphere (DTI)"},
+        {"optimizer": "sphere (DTI)", "preset": "paper"},
+    ):
+        train(pack, microworld, images, options=options(pack, **chosen))
+    assert [run.recipe.optimizer for run in made] == ["AdamW", "AdamW", "sphere", "AdamW"]
+
+
 def training(pack: Any, microworld: Any, **changes: Any) -> Any:
     """Of a plain picture."""
     from compositional_inversion.compinv_core.host.backbone import ComfyBackbone

@@ -69,6 +69,7 @@ def test_settings_that_mean_nothing_are_refused(place: Path, old: str, new: str,
         ('what = "everything"', 'what is "everything"; word, keys and values, attention, whole UNet are allowed'),
         ('prior = "some"', 'prior is "some"; none, DCO, class images are allowed'),
         ('noise_levels = "loud"', 'noise_levels is "loud"; even, high, low are allowed'),
+        ('optimizer = "SGD"', 'optimizer is "SGD"; AdamW, sphere are allowed'),
     ],
 )
 def test_values_that_cannot_be_trained_with_are_refused(place: Path, setting: str, sentence: str):

@@ -9,6 +9,7 @@ from ...adapter import Adapter
 from ...backbone import Encoded, Vectors, WeightChange
 from ..checkpoint import Parameters
 from ..recipe import Recipe
+from ..sphere import Sphere
 
 
 class Way(Protocol):
@@ -20,6 +21,10 @@ class Way(Protocol):
 
     def learning_rates(self, recipe: Recipe) -> Mapping[str, float]:
         """Of every parameter that moves, an optimiser step in its own numbers."""
+        ...
+
+    def spheres(self, recipe: Recipe) -> Mapping[str, Sphere]:
+        """Those of them that keep their length, and the sphere that their vectors stay on; their learning rates are in radians."""
         ...
 
     def encode(self, prompts: Sequence[int], parameters: Parameters) -> Encoded:

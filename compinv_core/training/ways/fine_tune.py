@@ -13,6 +13,7 @@ from ...adapter import Adapter
 from ...backbone import Backbone, Encoded, Vectors, WeightChange
 from ..checkpoint import Parameters
 from ..recipe import Recipe
+from ..sphere import Sphere
 from .textual_inversion import TextualInversion
 from .weight_changes import FullChange, LowRank, Parametrisation, added
 
@@ -58,6 +59,9 @@ class FineTune:
             for name, unit in weight.units(UNET + path).items():
                 rates[name] = recipe.weights_learning_rate * (1.0 if recipe.lr_unit == "absolute" else unit)
         return rates
+
+    def spheres(self, recipe: Recipe) -> Mapping[str, Sphere]:
+        return self.of_words.spheres(recipe)
 
     def encode(self, prompts: Sequence[int], parameters: Parameters) -> Encoded:
         return self.of_words.encode(prompts, parameters)

@@ -6,12 +6,14 @@ from functools import cached_property
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ...anchors import AnchorSet, anchor_loss, density, embedded_prompt_loss, sparsemax, text_feature_loss
 from ...backbone import Backbone, Encoded, PreparedPrompts, Vectors, WeightChange
 from ..checkpoint import Parameters
 from ..recipe import Recipe
+from ..sphere import Sphere
 
 MAX_NORM = 100.0  # times a typical word's root mean square; learnt words of one to eight times work
 SPARSITY = 0.1  # spreads; what all anchors instead of one cost at most, where their weights are learnt
@@ -70,11 +72,14 @@ class TextualInversion:
         rates: dict[str, float] = {}
         for word in self.all_words:
             for key in word.start:
-                unit = 1.0 if recipe.lr_unit == "absolute" else self._typical[key]
+                unit = 1.0 if recipe.lr_unit == "absolute" or recipe.optimizer == "sphere" else self._typical[key]
                 rates[f"{word.name}/{key}"] = recipe.learning_rate * unit
             if word.anchors is not None and word.anchors.learnt:
                 rates[f"{word.name}/anchors"] = ANCHOR_WEIGHT_RATE
         return rates
+
+    def spheres(self, recipe: Recipe) -> Mapping[str, Sphere]:
+        return self._spheres if recipe.optimizer == "sphere" else {}
 
     def encode(self, prompts: Sequence[int], parameters: Parameters) -> Encoded:
         return self.backbone.encode(self.prepared, prompts, self.words(parameters))
@@ -164,6 +169,18 @@ class TextualInversion:
             for word in self.all_words
             if word.anchors is not None
         }  # fmt: skip
+
+    @cached_property
+    def _spheres(self) -> dict[str, Sphere]:
+        known = self.backbone.vocabularies
+        lengths = {key: v.vectors.square().sum(dim=1).sqrt().mean().item() for key, v in known.items()}
+        return {
+            f"{word.name}/{key}": Sphere(
+                lengths[key], F.normalize(known[key].vector(word.class_word), dim=0).to(self.backbone.device)
+            )
+            for word in self.all_words
+            for key in word.start
+        }
 
     @cached_property
     def _typical(self) -> dict[str, float]:
