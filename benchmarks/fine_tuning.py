@@ -9,7 +9,6 @@ noise without it (drift). Two concepts are learnt apart and merged, or both load
 """
 
 import argparse
-import hashlib
 import json
 import tempfile
 import time
@@ -76,7 +75,7 @@ class Tuned:
     @property
     def of_training(self) -> str:
         """A name of all that training depends on."""
-        return hashlib.sha256(repr(replace(self, layout=None, pair="merged")).encode()).hexdigest()[:12]
+        return named(replace(self, layout=None, pair="merged"))
 
 
 KV = FineTuneRequest(what="keys and values", prior="DCO")
