@@ -81,7 +81,10 @@ class Point:
     share: Estimate
 
 
-COLORS = ("#222222", "#9467bd", "#1f77b4", "#17becf", "#8c564b", "#2ca02c", "#98c21f", "#d62728", "#e377c2", "#ff7f0e")
+COLORS = (
+    "#222222", "#9467bd", "#1f77b4", "#17becf", "#8c564b", "#2ca02c", "#98c21f", "#d62728", "#e377c2", "#ff7f0e",
+    "#7f7f7f", "#003f5c", "#b3a100", "#8b0045", "#5f6cff", "#00806c",
+)  # fmt: skip
 
 
 def draw_points(panels: Mapping[str, Sequence[Point]], across: str, up: str, limit: float, file: Path) -> None:
@@ -111,7 +114,7 @@ def draw_points(panels: Mapping[str, Sequence[Point]], across: str, up: str, lim
         x, _ = place(limit, low)
         pen.line([(x, top), (x, bottom)], "#bbbbbb", SCALE)
         pen.text(((left + right) / 2, bottom + 30 * SCALE), f"{across}; {up}", INK, _font(11), anchor="mm")
-        for number, (point, color) in enumerate(zip(points, COLORS, strict=False)):
+        for number, (point, color) in enumerate(zip(points, COLORS[: len(points)], strict=True)):
             apart = (number - len(points) / 2) * 2 * SCALE  # for points of one cost would hide each other
             (x, y), (_, high), (_, deep) = (
                 place(point.cost, value) for value in (point.share.value, point.share.high, point.share.low)
@@ -119,7 +122,7 @@ def draw_points(panels: Mapping[str, Sequence[Point]], across: str, up: str, lim
             x += apart
             pen.line([(x, deep), (x, high)], color, SCALE)
             pen.ellipse([x - 5 * SCALE, y - 5 * SCALE, x + 5 * SCALE, y + 5 * SCALE], color)
-    for line, (name, color) in enumerate(zip(names, COLORS, strict=False)):
+    for line, (name, color) in enumerate(zip(names, COLORS[: len(names)], strict=True)):
         y = (height + 6 + row * line) * SCALE
         pen.ellipse([46 * SCALE, y - 5 * SCALE, 56 * SCALE, y + 5 * SCALE], color)
         pen.text((64 * SCALE, y), name, INK, _font(12), anchor="lm")
