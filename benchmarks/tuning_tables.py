@@ -7,6 +7,7 @@ import numpy as np
 from cells import decimals, markdown, percent
 from intervals import Estimate, estimate
 from recorded import Record, columns, members_of, seeds_of, units_of
+from rows import IN_SHORT_COLUMNS
 
 DRIFT = "ordinary words"
 OWN = tuple(f", ours{together}{read}" for together in ("", ", together") for read in (", whole prompt", ""))
@@ -17,15 +18,7 @@ ROWS = tuple(
     for more in ("", " + anchors", " + both", *(OWN if not paper else ()))
 )
 """In the order of the table."""
-SHOWN = {
-    ("pretrained word", "both"): "concept and ordinary object: both present",
-    ("pretrained word", "both look"): "both, own appearance",
-    ("pretrained word", "stained"): "colour leak",
-    ("two concepts", "both"): "two concepts: both present",
-    ("two concepts", "both look"): "both, own appearance",
-    ("in a scene", "look in scene"): "in a named scene, own appearance",
-    ("alone", "look"): "alone, own appearance",
-}
+SHOWN = {**IN_SHORT_COLUMNS, ("alone", "look"): "alone, own appearance"}
 """By setting and key of `recorded.columns`: a column of the table."""
 PRICE = {
     "class word": ("class word: present", percent),

@@ -52,7 +52,7 @@ def _regularization_inputs() -> list[Any]:
             max=1000.0,
             step=1.0,
             tooltip="Step size of the paper's spatial inversion, which corrects the latent by the gradient of the layout energy. Slower, as "
-            "it needs backward passes. The paper: 30, without steering. 0 switches it off.",
+            "it needs backward passes. The paper: 30, steering 0, reading whole prompt. 0 switches it off.",
         ),
         io.Int.Input(
             "corrections",
@@ -94,8 +94,8 @@ def _regularization_inputs() -> list[Any]:
             options=list(get_args(Reads)),
             default=READING.reading,
             tooltip="regional: inside a subject's region the prompt is read with its concept alone, elsewhere with class words in place "
-            "of concepts, so that no concept leaks onto other things. whole prompt: every cell reads all of it. Without a layout, or "
-            "without a concept that has a class word, both are the same.",
+            "of concepts, so that no concept leaks onto other things. whole prompt: every cell reads all of it; choose this with steering "
+            "at 0. Without a layout, or without a concept that has a class word, both are the same.",
         ),
         io.Combo.Input(
             "class_words",
@@ -140,7 +140,7 @@ class CompInvRegularizedSampler(io.ComfyNode):
                 LayoutType.Input(
                     "layout",
                     optional=True,
-                    tooltip="The subjects' regions, from Spatial Layout Recover or Set Region. Unconnected: balance only, or plain sampling.",
+                    tooltip="The subjects' regions, from Spatial Layout Recover or Set Region. Unconnected: balance and class_words only, or plain sampling.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -246,7 +246,7 @@ class CompInvRegularizeModel(io.ComfyNode):
                 LayoutType.Input(
                     "layout",
                     optional=True,
-                    tooltip="The subjects' regions, from Spatial Layout Recover or Set Region. Unconnected: balance only.",
+                    tooltip="The subjects' regions, from Spatial Layout Recover or Set Region. Unconnected: balance and class_words only.",
                 ),
                 *_regularization_inputs(),
             ],

@@ -15,8 +15,9 @@ from compositional_inversion.compinv_core.training.recipe import (
     Recipe,
 )
 from compositional_inversion.compinv_core.training.request import FineTuneRequest, Request
-from compositional_inversion.compinv_core.training.task import Task, Workers
+from compositional_inversion.compinv_core.training.task import Drawn, Task, Workers
 from fake_backbone import FakeBackbone
+from torch import Tensor
 
 SIDE = 32  # pixels; 4 x 4 cells
 ANCHORS = AnchorSet("cat", ("cat", "kitten"), (0.7, 0.3))
@@ -103,3 +104,17 @@ def both(**changes: Any) -> ConceptTraining:
         request(name="one", vectors=1), request(name="two", class_word="dog", images=pictures(2, seed=5), vectors=3)
     ]  # fmt: skip
     return ConceptTraining(FakeBackbone(), [replace(r, **changes) for r in requests], Recipe(steps=13, batch=4))
+
+
+def gradients_of_a_batch_of_the_first(of: ConceptTraining) -> tuple[Tensor, Tensor]:
+    """Of the words "one" and "two", learnt together, after a step whose images all show the first."""
+    task = task_of(of)
+    leaves = as_leaves(of.way.start(), of.backbone.device, set(of.way.learning_rates(of.recipe)))
+    drawn = task.draw(torch.Generator().manual_seed(0))
+    example = torch.zeros_like(drawn.batch.example)
+    batch = replace(drawn.batch, example=example, prompt=task.data.prompts[example, 0])
+    with of.backbone.trainable(False, 0):
+        task.backward(leaves, Drawn(batch, None), 1, torch.tensor(1.0), 4)
+    one, two = (leaves[f"{name}/clip_l"].grad for name in ("one", "two"))
+    assert one is not None and two is not None
+    return one, two

@@ -376,5 +376,8 @@ def test_beside_packs_that_merge_or_tile_cells_self_attention_is_theirs(pack: An
         nodes_tomesd.TomePatchModel.execute(two[0], 0.5)[0],
         nodes_hypertile.HyperTile.execute(two[0], 32, 1, 0, False)[0],
     ):
-        found = ksampler(pack, two, regularized(two, regions, model=patched), positive=positive, steps=2)
-        assert found.isfinite().all()
+        found, without = (
+            ksampler(pack, two, regularized(two, regions, model=model), positive=positive, steps=2)
+            for model in (patched, two[0])
+        )
+        assert found.isfinite().all() and not torch.equal(found, without)

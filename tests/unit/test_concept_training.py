@@ -8,14 +8,24 @@ import pytest
 import torch
 from compositional_inversion.compinv_core.training.checkpoint import Progress
 from compositional_inversion.compinv_core.training.concept_training import ConceptTraining
-from compositional_inversion.compinv_core.training.loop import as_leaves
 from compositional_inversion.compinv_core.training.recipe import (
     Recipe,
 )
 from compositional_inversion.compinv_core.training.request import FineTuneRequest
-from compositional_inversion.compinv_core.training.task import Drawn, Task
+from compositional_inversion.compinv_core.training.task import Task
 from fake_backbone import BIAS, OUT, Cancelled, FakeBackbone, K, Q, V
-from fake_training import ANCHORS, SIDE, WAYS, both, pictures, request, run, same, task_of, training
+from fake_training import (
+    ANCHORS,
+    SIDE,
+    WAYS,
+    both,
+    gradients_of_a_batch_of_the_first,
+    pictures,
+    request,
+    run,
+    same,
+    training,
+)
 
 
 @pytest.mark.parametrize("way", list(WAYS))
@@ -181,15 +191,8 @@ def test_two_concepts_stopped_go_on_to_the_same(tmp_path: Path):
 
 def test_a_word_that_no_prompt_of_a_batch_holds_gets_no_gradient():
     of = both()
-    task = task_of(of)
-    leaves = as_leaves(of.way.start(), of.backbone.device, set(of.way.learning_rates(of.recipe)))
-    drawn = task.draw(torch.Generator().manual_seed(0))
-    example = torch.zeros_like(drawn.batch.example)  # an image of the first
-    batch = replace(drawn.batch, example=example, prompt=task.data.prompts[example, 0])
-    with of.backbone.trainable(False, 0):
-        task.backward(leaves, Drawn(batch, None), 1, torch.tensor(1.0), 4)
-    one, two = (leaves[f"{name}/clip_l"].grad for name in ("one", "two"))
-    assert one is not None and one.any() and two is not None and not two.any()
+    one, two = gradients_of_a_batch_of_the_first(of)
+    assert one.any() and not two.any()
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,11 @@ import torch.nn.functional as F
 from compositional_inversion.compinv_core.backbone import Encoded
 from compositional_inversion.compinv_core.training.checkpoint import Progress
 from compositional_inversion.compinv_core.training.concept_training import ConceptTraining
-from compositional_inversion.compinv_core.training.loop import as_leaves
 from compositional_inversion.compinv_core.training.recipe import Recipe
 from compositional_inversion.compinv_core.training.request import as_paper
 from compositional_inversion.compinv_core.training.sphere import Sphere
-from compositional_inversion.compinv_core.training.task import Drawn
 from fake_backbone import FakeBackbone
-from fake_training import ANCHORS, WAYS, both, request, run, same, task_of, training
+from fake_training import ANCHORS, WAYS, both, gradients_of_a_batch_of_the_first, request, run, same, task_of, training
 from torch import Tensor
 
 SPHERE = Recipe(steps=13, batch=3, optimizer="sphere")
@@ -123,15 +121,8 @@ def test_a_gradient_that_is_not_finite_halves_the_loss_scale_and_leaves_the_dire
 def test_anchors_alone_do_not_turn_a_word_that_no_image_of_a_batch_shows():
     of = both(anchors=ANCHORS)
     of.recipe = replace(of.recipe, optimizer="sphere")
-    task = task_of(of)
-    leaves = as_leaves(of.way.start(), of.backbone.device, set(of.way.learning_rates(of.recipe)))
-    drawn = task.draw(torch.Generator().manual_seed(0))
-    example = torch.zeros_like(drawn.batch.example)  # an image of the first
-    batch = replace(drawn.batch, example=example, prompt=task.data.prompts[example, 0])
-    with of.backbone.trainable(False, 0):
-        task.backward(leaves, Drawn(batch, None), 1, torch.tensor(1.0), 4)
-    one, two = (leaves[f"{name}/clip_l"].grad for name in ("one", "two"))
-    assert one is not None and one.any() and two is not None and not two.any()
+    one, two = gradients_of_a_batch_of_the_first(of)
+    assert one.any() and not two.any()
 
 
 def test_the_papers_preset_ignores_it():
