@@ -95,7 +95,7 @@ def _regularization_inputs() -> list[Any]:
             default=READING.reading,
             tooltip="regional: inside a subject's region the prompt is read with its concept alone, elsewhere with class words in place "
             "of concepts, so that no concept leaks onto other things. whole prompt: every cell reads all of it; choose this with steering "
-            "at 0. Without a layout, or without a concept that has a class word, both are the same.",
+            "and guidance at 0. Without a layout, or without a concept that has a class word, both are the same.",
         ),
         io.Combo.Input(
             "class_words",
