@@ -98,7 +98,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--world", type=Path, default=DEFAULT_WORLD)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, help="2600; 2000 where it starts from another world's")
+    parser.add_argument("--steps", type=int, help="2600; 1000 where it starts from another world's")
     parser.add_argument("--batch", type=int, default=16, help="of all processes together")
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--bf16", action="store_true", help="products of bfloat16: faster where the processor has AMX")
@@ -107,10 +107,10 @@ def main() -> None:
     world = load_world(args.world)
     torch.manual_seed(world.seed)
     model = Autoencoder().to(memory_format=torch.channels_last)
-    first = world.model.autoencoder
+    first = world.model.start
     if first is not None:
         model.take_over(first)
-    steps = args.steps or (2600 if first is None else 2000)
+    steps = args.steps or (2600 if first is None else 1000)
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
 
     def loss_of(step: int) -> Tensor:

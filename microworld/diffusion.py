@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from . import runs
@@ -108,6 +109,14 @@ class TextToNoise(nn.Module):
             if any(part in name for part in ("out_layers.3", "proj_out", "out.2")):
                 nn.init.zeros_(parameter)
 
+    def take_over(self, checkpoint: Path) -> None:
+        """The UNet's weights in a world's checkpoint, but for its output and for what reads words of another width."""
+        prefix, own = "model.diffusion_model.", self.unet.state_dict()
+        for key, value in load_file(checkpoint).items():
+            name = key.removeprefix(prefix)
+            if key.startswith(prefix) and own[name].shape == value.shape and not name.startswith("out.2"):
+                own[name].copy_(value)
+
     def encode(self, tokens: Tensor) -> Tensor:
         """(B, L) -> (B, L, width). ComfyUI's layers add in place, which autograd refuses; these lines do not."""
         from comfy.ldm.modules import attention as host_attention
@@ -173,7 +182,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--world", type=Path, default=DEFAULT_WORLD)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=7200)
+    parser.add_argument("--steps", type=int, help="7200; 2400 where it starts from another world's")
     parser.add_argument("--batch", type=int, default=96, help="of all processes together")
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--shards", type=int, default=12)
@@ -192,6 +201,9 @@ def main() -> None:
     world = load_world(args.world)
     torch.manual_seed(world.seed)
     model = TextToNoise(world)
+    if world.model.start is not None:
+        model.take_over(world.model.start)
+    total = args.steps or (7200 if world.model.start is None else 2400)
     ema = copy.deepcopy(model).requires_grad_(False)
     shards, alphas = Shards(args.out, args.shards, model.end), alphas_cumprod()
     shards.upto(1)
@@ -201,15 +213,15 @@ def main() -> None:
     def loss_of(step: int) -> Tensor:
         shards.upto(1 + step // 60)
         generator = torch.Generator().manual_seed((world.seed * 100_003 + step) * 64 + rank)
-        latents, tokens, classes = shards.draw(generator, batch, step / args.steps)
+        latents, tokens, classes = shards.draw(generator, batch, step / total)
         latents = (latents - mean) / std
         dropped = torch.rand(batch, generator=generator) < 0.1
         tokens[dropped] = torch.tensor([model.start] + [model.end] * (tokens.shape[1] - 1))
-        if step < 0.95 * args.steps:  # most of a prompt's 77 tokens are padding: a third faster without it
+        if step < 0.95 * total:  # most of a prompt's 77 tokens are padding: a third faster without it
             tokens = tokens[:, :SHORT]
         # What stands where is decided at high noise: a third of the batch goes there, at last half of it.
         steps = torch.randint(1000, (batch,), generator=generator)
-        high = torch.rand(batch, generator=generator) < (1 / 3 if step < 0.55 * args.steps else 1 / 2)
+        high = torch.rand(batch, generator=generator) < (1 / 3 if step < 0.55 * total else 1 / 2)
         steps = torch.where(high, 600 + steps * 2 // 5, steps)
         noise = torch.randn(latents.shape, generator=generator)
         a = alphas[steps][:, None, None, None]
@@ -224,7 +236,7 @@ def main() -> None:
         model,
         optimizers(model.named_parameters(), args.lr, weight_decay=0.01),
         loss_of,
-        args.steps,
+        total,
         args.out,
         ema=ema,
         save_every=100,

@@ -202,7 +202,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--world", type=Path, default=DEFAULT_WORLD)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--steps", type=int, help="6000; 2000 where it starts from another world's")
     parser.add_argument(
         "--batch", type=int, default=64, help="of all processes together; half of it through the autoencoder"
     )
@@ -214,6 +214,10 @@ def main() -> None:
     labels = labels_of(world)
     torch.manual_seed(world.seed)
     judge = Judge(labels)
+    if world.model.start is not None:
+        first = load_file(world.model.start.with_name("judge.safetensors"))
+        judge.load_state_dict({key: v.float() for key, v in first.items() if key.startswith("features")}, strict=False)
+    steps = args.steps or (6000 if world.model.start is None else 2000)
     pool: list[Example] = []
 
     def loss_of(step: int) -> Tensor:
@@ -229,12 +233,12 @@ def main() -> None:
         return judge_loss(judge, tuple(torch.cat([a[picks], b]) for a, b in zip(decoded, fresh, strict=True)))  # type: ignore[arg-type]
 
     def report(step: int) -> None:
-        if step % 1000 == 0 or step == args.steps:
+        if step % 1000 == 0 or step == steps:
             print(f"judge step {step}: {accuracy(judge.eval(), world, autoencoder, 512, 0)}", flush=True)
             judge.train()
 
     runs.train(
-        "judge", judge, optimizers(judge.named_parameters(), args.lr), loss_of, args.steps, args.out, report=report
+        "judge", judge, optimizers(judge.named_parameters(), args.lr), loss_of, steps, args.out, report=report
     )
     if rank == 0:
         save_file(

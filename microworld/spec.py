@@ -48,11 +48,14 @@ class ClassSpec:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """The text encoder's width, what the diffusion model predicts, and the checkpoint from whose autoencoder its own starts."""
+    """The text encoder's width, what the diffusion model predicts, and the checkpoint of the world that training starts from.
+
+    What depends on words, the text encoder and the keys and values of cross-attention, starts anew all the same.
+    """
 
     width: int
     prediction: Prediction
-    autoencoder: Path | None
+    start: Path | None
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,7 @@ def load_world(path: Path) -> World:
         model=ModelSpec(
             model["width"],
             model["prediction"],
-            path.parent / model["autoencoder"] if model["autoencoder"] else None,
+            path.parent / model["start"] if model["start"] else None,
         ),
         words={word: ClassSpec(entry["shape"], entry["synonyms"]) for word, entry in raw["words"].items()},
         colors={name: tuple(hsv) for name, hsv in raw["colors"].items()},

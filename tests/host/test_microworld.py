@@ -132,3 +132,30 @@ def test_the_loss_of_v_is_zero_for_what_gives_back_latents_and_noise(comfyui: Pa
         denoising_loss((noise + alpha * off)[low], latents[low], noise[low], alphas[low], "epsilon"),
     ]
     torch.testing.assert_close(*same)
+
+
+def test_a_world_that_starts_from_another_learns_its_words_and_what_is_predicted_anew(untrained: Any) -> None:
+    from safetensors.torch import load_file
+
+    from microworld.diffusion import TextToNoise
+
+    second, _ = untrained
+    torch.manual_seed(5)
+    fresh = TextToNoise(second)
+    torch.manual_seed(5)
+    model = TextToNoise(second)
+    model.take_over(second.model.start)
+    first = load_file(second.model.start)
+    anew = {
+        name
+        for (name, mine), (_, other) in zip(model.state_dict().items(), fresh.state_dict().items(), strict=True)
+        if torch.equal(mine, other)
+    }
+    for name, value in model.state_dict().items():
+        source = first.get(name.replace("unet.", "model.diffusion_model."))
+        if name in anew:
+            assert source is None or "attn2.to_" in name or name.startswith("unet.out.2"), name
+        else:
+            assert torch.equal(value, source.float()), name
+    assert "unet.input_blocks.0.0.weight" not in anew
+    assert "text.text_model.encoder.layers.0.self_attn.q_proj.weight" in anew

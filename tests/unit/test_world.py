@@ -45,7 +45,7 @@ def test_the_worlds_share_no_thing_no_pattern_and_no_place_and_each_has_its_own_
     assert first.rooms.keys() & second.rooms.keys() == {"wall", "wallpaper"}
     assert (first.model.width, first.model.prediction) == (96, "epsilon")
     assert (second.model.width, second.model.prediction) == (128, "v")
-    assert first.checkpoint == DEFAULT_WORLD.parent / "microworld.safetensors" == second.model.autoencoder
+    assert first.checkpoint == DEFAULT_WORLD.parent / "microworld.safetensors" == second.model.start
     assert second.checkpoint == DEFAULT_WORLD.parent / "second" / "second.safetensors"
 
 
