@@ -17,7 +17,7 @@ from statistics import mean
 from typing import Any
 
 import torch
-from composition import ANCHORED, PLAIN, WORLD, Bench, Words
+from composition import ANCHORED, PLAIN, Bench, Words, load_bench
 from correlation import spearman
 from measures import share
 from recorded import FOLDER, records
@@ -28,9 +28,8 @@ from compinv_core.host.text_encoder import vocabulary, with_concept
 from compinv_core.host.watching import observe
 from compinv_core.report.figures import Attention, dominance, kept, standing
 from compinv_core.report.measuring import attend
-from microworld.evaluate import load_checkpoint
-from microworld.judge import Verdict, load_judge, verdicts
-from microworld.spec import ConceptSpec, load_world
+from microworld.judge import Verdict, verdicts
+from microworld.spec import ConceptSpec
 
 RECORDS = FOLDER / "causes.jsonl"
 SEED = 30_000  # of sampling
@@ -133,10 +132,9 @@ def main() -> None:
     parser.add_argument("--words", type=Path, default=Path("causes_output"), help="where learnt words are kept")
     args = parser.parse_args()
     args.words.mkdir(parents=True, exist_ok=True)
-    world = load_world(WORLD / "world.toml")
     with torch.inference_mode():
-        bench = Bench(world, load_judge(world), *load_checkpoint(WORLD / "microworld.safetensors"))
-        for concept in world.concepts.values():
+        bench = load_bench()
+        for concept in bench.world.concepts.values():
             done = {r["recipe"] for r in records(RECORDS) if r["concept"] == concept.name}
             missing = [name for name in (CLASS, *REPEATED, *WORDS) if name not in done]
             if not missing:

@@ -3,6 +3,7 @@
 python benchmarks/composition.py --rows "three vectors" "ours" --split test --seeds 3      appends what is missing
 python benchmarks/composition.py --candidates                                    what the rows' settings were chosen from
 python benchmarks/composition.py --frontier                                      every way of sampling, presence against cost
+python benchmarks/composition.py --world microworld/second.toml                  SECOND's rows where no setting was chosen
 
 Each row learns each concept of the split once a seed. The word is then asked for alone, beside every other class ("pretrained
 word"), beside every other learnt word ("two concepts"), and in every room that a prompt can name ("in a scene"), of some rows with
@@ -23,9 +24,11 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from host import ROOT
 from measures import at, mean, share, stained, unlikeness
+from PIL import Image
 from recorded import FOLDER, records
 from torch import Tensor
 
@@ -49,13 +52,12 @@ from compinv_core.training.recipe import PAPER, Recipe
 from compinv_core.training.request import Request
 from microworld.evaluate import load_checkpoint, sheet
 from microworld.judge import Judge, load_judge, verdicts
-from microworld.spec import ConceptSpec, World, load_world
+from microworld.spec import DEFAULT_WORLD, FIRST, ConceptSpec, World, load_world
 
 SEEDS = {"validation": 50_000, "test": 90_000}  # of sampling
 STEPS, PROBE_STEPS, CFG = 20, 8, 5.0
 EACH = 4  # pictures of a prompt; of a thing alone, twice as many
 GUIDED = 1.05  # forward passes in FLOPs, of one up to the last map and back, on SD 1.5 (S1)
-WORLD = ROOT / "microworld"
 WALLPAPER = "wallpaper"
 UNSTEERED, UNGUIDED, UNBALANCED = Steering(0), Guidance(0), Balance(0)
 KEPT = ROOT / "composition_output"  # words and pictures
@@ -167,7 +169,7 @@ class Bench:
             name="mine",
             class_word=concept.word,
             vectors=words.vectors,
-            images=owners_pictures(concept),
+            images=self.owners_pictures(concept),
             masks=[],
             resolution=64,
             kind="object",
@@ -293,9 +295,13 @@ class Bench:
     def features(self, images: Tensor) -> Tensor:
         return self.judge.features(images.movedim(-1, 1) - 0.5)
 
+    def owners_pictures(self, concept: ConceptSpec) -> list[Tensor]:
+        files = sorted((self.world.folder / "user_pictures" / concept.name).iterdir())
+        return [torch.from_numpy(np.asarray(Image.open(f).convert("RGB"), np.float32) / 255)[None] for f in files]
+
     def owner(self, concept: ConceptSpec) -> Tensor:
         """(N, 128), the judge's features where the thing is in its owner's pictures, which go through the autoencoder too."""
-        images = self.vae.decode(self.vae.encode(training_images(owners_pictures(concept), 64))).clamp(0, 1)
+        images = self.vae.decode(self.vae.encode(training_images(self.owners_pictures(concept), 64))).clamp(0, 1)
         said = verdicts(self.judge, self.world, images)
         found = [at(f, v.places[concept.word]) for f, v in zip(self.features(images), said, strict=True)]
         return torch.stack(found)
@@ -349,14 +355,6 @@ def counted(model: Any) -> Iterator[list[float]]:
         yield calls
     finally:
         hook.remove()
-
-
-def owners_pictures(concept: ConceptSpec) -> list[Tensor]:
-    import numpy as np
-    from PIL import Image
-
-    files = sorted((WORLD / "user_pictures" / concept.name).iterdir())
-    return [torch.from_numpy(np.asarray(Image.open(f).convert("RGB"), np.float32) / 255)[None] for f in files]
 
 
 PLAIN = Recipe(200, 4, 0.1, 1.0, 0.0)  # 800 pictures
@@ -534,6 +532,8 @@ SETTINGS = ("alone", "pretrained word", "two concepts", "in a scene")
 COMPANY = ("two concepts and an object", "three concepts")
 IN_COMPANY = (CLASS_WORD, "three vectors", "ours, no layout", "ours, whole prompt", "ours")
 """The rows of which three things are asked for, too."""
+SECOND = (CLASS_WORD, "one vector", "three vectors", "ours, no layout", "ours, whole prompt", "ours")
+"""The rows of a world on which no setting was chosen."""
 
 
 def named(words: Any) -> str:
@@ -559,15 +559,16 @@ def compact(value: float | None) -> float | int | None:
     return value if value is None else round(value, 3) if value % 1 else int(value)
 
 
-def load_bench() -> Bench:
-    world = load_world(WORLD / "world.toml")
+def load_bench(spec: Path = DEFAULT_WORLD) -> Bench:
+    world = load_world(spec)
     nodes.folder_paths.models_dir = str(KEPT / "models")  # where a layout predictor goes
-    return Bench(world, load_judge(world), *load_checkpoint(WORLD / "microworld.safetensors"))
+    return Bench(world, load_judge(world), *load_checkpoint(world.checkpoint))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", nargs="+", default=[CLASS_WORD, *RECIPES])
+    parser.add_argument("--world", type=Path, default=DEFAULT_WORLD, help="a spec like microworld/world.toml")
+    parser.add_argument("--rows", nargs="+", help="else all, of another world SECOND")
     parser.add_argument("--candidates", action="store_true", help="learn and judge those on the validation concepts")
     parser.add_argument("--frontier", action="store_true", help="every way of sampling on the validation concepts")
     parser.add_argument("--split", choices=list(SEEDS), default="test")
@@ -584,16 +585,18 @@ def main() -> None:
             for row in FRONTIER:
                 comparison.run(row, 0, ("pretrained word",))
             return
-        comparison = Comparison(load_bench(), args.split, FOLDER / "composition.jsonl")
+        bench = load_bench(args.world)
+        first = bench.world.name == FIRST
+        comparison = Comparison(bench, args.split, FOLDER / f"{'composition' if first else bench.world.name}.jsonl")
         for seed in range(args.seeds):
-            for row in args.rows:
-                comparison.run(row, seed, settings_of(row))
+            for row in args.rows or ([CLASS_WORD, *RECIPES] if first else SECOND):
+                comparison.run(row, seed, settings_of(row, company=first))
 
 
-def settings_of(row: str) -> tuple[str, ...]:
+def settings_of(row: str, company: bool) -> tuple[str, ...]:
     """A row that differs from another in sampling alone gives the same pictures of the thing alone."""
     held = row != CLASS_WORD and RECIPES[row].layout is not None
-    return (*(SETTINGS[1:] if held else SETTINGS), *(COMPANY if row in IN_COMPANY else ()))
+    return (*(SETTINGS[1:] if held else SETTINGS), *(COMPANY if company and row in IN_COMPANY else ()))
 
 
 if __name__ == "__main__":

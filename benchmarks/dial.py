@@ -15,15 +15,12 @@ from typing import Any
 
 import torch
 from causes import learnt
-from composition import WORLD, Bench
+from composition import load_bench
 from recorded import FOLDER, records
 from torch import Tensor
 
 from compinv_core.concept import Concept, mixed
 from compinv_core.host.text_encoder import vocabulary, with_concept
-from microworld.evaluate import load_checkpoint
-from microworld.judge import load_judge
-from microworld.spec import load_world
 
 RECORDS = FOLDER / "dial.jsonl"
 SEED = 40_000  # of sampling
@@ -57,14 +54,13 @@ def main() -> None:
     parser.add_argument("--words", type=Path, default=Path("causes_output"), help="where learnt words are kept")
     args = parser.parse_args()
     args.words.mkdir(parents=True, exist_ok=True)
-    world = load_world(WORLD / "world.toml")
     done = {(r["recipe"], r["concept"], r["dial"], r["value"]) for r in records(RECORDS)}
     with torch.inference_mode():
-        bench = Bench(world, load_judge(world), *load_checkpoint(WORLD / "microworld.safetensors"))
+        bench = load_bench()
         known = vocabulary(bench.clip, "clip_l")
         for kind, value in POINTS:
             for recipe in RECIPES:
-                for concept in (c for c in world.concepts.values() if c.split == "validation"):
+                for concept in (c for c in bench.world.concepts.values() if c.split == "validation"):
                     if (recipe, concept.name, kind, value) in done:
                         continue
                     vectors, word, sampling = learnt(bench, recipe, concept, args.words), "embedding:mine", bench

@@ -31,7 +31,6 @@ from composition import (
     compact,
     load_bench,
     named,
-    owners_pictures,
 )
 from measures import mean
 from recorded import FOLDER, records
@@ -273,7 +272,7 @@ class FineTunes:
                 name=concept.name,
                 class_word=concept.word,
                 vectors=tuned.vectors,
-                images=owners_pictures(concept),
+                images=self.bench.owners_pictures(concept),
                 resolution=64,
                 ignore_background=not tuned.everything,
                 class_word_too=tuned.noun,

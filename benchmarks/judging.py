@@ -1,10 +1,12 @@
 """What the judge's word is worth: what it misses and makes up, by name, and what image alignment means on scenes of known things.
 
-python benchmarks/judging.py      writes records/judge.json, unless it is there
+python benchmarks/judging.py [--world SPEC]     writes records/judge.json, of another world NAME_judge.json, unless it is there
 """
 
+import argparse
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,11 +18,10 @@ from torch import Tensor
 
 from microworld.judge import examples, labels_of, verdicts
 from microworld.scenes import Scene, Thing, concept_thing, draw, random_look, random_scene
-from microworld.spec import ConceptSpec
+from microworld.spec import DEFAULT_WORLD, FIRST, ConceptSpec, load_world
 
 SEED = 11  # of scenes that neither the judge nor anything else has seen
 SCENES, ALIGNED = 2048, 64
-FILE = FOLDER / "judge.json"
 
 
 def through(bench: Bench, images: Tensor) -> Tensor:
@@ -73,10 +74,15 @@ def alignment(bench: Bench, concept: ConceptSpec, random: np.random.Generator) -
 
 
 def main() -> None:
-    if FILE.exists():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--world", type=Path, default=DEFAULT_WORLD)
+    args = parser.parse_args()
+    name = load_world(args.world).name
+    file = FOLDER / ("judge.json" if name == FIRST else f"{name}_judge.json")
+    if file.exists():
         return
     with torch.inference_mode():
-        bench = load_bench()
+        bench = load_bench(args.world)
         random = np.random.default_rng([bench.world.seed, SEED])
         names = {name: {k: round(v, 4) for k, v in said.items()} for name, said in errors(bench, random).items()}
         aligned = {
@@ -84,7 +90,7 @@ def main() -> None:
             for concept in bench.world.concepts.values()
         }
     split = {concept.name: concept.split for concept in bench.world.concepts.values()}
-    FILE.write_text(
+    file.write_text(
         json.dumps({"scenes": SCENES, "names": names, "alignment": aligned, "split": split}, indent=1) + "\n"
     )
 

@@ -19,6 +19,7 @@ from rows import (
     IN_SHORT_COLUMNS,
     NEEDED,
     OURS,
+    SECOND,
     TABLES,
     Shown,
 )
@@ -44,12 +45,12 @@ def page(template: str, report: Report) -> str:
 
 def citable(report: Report) -> dict[str, Any]:
     """The report, with the comparison's settings also by their own names: setting/row/column."""
-    by_row = {
-        setting: {row: values["columns"] for row, values in rows.items()}
-        for setting, rows in report["settings"].items()
-    }
+    by_row, of_second = (
+        {setting: {row: values["columns"] for row, values in rows.items()} for setting, rows in settings.items()}
+        for settings in (report["settings"], report.get("second world", {}))
+    )
     goals = {"count": len(report["goals"]), "reached": sum(goal["reached"] for goal in report["goals"])}
-    return {**report, **by_row, "goals": goals}
+    return {**report, **by_row, "second world": of_second, "goals": goals}
 
 
 def tables(report: Report) -> dict[str, str]:
@@ -74,7 +75,12 @@ def tables(report: Report) -> dict[str, str]:
         "dial": made(findings.dial_table, "dial"),
         "causes": made(findings.causes_table, "causes"),
         "correlations": made(findings.correlations_table, "causes"),
+        **{
+            name: setting_table(report["second world"], shown) if "second world" in report else NOT_YET
+            for name, shown in SECOND.items()
+        },
         "judge": judge_table(report["judge"]),
+        "second, judge": made(judge_table, "second judge"),
         "judge, corrected": corrected_table(report["judge"], report["settings"]["pretrained word"]),
         "judge, alignment": alignment_table(report["judge"]),
         "candidates": made(candidates_table, "candidates"),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from composition import ANCHORED, RECIPES, SEEDS, WORLD, Bench, Words, owners_pictures
+from composition import ANCHORED, RECIPES, SEEDS, Bench, Words, load_bench
 from einops import rearrange
 from measures import share
 from recorded import FOLDER, records
@@ -23,9 +23,9 @@ from compinv_core.host.backbone import ComfyBackbone
 from compinv_core.host.text_encoder import with_concept
 from compinv_core.training.images import training_images
 from compinv_core.training.repair import RECIPE, Repair, RepairRequest
-from microworld.evaluate import load_checkpoint, sheet
-from microworld.judge import labels_of, load_judge, verdicts
-from microworld.spec import ConceptSpec, load_world
+from microworld.evaluate import sheet
+from microworld.judge import labels_of, verdicts
+from microworld.spec import ConceptSpec
 
 RECORDS = FOLDER / "repair.jsonl"
 PLAIN, GOAL = ("one vector", "three vectors"), "with anchors"
@@ -62,7 +62,9 @@ def things(bench: Bench, images: Tensor, concept: ConceptSpec) -> Tensor:
 
 def alikeness(bench: Bench, images: Tensor, concept: ConceptSpec) -> float:
     """Image alignment: the mean cosine similarity to the thing of the owner's pictures, these through the autoencoder, too."""
-    own = bench.vae.decode(bench.vae.encode(training_images(owners_pictures(concept), bench.world.size))).clamp(0, 1)
+    own = bench.vae.decode(bench.vae.encode(training_images(bench.owners_pictures(concept), bench.world.size))).clamp(
+        0, 1
+    )
     return (things(bench, images, concept) @ things(bench, own, concept).T).mean().item()
 
 
@@ -104,12 +106,11 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=4, help="pictures of each pair")
     parser.add_argument("--words", type=Path, default=Path("repair_output"), help="where words and pictures are kept")
     args = parser.parse_args()
-    world = load_world(WORLD / "world.toml")
     (args.words / "runs").mkdir(parents=True, exist_ok=True)
     with torch.inference_mode():
-        bench = Bench(world, load_judge(world), *load_checkpoint(WORLD / "microworld.safetensors"))
+        bench = load_bench()
         for seed in range(args.seeds):
-            for concept in (c for c in world.concepts.values() if c.split == args.split):
+            for concept in (c for c in bench.world.concepts.values() if c.split == args.split):
                 done = {(r["row"], r["concept"], r["seed"]) for r in records(RECORDS)}
                 for row in args.rows:
                     if (row, concept.name, seed) in done:

@@ -33,6 +33,7 @@ ROOT = HERE.parent
 DOCS = ROOT / "docs"
 EXACT = 17  # digits that tell any two numbers apart
 REPAIR = ("with anchors", BASELINES)  # the row that repair is held against, and what is repaired
+SECOND = str(ROOT / "microworld" / "second.toml")
 FINE_TUNING = ("fine_tuning", "fine_tuning_candidates")
 RUNS = (
     ("composition.py",),
@@ -45,6 +46,8 @@ RUNS = (
     ("fine_tuning.py",),
     ("fine_tuning.py", "--candidates"),
     ("judging.py",),
+    ("composition.py", "--world", SECOND),
+    ("judging.py", "--world", SECOND),
 )
 
 
@@ -72,6 +75,7 @@ def report() -> dict[str, Any]:
         "goals": [{**asdict(goal), "reached": goal.reached, "sure": goal.sure} for goal in answered],
         "learning": learning,
         "judge": json.loads((FOLDER / "judge.json").read_text()),
+        **second_world(),
         "frontier": frontier.ways(latest(kept["frontier"])),
         "repair": gains,
         "repair rows": findings.repair(kept["repair"], *REPAIR),
@@ -80,6 +84,15 @@ def report() -> dict[str, Any]:
         "candidates": comparison.candidates(latest(kept["candidates"])),
         **{name.replace("_", " "): tuning_tables.summary(latest(kept[name])) for name in FINE_TUNING},
     }
+
+
+def second_world() -> dict[str, Any]:
+    """What is on record of the world on which no setting was chosen."""
+    found, judge = latest(records(FOLDER / "second.jsonl")), FOLDER / "second_judge.json"
+    if not found or not judge.exists():
+        return {}
+    settings = {setting: comparison.summary(table) for setting, table in comparison.tables(found).items()}
+    return {"second world": settings, "second judge": json.loads(judge.read_text())}
 
 
 def plain(value: Any, digits: int = 5) -> Any:

@@ -82,6 +82,15 @@ TABLES = {
     "cost": Shown("pretrained word", ("samples", "forwards"), counted=False),
 }
 """By the name that the template's marks give them."""
+SECOND = {
+    "second, beside": Shown(
+        "pretrained word", ("class", "look", "other", "both", "both look", "stained", "aligned", "room")
+    ),
+    "second, two": Shown("two concepts", ("class", "look", "other", "other look", "both", "both look", "stained")),
+    "second, scene": Shown("in a scene", ("class", "look", "scene", "in scene", "look in scene")),
+    "second, alone": Shown("alone", ("class", "look", "aligned", "room", "wallpaper")),
+}
+"""The same of the world on which no setting was chosen."""
 ON_RECORD = tuple(dict.fromkeys(row for shown in TABLES.values() for row in shown.rows))
 
 IN_SHORT = {

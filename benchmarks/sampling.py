@@ -1,4 +1,5 @@
-"""What holding a picture to a layout costs, in calls and FLOPs of the UNet (PERFORMANCE: S1, S2, S3, S8), and regional reading (S9).
+"""What holding a picture to a layout costs, in calls and FLOPs of the UNet (PERFORMANCE: S1, S2, S3, S8), regional reading (S9), and
+one image with its layout recovered (S11).
 
 A guided pass runs the UNet for one picture up to the last map that the energy needs, and back to the latent. The limits for
 the maps of the paper are 1.047 forward passes (SD 1.5 at 512 px) and 1.601 (SDXL at 1024 px). Steering runs no further pass.
@@ -29,7 +30,7 @@ from microworld.evaluate import CHECKPOINT, load_checkpoint
 
 GOALS = {"sd15": (1.10, 1.55, "1.553 official"), "sdxl": (1.65, 1.83, "1.833 official")}
 COLUMNS, LENGTH = [[4], [7]], 77  # of a cat and a car in their prompt
-STEPS = 20
+STEPS, PROBE_STEPS = 20, 8  # of an image, and of the sampling that recovers its layout
 CONCEPTS = (1, 2, 4)
 REGIONAL = {1: 1.02, 2: 1.03, 4: 1.06}
 
@@ -200,6 +201,10 @@ def main() -> None:
         goal("S8", f"{architecture.name} beside another pack's attention", steering_costs(unet, True), 1.15)
         for concepts in CONCEPTS:
             goal("S9", f"{architecture.name} {concepts} by region", regional_costs(unet, concepts), REGIONAL[concepts])
+        layout = PROBE_STEPS / STEPS  # once for all images of a prompt
+        sampled = regional_costs(unet, 2)
+        free = f"{sampled:.3f} predicted or side by side"
+        goal("S11", f"{architecture.name} one image and its layout", sampled + layout, 1.05 + layout, free)
     calls = Calls()
     _, plain = calls.sample(calls.model)
     goal("S3", "no regions", len(calls.held(Layout((), "my boxes"), 6.0, 0.2)) / len(plain), 1.0)

@@ -237,9 +237,7 @@ def main() -> None:
             print(f"judge step {step}: {accuracy(judge.eval(), world, autoencoder, 512, 0)}", flush=True)
             judge.train()
 
-    runs.train(
-        "judge", judge, optimizers(judge.named_parameters(), args.lr), loss_of, steps, args.out, report=report
-    )
+    runs.train("judge", judge, optimizers(judge.named_parameters(), args.lr), loss_of, steps, args.out, report=report)
     if rank == 0:
         save_file(
             {key: value.half().contiguous() for key, value in judge.state_dict().items()}, args.file or world.judge
