@@ -26,7 +26,7 @@ import tuning_tables
 from page import NOT_YET, in_short, page, revived, with_table
 from recorded import FOLDER, latest, records
 from rows import BASELINES, CEILING
-from sheets import draw_fine_tunes, draw_regional, draw_sheets
+from sheets import draw_fine_tunes, draw_regional, draw_second, draw_sheets
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -123,6 +123,7 @@ def main() -> None:
     compared = latest(records(FOLDER / "composition.jsonl"))
     draw_sheets(compared, DOCS / "results")
     draw_regional(compared, DOCS / "results")
+    draw_second(latest(records(FOLDER / "second.jsonl")), DOCS / "results")
     draw_fine_tunes(latest(records(FOLDER / "fine_tuning.jsonl")), DOCS / "results")
     if now["learning"]:
         curves.draw(now["learning"], DOCS / "results" / "learning.png")

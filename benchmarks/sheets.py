@@ -6,7 +6,7 @@ from pathlib import Path
 from drawing import draw_sheet
 from PIL import Image
 from recorded import Record
-from rows import BARE, OURS, ROWS, WHOLE
+from rows import BARE, BASELINES, OURS, ROWS, WHOLE
 from tuning_tables import ROWS as FINE_TUNES
 
 PICTURES = Path(__file__).parent.parent / "composition_output" / "pictures"
@@ -36,6 +36,15 @@ def draw_regional(found: list[Record], folder: Path) -> None:
     _draw_side_by_side(
         found, (BARE, WHOLE, OURS), PICTURES, {name: folder / f"regional{end}.jpg" for name, end in ENDS}
     )
+
+
+def draw_second(found: list[Record], folder: Path) -> None:
+    """Of the world on which no setting was chosen, half of its concepts in each sheet."""
+    beside = [r for r in found if r["setting"] == "pretrained word"]
+    units = sorted({r["unit"] for r in beside})
+    for number, half in enumerate((units[: len(units) // 2], units[len(units) // 2 :]), start=1):
+        file = {"pretrained word": folder / f"second_{number}.jpg"}
+        _draw_side_by_side([r for r in beside if r["unit"] in half], (*BASELINES, BARE, WHOLE, OURS), PICTURES, file)
 
 
 def draw_fine_tunes(found: list[Record], folder: Path) -> None:

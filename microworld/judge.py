@@ -202,7 +202,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--world", type=Path, default=DEFAULT_WORLD)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, help="6000; 2000 where it starts from another world's")
+    parser.add_argument("--steps", type=int, help="6000; 1500 where it starts from another world's")
     parser.add_argument(
         "--batch", type=int, default=64, help="of all processes together; half of it through the autoencoder"
     )
@@ -217,7 +217,7 @@ def main() -> None:
     if world.model.start is not None:
         first = load_file(world.model.start.with_name("judge.safetensors"))
         judge.load_state_dict({key: v.float() for key, v in first.items() if key.startswith("features")}, strict=False)
-    steps = args.steps or (6000 if world.model.start is None else 2000)
+    steps = args.steps or (6000 if world.model.start is None else 1500)
     pool: list[Example] = []
 
     def loss_of(step: int) -> Tensor:

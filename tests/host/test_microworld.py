@@ -35,6 +35,17 @@ def test_two_ordinary_objects_are_drawn(world: Any, microworld: Any) -> None:
     assert present(world, microworld, pairs, seed=47) >= 0.65
 
 
+def test_a_world_with_another_width_and_prediction_is_drawn_too(comfyui: Path, pack: Any) -> None:
+    from microworld.evaluate import load_checkpoint
+    from microworld.spec import load_world
+
+    second = load_world(ROOT / "microworld" / "second.toml")
+    loaded = load_checkpoint(second.checkpoint)
+    assert loaded[0].model.model_type.name == "V_PREDICTION"
+    assert present(second, loaded, [(word,) for word in second.classes] * 4, seed=31) >= 0.9
+    assert present(second, loaded, list(itertools.combinations(second.classes, 2)), seed=47) >= 0.65
+
+
 def test_the_judge_finds_a_drawn_thing_and_no_other(world: Any, microworld: Any) -> None:
     """Scenes go through the checkpoint's own autoencoder, as ComfyUI loads it."""
     import numpy as np
