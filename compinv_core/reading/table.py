@@ -10,6 +10,7 @@ The table is data: a few lines of text, which nodes show and users edit.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import get_args
 
 from ..families.unet import Group, Outline
@@ -52,7 +53,7 @@ class Table:
 
     def __post_init__(self) -> None:
         ends = (float(TIMESTEPS), *self.cuts, 0.0)
-        if any(not before > after for before, after in zip(ends, ends[1:], strict=False)):
+        if any(not before > after for before, after in pairwise(ends)):
             raise ValueError(
                 f'The table of cells has "stages: {_numbers(self.cuts)}"; numbers that fall, between {TIMESTEPS} and 0, are allowed.'
             )
@@ -251,6 +252,18 @@ def per_layer(outline: Outline) -> Table:
     return Table(
         (), {short[part].format(i): (Clause((f"{part} {i}",)),) for part, i in (p.name for p in outline.places)}
     )
+
+
+def layers_named(names: Sequence[str]) -> Table | None:
+    """The table of blocks that have these names of kohya's; None where one is no such name."""
+    parts = {"IN": "input", "MID": "middle", "OUT": "output"}
+    found = [re.fullmatch(r"(IN|MID|OUT)(\d\d)?", name) for name in names]
+    if not names or not all(found):
+        return None
+    places = {
+        name: f"{parts[match[1]]} {int(match[2] or 0)}" for name, match in zip(names, found, strict=True) if match
+    }
+    return Table((), {name: (Clause((place,)),) for name, place in places.items()})
 
 
 def per_stage(count: int = STAGES_OF_PROSPECT) -> Table:
