@@ -158,7 +158,9 @@ def file_of(concept: Concept, path: Path) -> TensorFile:
     metadata = {**concept.provenance, "class_word": concept.class_word, "format": FORMAT, "written_by": __version__}
     tensors = {key: vectors.float() for key, vectors in concept.vectors.items()}
     for attribute, own in concept.attributes.items():
-        tensors |= {f"{key}.{attribute}": vectors.float() for key, vectors in own.items()}
+        tensors |= {
+            f"{key}.{attribute}": vectors.float().clone() for key, vectors in own.items()
+        }  # no two may share memory
     return tensors, path, metadata | ({"cells": concept.cells} if concept.attributes else {})
 
 

@@ -7,6 +7,7 @@ from comfy_api.latest import io
 from . import (
     adapters,
     anchors,
+    attributes,
     concepts,
     fine_tune,
     layout,
@@ -31,6 +32,7 @@ NODES: list[type[io.ComfyNode]] = [
         adapters,
         repair,
         prompt,
+        attributes,
         layout,
         layout_training,
         regions,

@@ -3,8 +3,9 @@
 MATTE (Agarwal et al. 2023), P+ (Voynov et al. 2023) and ProSpect (Zhang et al. 2023) alike: the table is all that they differ in.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch import Tensor
 from .contexts import Contexts
 from .regional import ReadContexts, Regional, Variant, Variants, read_contexts
 from .rules import Cells, Look, Rule, VisibilityRule, WindowRule
-from .table import stage_of
+from .table import TIMESTEPS, stage_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,28 +25,46 @@ class ByCell:
         prompts: all that is read, each with what regional reading needs; the first is the prompt without attributes.
         of_cells: (name of a place, stage) -> the index of its prompt; cells that are not named read the first.
         places: of the model that this was made for, the names of its places.
+        texts: of the prompts.
     """
 
     cuts: tuple[float, ...]
     prompts: Sequence[Variants]
     of_cells: Mapping[tuple[str, int], int]
-    places: tuple[str, ...]
+    places: Sequence[str]
+    texts: Sequence[str]
 
     def each(self, change: Callable[[Variant], Variant]) -> "ByCell":
         return replace(self, prompts=[prompt.each(change) for prompt in self.prompts])
 
-    def during(self, noises: Collection[float]) -> "ByCell | None":
-        """What is left of it in a run that meets these noise levels alone; None where that is the prompt without attributes."""
-        stages = {stage_of(noise, self.cuts) for noise in noises}
+    def during(self, highest: float, lowest: float) -> "ByCell | None":
+        """What is left of it in a run between two noise levels; None where that is the prompt without attributes."""
+        stages = range(stage_of(highest, self.cuts), stage_of(lowest, self.cuts) + 1)
         met = {cell: index for cell, index in self.of_cells.items() if cell[1] in stages and index}
         if not met:
             return None
         kept = [0, *sorted(set(met.values()))]
         of_cells = {cell: kept.index(index) for cell, index in met.items()}
-        return replace(self, prompts=[self.prompts[i] for i in kept], of_cells=of_cells)
+        prompts, texts = ([own[i] for i in kept] for own in (self.prompts, self.texts))
+        return replace(self, prompts=prompts, texts=texts, of_cells=of_cells)
 
     def index(self, look: Look) -> int:
+        """Of the prompt that a block reads."""
         return self.of_cells.get((look.place, stage_of(look.noise, self.cuts)), 0)
+
+    def described(self) -> str:
+        """Which blocks read what in which stage, a line for each."""
+        ends = [TIMESTEPS, *self.cuts, 0]
+        lines: list[str] = []
+        for stage, (start, end) in enumerate(pairwise(ends), start=1):
+            readers: dict[int, list[str]] = {}
+            for place in self.places:
+                readers.setdefault(self.of_cells.get((place, stage), 0), []).append(place)
+            lines.append(f"stage {stage}, timesteps {start:g} to {end:g}:")
+            for index, places in sorted(readers.items()):
+                who = "all blocks" if len(readers) == 1 else ", ".join(places)
+                lines.append(f'  {who}: "{self.texts[index]}"')
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +86,7 @@ class CellContexts:
 
     @property
     def of_regions(self) -> Sequence[int]:
-        return self.parts[0].of_regions
+        return next((part.of_regions for part in self.parts if part.of_regions), ())
 
     def contexts(self, subjects: Sequence[int]) -> Contexts:
         """With the columns of chosen subjects, by their indices."""

@@ -43,7 +43,8 @@ def by_cell(*prompts: Variants, **of_cells: int) -> ByCell:
     """Cells as output_2_1="..." for the first stage of output 2."""
     named = {tuple(key.rsplit("_", 1)): index for key, index in of_cells.items()}
     cells = {(place.replace("_", " "), int(stage)): index for (place, stage), index in named.items()}
-    return ByCell(CUTS, prompts, cells, ("output 1", "output 2"))
+    texts = [f"prompt {i}" for i in range(len(prompts))]
+    return ByCell(CUTS, prompts, cells, ("output 1", "output 2"), texts)
 
 
 def test_a_cell_reads_its_own_prompt_and_nothing_else():
@@ -93,15 +94,26 @@ def test_cells_of_the_table_and_of_regions_multiply():
 
 def test_what_a_run_does_not_meet_is_not_read():
     asked = by_cell(plain(5, 0), plain(5, 1), plain(5, 2), output_2_1=1, output_1_2=2)
-    assert asked.during([0.4]) is not None and asked.during([]) is None
-    late = asked.during([0.4, 0.1])
+    assert asked.during(0.9, 0.0) is not None and asked.during(0.9, 0.6) is not None
+    late = asked.during(0.4, 0.1)
     assert (
         late is not None
         and late.prompts == [asked.prompts[0], asked.prompts[2]]
         and late.of_cells == {("output 1", 2): 1}
     )
-    assert by_cell(plain(5, 0), plain(5, 1), output_2_1=1).during([0.4]) is None
-    assert by_cell(plain(5, 0)).during([0.9, 0.1]) is None
+    assert by_cell(plain(5, 0), plain(5, 1), output_2_1=1).during(0.4, 0.0) is None
+    assert by_cell(plain(5, 0)).during(0.9, 0.1) is None
+
+
+def test_who_reads_what_is_told_in_words():
+    asked = by_cell(plain(5, 0), plain(5, 1), output_2_1=1)
+    assert asked.described().splitlines() == [
+        "stage 1, timesteps 1000 to 500:",
+        '  output 1: "prompt 0"',
+        '  output 2: "prompt 1"',
+        "stage 2, timesteps 500 to 0:",
+        '  all blocks: "prompt 0"',
+    ]
 
 
 @pytest.mark.parametrize("placed", [[], [0]])
