@@ -191,6 +191,10 @@ def read_concept(path: Path) -> Concept:
             MATTE.cuts, {name: MATTE.lines.get(name, ()) for name in attributes}
         )
         cells = str(table)
+    order = list(parsed(cells).lines)  # a file has its keys in another
+    attributes = dict(
+        sorted(attributes.items(), key=lambda pair: order.index(pair[0]) if pair[0] in order else len(order))
+    )
     return Concept(path.stem, tensors, class_word, metadata, attributes, cells)
 
 

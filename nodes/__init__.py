@@ -7,6 +7,7 @@ from comfy_api.latest import io
 from . import (
     adapters,
     anchors,
+    attribute_training,
     attributes,
     concepts,
     fine_tune,
@@ -27,6 +28,7 @@ NODES: list[type[io.ComfyNode]] = [
         anchors,
         train,
         fine_tune,
+        attribute_training,
         training_options,
         concepts,
         adapters,
