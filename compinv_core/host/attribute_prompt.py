@@ -60,7 +60,8 @@ def attribute_prompt(model: Any, clip: Any, text: str, phrases: Sequence[str], u
     of_role = _by_role(uses)
     ordinary: dict[str, str] = {}
     if "object" in of_role:
-        text, ordinary = _with_object(text, of_role["object"].concept)
+        text, phrases = _with_object(text, phrases, of_role["object"].concept)
+        ordinary = {"object": of_role["object"].concept.class_word}
     elif "object" in places:
         raise ValueError(
             f'The prompt "{text}" has {{object}}, but no concept gives its object; switch one on, or write a word.'
@@ -68,7 +69,7 @@ def attribute_prompt(model: Any, clip: Any, text: str, phrases: Sequence[str], u
     cuts, of_cells = _signatures(model, of_role)
     signatures: list[Signature] = list(dict.fromkeys([(), *of_cells.values()]))
     texts = [filled_in(text, {**ordinary, **{role: f"embedding:{name}" for role, name in own}}) for own in signatures]
-    named = [[filled_in_phrase(phrase, ordinary, own) for phrase in phrases] for own in signatures]
+    named = [[_phrase(phrase, ordinary, own) for phrase in phrases] for own in signatures]
     check_embeddings(clip, texts[0])
     conditioning = composition_prompt(clip, texts[0], named[0]) if phrases else encode(clip, texts[0])
     prompts: list[list[Variants]] = []
@@ -84,7 +85,7 @@ def attribute_prompt(model: Any, clip: Any, text: str, phrases: Sequence[str], u
     ]
 
 
-def filled_in_phrase(phrase: str, ordinary: Mapping[str, str], own: Signature) -> str:
+def _phrase(phrase: str, ordinary: Mapping[str, str], own: Signature) -> str:
     """A subject's phrase as a cell's prompt writes it."""
     words = {**ordinary, **{role: f"embedding:{name}" for role, name in own}}
     return filled_in(phrase, {role: word for role, word in words.items() if f"{{{role}}}" in phrase})
@@ -118,23 +119,28 @@ def _by_role(uses: Sequence[Use]) -> dict[str, Use]:
     return found
 
 
-def _with_object(text: str, concept: Concept) -> tuple[str, dict[str, str]]:
-    """A text with a place for the object of a concept, and the word that stands there where the object does not act."""
+def _with_object(text: str, phrases: Sequence[str], concept: Concept) -> tuple[str, Sequence[str]]:
+    """A text with a place for the object of a concept, which is that of its class word where it has none, and its subjects."""
     word = concept.class_word
     if not word:
         raise ValueError(
             f'The concept "{concept.name}" has no class word, which cells read where its object does not act; give it one at Load Concept.'
         )
-    if "{object}" not in text:
-        try:
-            start, end = find_phrase(text, word)
-        except ValueError:
-            raise ValueError(
-                f'The prompt "{text}" has no place for the object of "{concept.name}"; write {{object}} where it goes, or its '
-                f'class word, "{word}".'
-            ) from None
-        text = f"{text[:start]}{{object}}{text[end:]}"
-    return text, {"object": word}
+    if "{object}" in text:
+        return text, phrases
+    try:
+        start, end = find_phrase(text, word)
+    except ValueError:
+        raise ValueError(
+            f'The prompt "{text}" has no place for the object of "{concept.name}"; write {{object}} where it goes, or its '
+            f'class word, "{word}".'
+        ) from None
+    spans = [find_phrase(text, phrase) for phrase in phrases]
+    moved = [
+        f"{text[first:start]}{{object}}{text[end:last]}" if first <= start and end <= last else phrase
+        for phrase, (first, last) in zip(phrases, spans, strict=True)
+    ]
+    return f"{text[:start]}{{object}}{text[end:]}", moved
 
 
 def _signatures(model: Any, of_role: Mapping[str, Use]) -> tuple[tuple[float, ...], dict[tuple[str, int], Signature]]:

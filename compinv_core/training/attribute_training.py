@@ -101,7 +101,8 @@ class AttributeTraining(TrainingRun):
             counts = {word.name: self.request.vectors for word in words}
             prepared = backbone.prepare(prompts, counts, others)
             of_words = TextualInversion(backbone, tuple(words), prepared, tuple(self.examples.ordinary))
-            losses = {"colour_style": asked.colour_style, "object_class": asked.object_class}
+            held = recipe.anchor_weight > 0
+            losses = {"colour_style": held and asked.colour_style, "object_class": held and asked.object_class}
             super().__init__(backbone, of_words, recipe, way=Attributes(of_words, names, cells, places, **losses))
 
     def material(self, file: Path | None = None) -> Material:

@@ -219,6 +219,21 @@ def test_an_attribute_in_a_subjects_phrase_is_read_in_its_region_alone(pack: Any
     assert torch.allclose(nowhere, expected, atol=2e-4)  # without a region of its own it is read outside of all others
 
 
+def test_an_object_that_is_a_subject_stands_in_the_place_of_its_class_word(pack: Any, microworld: Any, thing: Any):
+    text, subjects = "a photo of a red cat and a kite", "red cat, kite"
+    ((_, entry),) = attribute_prompt(pack, microworld, thing, text, object_1=True, subjects=subjects)[0]
+    assert [subject.phrase for subject in entry["compinv_subjects"]] == ["red cat", "kite"]
+    plain, learnt = entry["compinv_by_cell"].prompts
+    assert torch.equal(plain.own.encoded, negative(microworld, text)[0][0])
+    for variant, own in (
+        (learnt.own, "a red car and"),
+        (learnt.learnt[0], "a red car and"),
+        (learnt.class_words, "a red cat and"),
+    ):
+        assert torch.equal(variant.encoded, negative(microworld, f"a photo of {own} a kite")[0][0])
+    assert learnt.own.columns == plain.own.columns
+
+
 @pytest.mark.parametrize(
     "how", [{"steering": 6.0}, {"balance": 1.0}, {"guidance": 20.0}, {"class_words": "coarse blocks"}]
 )

@@ -167,6 +167,12 @@ def test_the_losses_are_mattes_in_spreads_of_the_vocabulary():
         assert (other.name == of.name) == (not switched)
 
 
+def test_at_weight_0_neither_loss_is_there():
+    free = training(recipe=replace(RECIPE, anchor_weight=0.0))
+    assert free.way.penalty(leaves_of(free), free.recipe, [0]) is None
+    assert not any(word.anchors for word in free.words)
+
+
 def test_a_colour_is_as_far_from_the_style_as_its_words_are_at_no_cost():
     style, true = torch.zeros(1, 2), torch.tensor([3.0, 0.0])
     assert disentanglement_loss(torch.tensor([[0.0, 3.0]]), style, true, 2.0) == 0
