@@ -282,9 +282,10 @@ class _Read:
     def _look(self, reading: Reading, q: Tensor, k: Tensor, extra: dict[str, Any]) -> Look:
         height, width = extra["activations_shape"][-2:]
         k = k[:, : reading.contexts.length]  # prompts of unequal length are repeated, not padded
-        where = {"group": self.group, "place": self.block.place_name}
-        when = {"progress": self.progress, "noise": self.noise}
-        return Look(q, k, heads=extra["n_heads"], height=height, width=width, **where, **when)
+        return Look(
+            q, k, heads=extra["n_heads"], height=height, width=width, group=self.group, place=self.block.place_name,
+            progress=self.progress, noise=self.noise,
+        )  # fmt: skip
 
 
 def _read(

@@ -149,8 +149,9 @@ class _Regularization:
             captures = self._captures(subjects, x) if self.report else []
             readings = {one.name: run.readings[one.name] for one in taking_part}
             blocks = self.outline.groups
-            when = {"progress": call.progress, "noise": call.noise}
-            model_options = steer(model_options, blocks, readings, captures=captures, **when)
+            model_options = steer(
+                model_options, blocks, readings, progress=call.progress, noise=call.noise, captures=captures
+            )  # fmt: skip
         bounds = {one.name: one.bounds for one in taking_part if one.bounds}
         if bounds and BOUNDING.at(call.progress):
             model_options = bound(model_options, self.outline.groups, bounds, progress=call.progress)

@@ -63,8 +63,9 @@ def prepare(
             embeds[key] = values.clone().to(clip.patcher.load_device)
             positions[key] = torch.tensor(starts, device=clip.patcher.load_device)
     placeholders = tuple(name for _, name in prompts)
-    more = {"placeholders": placeholders, "counts": dict(counts), "others": further}
-    return PreparedPrompts(embeds, positions, lengths, **more)
+    return PreparedPrompts(
+        embeds, positions, lengths, placeholders=placeholders, counts=dict(counts), others=further
+    )  # fmt: skip
 
 
 def _tokens(clip: Any, key: str, prompt: str, count: int) -> list[Any]:

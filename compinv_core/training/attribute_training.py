@@ -67,13 +67,12 @@ class AttributeTraining(TrainingRun):
 
     Attributes:
         cells: where each attribute acts, as a table.
+        attributes: the way.
         notices: sentences on what a user may not expect.
 
     Raises:
         ValueError: one sentence on the input that cannot be used.
     """
-
-    way: Attributes
 
     def __init__(self, backbone: Backbone, asked: AttributeRequest, recipe: Recipe):
         with torch.inference_mode(False):
@@ -103,13 +102,14 @@ class AttributeTraining(TrainingRun):
             of_words = TextualInversion(backbone, tuple(words), prepared, tuple(self.examples.ordinary))
             held = recipe.anchor_weight > 0
             losses = {"colour_style": held and asked.colour_style, "object_class": held and asked.object_class}
-            super().__init__(backbone, of_words, recipe, way=Attributes(of_words, names, cells, places, **losses))
+            self.attributes = Attributes(of_words, names, cells, places, **losses)
+            super().__init__(backbone, of_words, recipe, way=self.attributes)
 
     def material(self, file: Path | None = None) -> Material:
         latents, masks = self._encoded
         self.way.encode_ordinary([0])
         self.backbone.load()
-        count, cells = len(self.backbone.schedule.alphas_cumprod), self.way.cells
+        count, cells = len(self.backbone.schedule.alphas_cumprod), self.attributes.cells
         stages = {stage for own in cells.of.values() for _, stage in own}
         met = torch.tensor([t for t in range(count) if stage_of(t / count, cells.cuts) in stages])
         return Material(TrainingData(latents.to(self.backbone.device), self.examples.fitting, masks, met))
@@ -147,7 +147,7 @@ class AttributeTraining(TrainingRun):
     @property
     def looks(self) -> list[Sequence[str]]:
         """What the previews show: all attributes together, then each alone; those of blocks and stages only together."""
-        each = [[name] for name in self.cells.lines if self.way.cells.of[name]]
+        each = [[name] for name in self.cells.lines if self.attributes.cells.of[name]]
         return [list(self.cells.lines), *(each if set(self.cells.lines) <= set(ROLES) else [])]
 
     def preview(self, parameters: Parameters) -> Tensor:
@@ -163,7 +163,7 @@ class AttributeTraining(TrainingRun):
             latents = [
                 sample(
                     self.backbone.predict, self.backbone.schedule, noise,
-                    prompts=lambda t, only=only: self.way.encode([0], here, t, only),
+                    prompts=lambda t, only=only: self.attributes.encode([0], here, t, only),
                     empty=empty, steps=PREVIEW_STEPS, cfg=PREVIEW_CFG,
                 )
                 for only in self.looks
