@@ -6,7 +6,7 @@ The method (everything in this package but `host/`) is written against `Backbone
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import torch
@@ -14,6 +14,7 @@ from einops import rearrange
 from torch import Tensor
 
 from .concept import Concept
+from .families.unet import Outline
 from .prompts.vocabulary import Vocabulary
 
 Prediction = Literal["epsilon", "v"]
@@ -45,26 +46,36 @@ class Encoded:
     Attributes:
         context: (B, L, E), for cross-attention; the widths of all text encoders side by side.
         pooled: (B, P), one vector for a whole prompt, which SDXL reads too.
+        elsewhere: name of a place ("output 3") -> (B, L, E), what its blocks read in place of `context`.
     """
 
     context: Tensor
     pooled: Tensor
+    elsewhere: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
     def with_others(self, others: "Encoded") -> "Encoded":
         """These prompts, then others."""
-        return Encoded(torch.cat([self.context, others.context]), torch.cat([self.pooled, others.pooled]))
+        elsewhere = {
+            place: torch.cat([one.elsewhere.get(place, one.context) for one in (self, others)])
+            for place in (*self.elsewhere, *others.elsewhere)
+        }
+        return Encoded(torch.cat([self.context, others.context]), torch.cat([self.pooled, others.pooled]), elsewhere)
 
     def split(self, size: int) -> "list[Encoded]":
         """These prompts, so many at a time."""
         starts = range(0, len(self.context), size)
-        return [Encoded(self.context[i : i + size], self.pooled[i : i + size]) for i in starts]
+        return [self._each(lambda own, i=i: own[i : i + size]) for i in starts]
 
     def expand(self, count: int) -> "Encoded":
         """One prompt as so many, without a copy."""
-        return Encoded(self.context.expand(count, -1, -1), self.pooled.expand(count, -1))
+        return self._each(lambda own: own.expand(count, *[-1] * (own.ndim - 1)))
 
     def to(self, device: torch.device) -> "Encoded":
-        return Encoded(self.context.to(device), self.pooled.to(device))
+        return self._each(lambda own: own.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Encoded":
+        elsewhere = {place: change(own) for place, own in self.elsewhere.items()}
+        return Encoded(change(self.context), change(self.pooled), elsewhere)
 
 
 class Predictor(Protocol):
@@ -117,6 +128,7 @@ class PreparedPrompts:
         lengths: P numbers of tokens, which the pooled output needs.
         placeholders: P names: whose place it is.
         counts: placeholder -> how many vectors it has.
+        others: of each prompt, the names of further placeholders and the columns where they begin; empty where there are none.
     """
 
     embeds: Mapping[str, Tensor]
@@ -124,6 +136,7 @@ class PreparedPrompts:
     lengths: Mapping[str, list[int]]
     placeholders: tuple[str, ...]
     counts: Mapping[str, int]
+    others: tuple[tuple[tuple[str, int], ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -183,8 +196,18 @@ class Backbone(Protocol):
         """Bring the UNet and the text encoders to their devices, together."""
         ...
 
-    def prepare(self, prompts: Sequence[tuple[str, str]], counts: Mapping[str, int]) -> PreparedPrompts:
+    @property
+    def outline(self) -> Outline:
+        """The UNet's cross-attentions."""
+        ...
+
+    def prepare(
+        self, prompts: Sequence[tuple[str, str]], counts: Mapping[str, int], others: Sequence[Sequence[str]] = ()
+    ) -> PreparedPrompts:
         """Tokenise (prompt, name of the placeholder in it) once; each placeholder has `counts` vectors.
+
+        Args:
+            others: of each prompt, further placeholders in it.
 
         Raises:
             ValueError: a prompt is longer than one chunk of the text encoder, or does not hold its placeholder once.

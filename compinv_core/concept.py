@@ -1,7 +1,7 @@
 """A learnt word and its file: the embedding that every interface loads, with what made it in the metadata."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from . import __version__
 from .files import TensorFile, unused, write_tensors
+from .reading.table import MATTE, Table, layers_named, parsed
 
 safe_open = cast(Any, safetensors.safe_open)  # its signature has no types
 WIDTHS = {768: "clip_l", 1280: "clip_g", 1024: "clip_h"}  # of a file that does not name its text encoder
@@ -28,14 +29,50 @@ class Concept:
         vectors: text-encoder key ("clip_l", "clip_g", "clip_h") -> (n, E) float32.
         class_word: the ordinary word for it, "" when unknown.
         provenance: what made it, as text.
+        attributes: of one that was learnt by attribute, each one's vectors as `vectors` has them; the latter are then what
+            interfaces read that know no attributes.
+        cells: where each of these is read, the text of a `Table`.
     """
 
     name: str
     vectors: Mapping[str, Tensor]
     class_word: str = ""
     provenance: Mapping[str, str] = field(default_factory=dict[str, str])
+    attributes: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict[str, Mapping[str, Tensor]])
+    cells: str = ""
 
     def __post_init__(self) -> None:
+        self._check_vectors()
+        if set(self.table.lines) != set(self.attributes):
+            has, named = ", ".join(self.attributes) or "none", ", ".join(self.table.lines) or "none"
+            raise ValueError(
+                f'The concept "{self.name}" has the attributes {has}, but its table of cells names {named}; both must name the same.'
+            )
+        for attribute in self.attributes:
+            own = self.of(attribute)
+            if {k: v.shape[1] for k, v in own.vectors.items()} != {k: v.shape[1] for k, v in self.vectors.items()}:
+                raise ValueError(
+                    f'The concept "{self.name}" has vectors of other widths for its {attribute}; those of one model are allowed.'
+                )
+
+    @property
+    def table(self) -> Table:
+        """Where its attributes are read."""
+        return parsed(self.cells)
+
+    def of(self, attribute: str) -> "Concept":
+        """One of its attributes as a concept of its own.
+
+        Raises:
+            ValueError: it has no such attribute.
+        """
+        if attribute not in self.attributes:
+            has = ", ".join(self.attributes)
+            what = f"it has {has}" if has else "it was learnt as one word; learn it with Attribute Inversion Train"
+            raise ValueError(f'The concept "{self.name}" has no attribute "{attribute}": {what}.')
+        return Concept(f"{self.name}-{attribute}", self.attributes[attribute], self.class_word)
+
+    def _check_vectors(self) -> None:
         if not self.vectors:
             raise ValueError(f'The concept "{self.name}" has no vectors; it needs those of one text encoder or more.')
         for key, vectors in self.vectors.items():
@@ -65,7 +102,7 @@ class Concept:
         """What it is, in one line."""
         family = FAMILIES.get(", ".join(sorted(self.vectors)), "part of SDXL")
         sizes = " and ".join(f"{key} {vectors.shape[1]} wide" for key, vectors in self.vectors.items())
-        known = {"class word": self.class_word, **self.provenance}
+        known = {"class word": self.class_word, "attributes": ", ".join(self.attributes), **self.provenance}
         described = "".join(f"; {name} {value}" for name, value in known.items() if value)
         return f'"{self.name}" is an embedding for {family}: {self.count} vector{"s"[: self.count > 1]}, {sizes}{described}.'
 
@@ -119,7 +156,12 @@ def write_concept(concept: Concept, path: Path, replace: bool = False) -> None:
 def file_of(concept: Concept, path: Path) -> TensorFile:
     """Its embedding as a `.safetensors` file."""
     metadata = {**concept.provenance, "class_word": concept.class_word, "format": FORMAT, "written_by": __version__}
-    return {key: vectors.float() for key, vectors in concept.vectors.items()}, path, metadata
+    tensors = {key: vectors.float() for key, vectors in concept.vectors.items()}
+    for attribute, own in concept.attributes.items():
+        tensors |= {
+            f"{key}.{attribute}": vectors.float().clone() for key, vectors in own.items()
+        }  # no two may share memory
+    return tensors, path, metadata | ({"cells": concept.cells} if concept.attributes else {})
 
 
 def write_unfinished(concept: Concept, folder: Path) -> Path:
@@ -130,25 +172,34 @@ def write_unfinished(concept: Concept, folder: Path) -> Path:
 
 
 def read_concept(path: Path) -> Concept:
-    """Read our own embeddings, other safetensors, A1111's `.pt` and diffusers' `.bin`.
+    """Read our own embeddings, other safetensors, A1111's `.pt` and diffusers' `.bin`, and kohya's XTI, with a vector for each block.
 
     Diffusers writes SDXL's second text encoder to a file of its own, `name_2` beside `name`; both are read together.
 
     Raises:
         ValueError: the file holds no embedding that we know.
     """
-    tensors, metadata = _read(path)
+    tensors, attributes, metadata = _read(path)
     second = path.with_name(f"{path.stem}_2{path.suffix}")
     if set(tensors) == {"clip_l"} and second.exists():
-        others, _ = _read(second)
+        others, _, _ = _read(second)
         if set(others) == {"clip_g"}:
             tensors |= others
-    class_word = metadata.pop("class_word", "")
-    return Concept(path.stem, tensors, class_word, metadata)
+    class_word, cells = metadata.pop("class_word", ""), metadata.pop("cells", "")
+    if not cells and attributes:
+        table = layers_named(list(attributes)) or Table(
+            MATTE.cuts, {name: MATTE.lines.get(name, ()) for name in attributes}
+        )
+        cells = str(table)
+    order = list(parsed(cells).lines)  # a file has its keys in another
+    attributes = dict(
+        sorted(attributes.items(), key=lambda pair: order.index(pair[0]) if pair[0] in order else len(order))
+    )
+    return Concept(path.stem, tensors, class_word, metadata, attributes, cells)
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """(vectors by text encoder, metadata) of one file."""
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]], dict[str, str]]:
+    """(vectors by text encoder, those of attributes, metadata) of one file."""
     metadata: dict[str, str] = {}
     try:
         if path.suffix == ".safetensors":
@@ -159,10 +210,11 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             raw = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(f'"{path.name}" cannot be read as an embedding: {error}.') from error
-    tensors = _tensors(raw)
+    attributes = _attributes(raw)
+    tensors = _tensors(raw) or _mean(attributes)
     if not tensors:
         raise ValueError(f'"{path.name}" holds no embedding; safetensors, A1111 .pt and diffusers .bin are read.')
-    return tensors, metadata
+    return tensors, attributes, metadata
 
 
 def is_ours(path: Path) -> bool:
@@ -174,6 +226,33 @@ def is_ours(path: Path) -> bool:
     return metadata.get("format") == FORMAT
 
 
+def _attributes(raw: Any) -> dict[str, dict[str, Tensor]]:
+    """Attribute -> text-encoder key -> its vectors."""
+    found: dict[str, dict[str, Tensor]] = {}
+    if not isinstance(raw, dict):
+        return found
+    for name, value in cast("dict[str, Any]", raw).items():
+        if not (isinstance(value, Tensor) and value.ndim in (1, 2) and value.shape[-1]):
+            continue
+        vectors = value.detach().float().reshape(-1, value.shape[-1])
+        key, dot, attribute = name.partition(".")
+        if dot and key in WIDTHS.values():
+            found.setdefault(attribute, {})[key] = vectors
+        elif layers_named([name]) and vectors.shape[1] in WIDTHS:
+            found[name] = {WIDTHS[vectors.shape[1]]: vectors}
+    return found
+
+
+def _mean(attributes: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Of all attributes, for interfaces that read a concept in all blocks alike."""
+    return mean_of(list(attributes.values())) if attributes else {}
+
+
+def mean_of(words: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean of several words of as many vectors."""
+    return {key: torch.stack([word[key] for word in words]).mean(dim=0) for key in words[0]}
+
+
 def _tensors(raw: Any) -> dict[str, Tensor]:
     if not isinstance(raw, dict):
         return {}
@@ -183,7 +262,7 @@ def _tensors(raw: Any) -> dict[str, Tensor]:
     tensors = {
         key: value.detach().float().reshape(-1, value.shape[-1])
         for key, value in entries.items()
-        if isinstance(value, Tensor) and value.ndim in (1, 2) and value.shape[-1]
+        if isinstance(value, Tensor) and value.ndim in (1, 2) and value.shape[-1] and not layers_named([key])
     }
     named = {key: vectors for key, vectors in tensors.items() if key in WIDTHS.values()}
     if named:  # OneTrainer keeps vectors of another kind beside them, "clip_l_out"

@@ -50,7 +50,7 @@ class CompInvSaveConcept(io.ComfyNode):
         while if_it_exists == NUMBER and (folder / f"{chosen}.safetensors").exists():
             number += 1
             chosen = f"{name}-{number}"
-        saved = Concept(chosen, concept.vectors, concept.class_word, concept.provenance)
+        saved = replace(concept, name=chosen)
         write_concept(saved, folder / f"{chosen}.safetensors", replace=if_it_exists == REPLACE)
         return io.NodeOutput(saved, f"embedding:{chosen}")
 

@@ -10,6 +10,7 @@ from PIL import Image, ImageColor, ImageDraw
 from torch import Tensor
 
 from ..compinv_core.layout.regions import Layout
+from ..compinv_core.report.cells import CellShares
 from ..compinv_core.sampling.report import Report
 
 COLORS = ["#d1590b", "#1f6feb", "#2da44e", "#8250df", "#bf3989", "#9a6700", "#0a7ea4", "#cf222e"]
@@ -119,3 +120,24 @@ def overlays(reports: Sequence[Report], layout: Layout | None) -> Tensor:
 
 def _label(phrase: str) -> str:
     return phrase.removeprefix("embedding:")
+
+
+def cell_picture(found: CellShares) -> Tensor:
+    """The shares of a table's cells from dark (0) to bright (1), each with its figure: (1, H, W, 3)."""
+    wide, high, left, top = 96, 40, 96, 28
+    image = Image.new("RGB", (left + wide * len(found.columns) + 8, top + high * len(found.rows) + 8), "#202030")
+    draw = ImageDraw.Draw(image)
+    cold, warm = (torch.tensor(ImageColor.getrgb(color)).float() for color in ("#0d0d33", "#ffd933"))
+    draw.text((8, 8), "timesteps", fill="white")
+    for column, name in enumerate(found.columns):
+        draw.text((left + wide * column + 4, 8), name, fill="white")
+    for row, name in enumerate(found.rows):
+        draw.text((8, top + high * row + 14), name, fill="white")
+        for column, share in enumerate(found.shares[row].tolist()):
+            amount = min(1.0, max(0.0, share))
+            color = tuple(int(v) for v in (cold + amount * (warm - cold)).tolist())
+            corner = left + wide * column, top + high * row
+            draw.rectangle((*corner, corner[0] + wide - 3, corner[1] + high - 3), fill=color)
+            text = "black" if amount > 0.5 else "white"
+            draw.text((corner[0] + 8, corner[1] + 14), f"{share:.2f}", fill=text)
+    return from_image(image)

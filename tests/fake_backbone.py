@@ -1,4 +1,4 @@
-"""A `Backbone` without ComfyUI: words of a few numbers, and a UNet of one cross-attention.
+"""A `Backbone` without ComfyUI: words of a few numbers, and a UNet of one cross-attention, which two blocks share.
 
 A prompt is its words, one token each; of a placeholder, its vectors. An image's latent is its colour, cell by cell.
 """
@@ -18,6 +18,7 @@ from compositional_inversion.compinv_core.backbone import (
     WeightChange,
 )
 from compositional_inversion.compinv_core.concept import Concept
+from compositional_inversion.compinv_core.families.unet import Outline, Place
 from compositional_inversion.compinv_core.prompts.vocabulary import Vocabulary
 from compositional_inversion.compinv_core.report.figures import entropy
 from compositional_inversion.compinv_core.training.objective import sample
@@ -55,6 +56,7 @@ class FakeBackbone:
     cancelled: tuple[type[Exception], ...] = (Cancelled,)
     device = torch.device("cpu")
     fingerprint = "fake"
+    outline = Outline((Place(("input", 1), 1, 0), Place(("middle", 0), 1, 1)), 1)  # a fine block and a coarse one
 
     def __init__(self, words: Mapping[str, Sequence[float]] | None = None, width: int = 6):
         generator = torch.Generator().manual_seed(7)
@@ -96,17 +98,26 @@ class FakeBackbone:
         known = self.vocabularies["clip_l"]
         return known.vector(token) if isinstance(token, str) and token in known else torch.zeros(self.width)
 
-    def prepare(self, prompts: Sequence[tuple[str, str]], counts: Mapping[str, int]) -> PreparedPrompts:
+    def prepare(
+        self, prompts: Sequence[tuple[str, str]], counts: Mapping[str, int], others: Sequence[Sequence[str]] = ()
+    ) -> PreparedPrompts:
+        further: list[tuple[tuple[str, int], ...]] = []
         embeds, positions = torch.zeros(len(prompts), LENGTH, self.width), list[int]()
         for row, (text, name) in enumerate(prompts):
             tokens = self._tokens(text, counts)
             if tokens.count((name, 0)) != 1:
                 raise ValueError(f'The prompt "{text}" must hold "embedding:{name}" once.')
             positions.append(tokens.index((name, 0)))
+            further.append(tuple((other, tokens.index((other, 0))) for other in (others[row] if others else ())))
             embeds[row, : len(tokens)] = torch.stack([self._row(token) for token in tokens])
         names, lengths = tuple(name for _, name in prompts), [LENGTH] * len(prompts)
         return PreparedPrompts(
-            {"clip_l": embeds}, {"clip_l": torch.tensor(positions)}, {"clip_l": lengths}, names, dict(counts)
+            {"clip_l": embeds},
+            {"clip_l": torch.tensor(positions)},
+            {"clip_l": lengths},
+            names,
+            dict(counts),
+            tuple(further),
         )
 
     def encode(self, prepared: PreparedPrompts, indices: Sequence[int], words: Mapping[str, Vectors]) -> Encoded:
@@ -114,7 +125,11 @@ class FakeBackbone:
         for i in indices:
             row, vectors = prepared.embeds["clip_l"][i], words[prepared.placeholders[i]]["clip_l"]
             at = torch.arange(len(vectors)) + prepared.positions["clip_l"][i]
-            rows.append(row.index_put((at,), vectors))
+            row = row.index_put((at,), vectors)
+            for name, start in prepared.others[i]:
+                vectors = words[name]["clip_l"]
+                row = row.index_put((torch.arange(start, start + len(vectors)),), vectors)
+            rows.append(row)
         context = torch.stack(rows)
         return Encoded(context, context.sum(dim=1).tanh())
 
@@ -135,12 +150,19 @@ class FakeBackbone:
         return found
 
     def predict(self, noisy: Tensor, timesteps: Tensor, prompts: Encoded) -> Tensor:
-        if torch.is_grad_enabled() and prompts.context.requires_grad:
+        learnt = (prompts.context, *prompts.elsewhere.values())
+        if torch.is_grad_enabled() and any(context.requires_grad for context in learnt):
             assert self._ready, "a backward needs `trainable`"
             self.on_forward(len(noisy))
         weights = {path: self._changes[path](w) if path in self._changes else w for path, w in self.weights.items()}
-        attention, cells = self._attention(noisy, prompts, weights), rearrange(noisy, "b c h w -> b (h w) c")
-        read = attention @ (prompts.context @ weights[V].T)
+        cells = rearrange(noisy, "b c h w -> b (h w) c")
+        contexts = [prompts.elsewhere.get(place, prompts.context) for place in self.outline.place_names]
+        contexts = contexts if prompts.elsewhere else [prompts.context]
+        reads = [
+            self._attention(noisy, Encoded(context, prompts.pooled), weights) @ (context @ weights[V].T)
+            for context in contexts
+        ]
+        read = torch.stack(reads).mean(dim=0) if len(reads) > 1 else reads[0]
         output = (cells + read).tanh() @ weights[OUT].T + weights[BIAS]
         return rearrange(output, "b (h w) c -> b c h w", h=noisy.shape[2])
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 Group = Literal["coarse", "moderate", "fine"]
 """Of cross-attentions, by how many cells their maps have: coarse ones decide what is drawn, fine ones its colour."""
@@ -16,6 +16,11 @@ class Block:
 
     place: tuple[str, int]
     depth: int
+
+    @property
+    def place_name(self) -> str:
+        """As it is written: "output 3"."""
+        return "{} {}".format(*self.place)
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,20 @@ class Outline:
         named: dict[int, Group] = {level: "coarse" if level in levels[-2:] else "moderate" for level in levels}
         named[levels[0]] = "fine"
         return {block: named[place.level] for place in self.places for block in place.blocks}
+
+    @property
+    def places_by_group(self) -> dict[Group, list[str]]:
+        """Those groups that this model has, coarse ones first, with the names of their places ("output 3") in running order."""
+        found: dict[Group, list[str]] = {}
+        for group in get_args(Group):
+            names = dict.fromkeys(block.place_name for block, own in self.groups.items() if own == group)
+            found |= {group: list(names)} if names else {}
+        return found
+
+    @property
+    def place_names(self) -> list[str]:
+        """In running order."""
+        return ["{} {}".format(*place.name) for place in self.places]
 
 
 def _blocks_of(places: Sequence[Place]) -> list[Block]:

@@ -160,6 +160,7 @@ def steer(
     readings: Mapping[Any, Reading],
     *,
     progress: float = 0.0,
+    noise: float = 0.0,
     captures: Sequence[Capture] = (),
     stop: bool = False,
 ) -> dict[str, Any]:
@@ -173,12 +174,13 @@ def steer(
         blocks: those that read by rules, each with its group.
         readings: ComfyUI's name for a conditioning -> how it is read.
         progress: the fraction of the schedule that lies behind.
+        noise: the share of the model's own timesteps below this one.
         captures: see the maps of their blocks as they are read.
         stop: end the pass right after the last of these, see `until_last_map`.
     """
 
     def patch(block: Block, other: Replacement | None) -> Replacement:
-        own = _Read(block, blocks[block], readings, progress, captures=captures, stop=stop, other=other)
+        own = _Read(block, blocks[block], readings, progress, noise, captures=captures, stop=stop, other=other)
         return own.over(other) if isinstance(other, _Read) else own
 
     return _replaced(model_options, list(blocks), patch)
@@ -242,6 +244,7 @@ class _Read:
     group: Group
     readings: Mapping[Any, Reading]
     progress: float
+    noise: float
     captures: Sequence[Capture]
     stop: bool
     other: Replacement | None
@@ -262,29 +265,43 @@ class _Read:
         parts: list[Tensor] = []
         new: list[bool] = []
         for i, (prompt, *qkv) in enumerate(zip(prompts, *(t.chunk(len(prompts)) for t in (q, k, v)), strict=True)):
-            bias = self._bias(prompt, qkv[0], qkv[1], extra)
-            if bias is None:
+            reading = self.readings.get(prompt)
+            look = reading and self._look(reading, qkv[0], qkv[1], extra)
+            bias = reading.bias(look) if reading and look else None
+            if reading is None or look is None or bias is None:
                 parts.append(theirs[i] if theirs else _plain(qkv[0], qkv[1], qkv[2], extra))
             else:
-                read = _biased(*qkv, bias=bias, heads=extra["n_heads"])
+                bias = bias.to(qkv[0])
+                read = _read(*qkv, bias=bias, window=reading.window(look), plain=reading.is_window, extra=extra)
                 parts.append(theirs[i] + read - attention_pytorch(*qkv, extra["n_heads"]) if theirs else read)
             new += [c.see(self.block, q, k, extra, bias=bias) for c in self.captures if c.prompt == prompt]
         if self.stop and any(new) and all(capture.is_complete for capture in self.captures):
             raise StopForward
         return torch.cat(parts)
 
-    def _bias(self, prompt: Any, q: Tensor, k: Tensor, extra: dict[str, Any]) -> Tensor | None:
-        """What the rules add for one conditioning: (B or 1, N or 1, L)."""
-        reading = self.readings.get(prompt)
-        if reading is None:
-            return None
+    def _look(self, reading: Reading, q: Tensor, k: Tensor, extra: dict[str, Any]) -> Look:
         height, width = extra["activations_shape"][-2:]
         k = k[:, : reading.contexts.length]  # prompts of unequal length are repeated, not padded
-        look = Look(
-            q, k, heads=extra["n_heads"], height=height, width=width, group=self.group, progress=self.progress
+        return Look(
+            q, k, heads=extra["n_heads"], height=height, width=width, group=self.group, place=self.block.place_name,
+            progress=self.progress, noise=self.noise,
         )  # fmt: skip
-        bias = reading.bias(look)
-        return None if bias is None else bias.to(q)
+
+
+def _read(
+    q: Tensor, k: Tensor, v: Tensor, *, bias: Tensor, window: slice | None, plain: bool, extra: dict[str, Any]
+) -> Tensor:
+    """Attention by rules.
+
+    Args:
+        bias: (B or 1, N or 1, L), what they add.
+        window: the columns that are read at all, the same for all cells; None for all.
+        plain: whether a window's columns are read as they are, as if no others were there.
+    """
+    if window is None:
+        return _biased(q, k, v, bias=bias, heads=extra["n_heads"])
+    k, v = k[:, window], v[:, window]
+    return _plain(q, k, v, extra) if plain else _biased(q, k, v, bias=bias[..., window], heads=extra["n_heads"])
 
 
 def _plain(q: Tensor, k: Tensor, v: Tensor, extra: dict[str, Any]) -> Tensor:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cached_property
 from typing import Any
 
 import comfy.sample
@@ -12,9 +13,10 @@ from torch import Tensor
 
 from ..backbone import Encoded, Family, NoiseSchedule, Observed, PreparedPrompts, Vectors, WeightChange
 from ..concept import Concept
+from ..families.unet import Outline
 from ..prompts.vocabulary import Vocabulary
 from . import text_encoder, text_gradient
-from .attention import attention_to
+from .attention import attention_to, outline
 from .latents import context_width, decode_latents, encode_images, family_of, noise_schedule
 from .model import (
     checkpointed,
@@ -76,8 +78,14 @@ class ComfyBackbone:
     def load(self) -> None:
         load(self.model, self.clip)
 
-    def prepare(self, prompts: Sequence[tuple[str, str]], counts: Mapping[str, int]) -> PreparedPrompts:
-        return text_gradient.prepare(self.clip, prompts, counts)
+    @cached_property
+    def outline(self) -> Outline:
+        return outline(self.model)
+
+    def prepare(
+        self, prompts: Sequence[tuple[str, str]], counts: Mapping[str, int], others: Sequence[Sequence[str]] = ()
+    ) -> PreparedPrompts:
+        return text_gradient.prepare(self.clip, prompts, counts, others)
 
     def encode(self, prepared: PreparedPrompts, indices: Sequence[int], words: Mapping[str, Vectors]) -> Encoded:
         return text_gradient.encode_prepared(self.clip, prepared, indices, words)

@@ -1,7 +1,7 @@
 """A CONDITIONING that remembers its subjects, and the probe: the same prompt in ordinary words."""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,7 +38,7 @@ def composition_prompt(clip: Any, text: str, phrases: Sequence[str]) -> list[Any
             f'The input "subjects" names one thing twice: {", ".join(named)}; name each once, and two of a kind by what '
             'tells them apart ("black cat, white cat").'
         )
-    prompt = _Prompt(clip, text, spans)
+    prompt = Prompt(clip, text, spans, ordinary_words(clip))
     own, probe = prompt.written(()), prompt.written(concepts)
     subjects: list[Subject] = []
     for phrase, span, here, there in zip(named, spans, own.columns, probe.columns, strict=True):
@@ -67,13 +67,24 @@ class _Encoding:
     columns: list[tuple[int, ...]]
 
 
+def ordinary_words(clip: Any) -> dict[str, str]:
+    """The concepts of a CLIP that have one, each with its class word."""
+    return {name: concept.class_word for name, concept in known_concepts(clip).items() if concept.class_word}
+
+
 @dataclass(frozen=True, eq=False)
-class _Prompt:
-    """A prompt, and its subjects from their first character to behind their last."""
+class Prompt:
+    """A prompt, and its subjects.
+
+    Attributes:
+        spans: of each subject, from its first character to behind its last.
+        words: concept -> the ordinary words that can stand in its place; "" leaves it out.
+    """
 
     clip: Any
     text: str
     spans: Sequence[tuple[int, int]]
+    words: Mapping[str, str]
     _made: dict[str, _Encoding] = field(default_factory=dict[str, _Encoding], init=False, repr=False)
 
     def written(self, replaced: Collection[str]) -> _Encoding:
@@ -109,21 +120,20 @@ class _Prompt:
 
     def _concepts_in(self, start: int, end: int) -> set[str]:
         """Those that have a class word, between two characters."""
-        known = known_concepts(self.clip).items()
-        return {
-            name for name, concept in known if concept.class_word and re.search(_written(name), self.text[start:end])
-        }
+        return {name for name in self.words if re.search(_written(name), self.text[start:end])}
 
     def _edits(self, replaced: Collection[str]) -> list["Edit"]:
         """What puts class words in the place of concepts, and not twice ("embedding:mittens cat"). Where subjects begin, nothing is taken out."""
         edits: list[Edit] = []
-        for name, concept in known_concepts(self.clip).items():
-            if name not in replaced or not concept.class_word:
+        for name, words in self.words.items():
+            if name not in replaced:
                 continue
-            word = re.escape(concept.class_word)
-            for match in re.finditer(rf"{_written(name)}(\s+{word}(?![\w-]))?", self.text):
+            if not words:
+                edits += [(*match.span(), "") for match in re.finditer(rf"{_written(name)}\s*", self.text)]
+                continue
+            for match in re.finditer(rf"{_written(name)}(\s+{re.escape(words)}(?![\w-]))?", self.text):
                 after, end = match.end() if match[1] is None else match.start(1), match.end()
-                edits.append((match.start(), after, concept.class_word))
+                edits.append((match.start(), after, words))
                 if after < end and not any(after < start < end for start, _ in self.spans):
                     edits.append((after, end, ""))
         return sorted(edits)

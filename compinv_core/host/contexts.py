@@ -7,18 +7,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..reading.by_cell import ByCell, CellContexts
 from ..reading.regional import ReadContexts, Variant, Variants
 
 VARIANTS = "compinv_variants"
 """The key under which an entry of a CONDITIONING holds its `Variants`."""
 
+BY_CELL = "compinv_by_cell"
+"""The key under which an entry of a CONDITIONING holds its `ByCell`."""
+
 CONTEXTS = "compinv_contexts"
-"""The key under which a sampler's conditioning holds the `ReadContexts` that it reads."""
+"""The key under which a sampler's conditioning holds the contexts that it reads."""
 
 OWNER = "compinv_contexts_owner"
 """The key under which a sampler's conditioning names who has put these in place, and so sees to who reads which."""
 
 CONTROLNET = "crossattn_controlnet"
+Read = Callable[[dict[str, Any]], ReadContexts | CellContexts | None]
 
 
 def variants_of(cond: dict[str, Any]) -> Variants | None:
@@ -28,21 +33,44 @@ def variants_of(cond: dict[str, Any]) -> Variants | None:
         None where there are none, or where the encoded prompt was changed: averaged, scaled, or put behind another.
     """
     variants: Variants | None = cond.get(VARIANTS)
-    if variants is None:
+    behind = _behind(cond, variants.own) if variants is not None else None
+    if variants is None or behind is None:
         return None
-    written, read = variants.own.encoded, cond["cross_attn"]
-    length = written.shape[1]
-    if read.shape[0] != 1 or read.shape[1] < length or not torch.equal(read[:, :length].cpu(), written.cpu()):
+    return variants.each(lambda one: _lengthened(one, behind)) if behind.shape[1] else variants
+
+
+def by_cell_of(cond: dict[str, Any]) -> ByCell | None:
+    """That of a sampler's conditioning, with what was concatenated behind its prompt; None where there is none.
+
+    Raises:
+        ValueError: the encoded prompt was changed: averaged, scaled, or put behind another.
+    """
+    by_cell: ByCell | None = cond.get(BY_CELL)
+    if by_cell is None:
         return None
-    behind: Tensor = read[:, length:]
+    behind = _behind(cond, by_cell.prompts[0].own)
+    if behind is None:
+        raise ValueError(
+            f'The prompt "{by_cell.texts[0]}" of Attribute Prompt was changed by another node, such as Conditioning (Average); '
+            "connect it to the sampler without that."
+        )
+    return by_cell.each(lambda one: _lengthened(one, behind)) if behind.shape[1] else by_cell
 
-    def lengthened(one: Variant) -> Variant:
-        return replace(one, encoded=torch.cat([one.encoded.to(behind), behind], dim=1))
 
-    return variants.each(lengthened) if behind.shape[1] else variants
+def _behind(cond: dict[str, Any], written: Variant) -> Tensor | None:
+    """What stands behind a prompt (1, L, E) in a sampler's conditioning; None where this does not begin with that prompt."""
+    encoded, read = written.encoded, cond["cross_attn"]
+    length = encoded.shape[1]
+    if read.shape[0] != 1 or read.shape[1] < length or not torch.equal(read[:, :length].cpu(), encoded.cpu()):
+        return None
+    return read[:, length:]
 
 
-def put_contexts(guider: Any, owner: object, read: Callable[[dict[str, Any]], ReadContexts | None]) -> None:
+def _lengthened(one: Variant, behind: Tensor) -> Variant:
+    return replace(one, encoded=torch.cat([one.encoded.to(behind), behind], dim=1))
+
+
+def put_contexts(guider: Any, owner: object, read: Read) -> None:
     """Put the contexts that are read of a guider's conditionings in place of their one, which is as the model takes it.
 
     ComfyUI repeats what is shorter to the same length. What an unconditional branch reads stays as it is, and so does what a
@@ -71,9 +99,7 @@ def _for_controlnet(cond: dict[str, Any], before: dict[str, Any]) -> dict[str, A
     return {**cond, "model_conds": {**cond["model_conds"], CONTROLNET: before["c_crossattn"]}}
 
 
-def _with_contexts(
-    cond: dict[str, Any], owner: object, read: Callable[[dict[str, Any]], ReadContexts | None]
-) -> dict[str, Any]:
+def _with_contexts(cond: dict[str, Any], owner: object, read: Read) -> dict[str, Any]:
     contexts = None if OWNER in cond else read(cond)
     if contexts is None:
         return cond

@@ -39,6 +39,16 @@ def noise_schedule(model: Any) -> NoiseSchedule:
     return NoiseSchedule(alphas.to(model.load_device), prediction)
 
 
+def noise_of(sampling: Any, sigma: float) -> float:
+    """The share of a model's own timesteps below a noise level, 0..1; 1 is pure noise.
+
+    Args:
+        sampling: the model's `model_sampling`, whose sigmas rise.
+    """
+    sigmas = sampling.sigmas.float()
+    return int((sigmas < sigma * (1 - 1e-4)).sum()) / len(sigmas)  # a sampler's sigmas are rounded
+
+
 def family_of(model: Any) -> Family:
     """Of a MODEL that `noise_schedule` takes."""
     if isinstance(model.model, model_base.SDXL):

@@ -1,7 +1,7 @@
 """What we know of a loaded MODEL: its weights as autograd needs them, and what it predicts."""
 
 import hashlib
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
@@ -203,12 +203,32 @@ def predictor(model: Any) -> Predictor:
             size = size.to(noisy.device, non_blocking=True).expand(len(noisy), -1)
             size = torch.cat([prompts.pooled.to(noisy.device), size], dim=1).to(dtype)
         timesteps = timesteps.to(noisy.device)
+        own = {**options, "sigmas": sigmas.to(noisy.device)[timesteps]}
+        if prompts.elsewhere:
+            own = _reading_elsewhere(own, prompts.elsewhere, noisy.device, dtype)
         return base.diffusion_model(
             noisy.to(dtype),
             timesteps.float(),
             context=prompts.context.to(device=noisy.device, dtype=dtype),
             y=size,
-            transformer_options={**options, "sigmas": sigmas.to(noisy.device)[timesteps]},
+            transformer_options=own,
         )
 
     return predict
+
+
+def _reading_elsewhere(
+    transformer_options: dict[str, Any], elsewhere: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype
+) -> dict[str, Any]:
+    """A clone of transformer options under which blocks read other contexts (B, L, E), by the names of their places.
+
+    Before all patches of others, which find these contexts as if they were the prompt's.
+    """
+    made = {id(own): own.to(device=device, dtype=dtype) for own in elsewhere.values()}
+
+    def read(n: Tensor, context: Tensor, value: Tensor, extra: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+        own = elsewhere.get("{} {}".format(*extra["block"]))
+        return (n, context, value) if own is None else (n, made[id(own)], made[id(own)])
+
+    patches = transformer_options.get("patches", {})
+    return {**transformer_options, "patches": {**patches, "attn2_patch": [read, *patches.get("attn2_patch", [])]}}

@@ -19,6 +19,7 @@ from ..families.unet import Outline
 from ..layout.regions import Layout, Region
 from ..memory import MemoryPlan
 from ..prompts.spans import Subject
+from ..reading.by_cell import CellContexts, cell_contexts
 from ..reading.contexts import Contexts
 from ..reading.regional import ReadContexts, Regional, read_contexts
 from ..reading.rules import BoundingRule, Reading
@@ -28,7 +29,8 @@ from ..sampling.report import Report
 from ..sampling.schedules import Balance, Bounding, Steering, progress
 from .attention import Capture, bound, outline, steer, until_last_map, watch, with_cloned_skips
 from .composition import SUBJECTS
-from .contexts import CONTEXTS, OWNER, put_contexts, variants_of
+from .contexts import CONTEXTS, OWNER, by_cell_of, put_contexts, variants_of
+from .latents import noise_of
 from .model import checkpointed, frozen_weights, measuring_saved_activations, non_dynamic, with_backward
 from .recovery import KEY, latent_preview
 
@@ -47,7 +49,7 @@ def with_layout(
     report: Callable[[Report], None] | None = None,
 ) -> Any:
     """A clone of a MODEL that keeps attention to a layout, with any sampler. Without a layout there are balance, of all
-    subjects, and class words in coarse blocks.
+    subjects, and class words in coarse blocks. The attributes of a prompt are read in their cells, with a layout or without.
 
     Where nothing has anything to do, sampling is bit-identical to the MODEL's own.
     """
@@ -113,7 +115,7 @@ class _Regularization:
         UniPC shows the model a scaled copy, from which it takes the prediction away: a correction of the copy would come
         back with the opposite sign. There, the correction acts through the prediction alone.
         """
-        put_contexts(guider, self, self._contexts)
+        put_contexts(guider, self, lambda cond: self._contexts(cond, guider, sigmas))
         function = getattr(executor.class_obj, "sampler_function", None)
         options = comfy.model_patcher.create_model_options_clone(extra_args["model_options"])
         own = options.setdefault("transformer_options", {})
@@ -147,7 +149,9 @@ class _Regularization:
             captures = self._captures(subjects, x) if self.report else []
             readings = {one.name: run.readings[one.name] for one in taking_part}
             blocks = self.outline.groups
-            model_options = steer(model_options, blocks, readings, progress=call.progress, captures=captures)
+            model_options = steer(
+                model_options, blocks, readings, progress=call.progress, noise=call.noise, captures=captures
+            )  # fmt: skip
         bounds = {one.name: one.bounds for one in taking_part if one.bounds}
         if bounds and BOUNDING.at(call.progress):
             model_options = bound(model_options, self.outline.groups, bounds, progress=call.progress)
@@ -197,15 +201,27 @@ class _Regularization:
             for region in self.layout.regions:
                 check_shape(region, canvas)
 
-    def _contexts(self, cond: dict[str, Any]) -> ReadContexts | None:
-        """What is read of a conditioning; None for the prompt as it is written."""
+    def _contexts(self, cond: dict[str, Any], guider: Any, sigmas: Tensor) -> ReadContexts | CellContexts | None:
+        """What is read of a conditioning in a run; None for the prompt as it is written.
+
+        Raises:
+            ValueError: attributes for another model, or of a prompt that was changed.
+        """
+        placed = [subject for _, subject in self._placed(cond.get(SUBJECTS, ()))]
+        by_cell = by_cell_of(cond)
+        if by_cell is not None:
+            if [*by_cell.places] != self.outline.place_names:
+                raise ValueError(
+                    f'The prompt "{by_cell.texts[0]}" of Attribute Prompt was made for a model of another architecture; connect the '
+                    'sampler\'s own to its input "model".'
+                )
+            sampling = guider.inner_model.model_sampling
+            met = by_cell.during(*(noise_of(sampling, sigmas[i].item()) for i in (0, -1)))
+            return met and cell_contexts(met, self.regional, placed)
         if self.regional.is_off or SUBJECTS not in cond:
             return None
         variants = variants_of(cond)
-        if variants is None:
-            return None
-        placed = [subject for _, subject in self._placed(cond[SUBJECTS])]
-        return read_contexts(variants, self.regional, placed)
+        return variants and read_contexts(variants, self.regional, placed)
 
     def _placed(self, subjects: Sequence[Subject]) -> list[tuple[Region, int]]:
         """The regions of subjects, each with the index of its own."""
@@ -220,7 +236,7 @@ class _Regularization:
         subjects: Sequence[Subject] = cond.get(SUBJECTS, ())
         placed = self._placed(subjects)
         chosen = [i for _, i in placed] if self.layout else list(range(len(subjects)))
-        read: ReadContexts | None = cond.get(CONTEXTS)
+        read: ReadContexts | CellContexts | None = cond.get(CONTEXTS)
         length = int(cond["cross_attn"].shape[1])
         contexts = read.contexts(chosen) if read else Contexts.one(length, [subjects[i].columns for i in chosen])
         names, regions = [subjects[i].phrase for i in chosen], [region for region, _ in placed]
@@ -281,6 +297,11 @@ class _Call:
     def progress(self) -> float:
         return progress(self.sigma, self.sigmas)
 
+    @cached_property
+    def noise(self) -> float:
+        """The share of the model's own timesteps below this one."""
+        return noise_of(self.guider.inner_model.model_sampling, self.sigma)
+
     @property
     def canvas(self) -> tuple[int, int]:
         height, width = self.x.shape[-2:]
@@ -312,7 +333,7 @@ class _GuidedPass:
         readings = {one.name: Reading(one.contexts, one.own_rules) for one in conditionings if one.own_rules}
         if readings:
             options = steer(
-                options, unet.groups, readings, progress=call.progress, captures=captures, stop=True
+                options, unet.groups, readings, progress=call.progress, noise=call.noise, captures=captures, stop=True
             )  # fmt: skip
         else:
             options = watch(options, captures, stop=True)

@@ -27,8 +27,13 @@ def differentiable(clip: Any) -> Generator[None]:
         yield
 
 
-def prepare(clip: Any, prompts: Sequence[tuple[str, str]], counts: Mapping[str, int]) -> PreparedPrompts:
+def prepare(
+    clip: Any, prompts: Sequence[tuple[str, str]], counts: Mapping[str, int], others: Sequence[Sequence[str]] = ()
+) -> PreparedPrompts:
     """Tokenise (prompt, name of the placeholder in it) once, as `embedding:<name>` with `counts` vectors each.
+
+    Args:
+        others: of each prompt, further placeholders in it.
 
     Raises:
         ValueError: a prompt is longer than one chunk of the text encoder, or does not hold its placeholder once.
@@ -36,6 +41,7 @@ def prepare(clip: Any, prompts: Sequence[tuple[str, str]], counts: Mapping[str, 
     embeds: dict[str, Tensor] = {}
     positions: dict[str, Tensor] = {}
     lengths: dict[str, list[int]] = {}
+    further: tuple[tuple[tuple[str, int], ...], ...] = ()
     encoders = text_encoders(clip)
     widths = {key: encoder.transformer.get_input_embeddings().weight.shape[1] for key, encoder in encoders.items()}
     places = {name: {key: torch.zeros(count, widths[key]) for key in encoders} for name, count in counts.items()}
@@ -48,12 +54,18 @@ def prepare(clip: Any, prompts: Sequence[tuple[str, str]], counts: Mapping[str, 
             starts = [
                 _start(row, prompt, name, places[name][key]) for row, (prompt, name) in zip(rows, prompts, strict=True)
             ]
+            further = tuple(  # the same for all text encoders, whose tokens are in step
+                tuple((name, _start(row, prompt, name, places[name][key])) for name in own)
+                for row, (prompt, _), own in zip(rows, prompts, others or [()] * len(rows), strict=True)
+            )
             device = encoder.transformer.get_input_embeddings().weight.device
             values, _, lengths[key], _ = encoder.process_tokens(rows, device)
             embeds[key] = values.clone().to(clip.patcher.load_device)
             positions[key] = torch.tensor(starts, device=clip.patcher.load_device)
     placeholders = tuple(name for _, name in prompts)
-    return PreparedPrompts(embeds, positions, lengths, placeholders=placeholders, counts=dict(counts))
+    return PreparedPrompts(
+        embeds, positions, lengths, placeholders=placeholders, counts=dict(counts), others=further
+    )  # fmt: skip
 
 
 def _tokens(clip: Any, key: str, prompt: str, count: int) -> list[Any]:
@@ -124,4 +136,9 @@ def _written(prepared: PreparedPrompts, key: str, indices: Sequence[int], words:
         rows = own.to(device, non_blocking=True)
         columns = starts[rows][:, None] + torch.arange(len(vectors), device=device)
         embeds = embeds.index_put((rows[:, None].expand_as(columns), columns), vectors.expand(len(own), -1, -1))
+    for row, i in enumerate(indices):
+        for name, start in prepared.others[i] if prepared.others else ():
+            vectors = words[name]
+            columns = torch.arange(start, start + len(vectors), device=device)
+            embeds = embeds.index_put((torch.full_like(columns, row), columns), vectors)
     return embeds

@@ -35,7 +35,9 @@ class Look:
         q: (B, N, heads*d), of N = height * width cells.
         k: (B, L, heads*d), of all contexts, once each; in self-attention of the N cells.
         group: of the block; None where that is not known.
+        place: the block's name, such as "output 3"; "" where that is not known.
         progress: the fraction of the schedule that lies behind, 0..1.
+        noise: the share of the model's own timesteps below this one, 0..1; 1 is pure noise.
         bias: (B or 1, N or 1, L), what the rules before have added so far; None for nothing.
     """
 
@@ -47,6 +49,8 @@ class Look:
     group: Group | None = None
     progress: float = 0.0
     bias: Tensor | None = None
+    place: str = ""
+    noise: float = 0.0
 
 
 class Rule(Protocol):
@@ -69,6 +73,15 @@ class Reading:
             if answer is not None:
                 look = replace(look, bias=answer if look.bias is None else look.bias + answer)
         return look.bias
+
+    def window(self, look: Look) -> slice | None:
+        """The columns that are read at all; None for those of all contexts."""
+        return next((rule.window(look) for rule in self.rules if isinstance(rule, WindowRule)), None)
+
+    @property
+    def is_window(self) -> bool:
+        """Whether no rule does more than hide columns, so that those of a window are read as they are."""
+        return all(isinstance(rule, WindowRule) for rule in self.rules)
 
     def then(self, other: "Reading") -> "Reading":
         """Under these rules, and then under another's."""
@@ -154,6 +167,25 @@ class VisibilityRule:
         if elsewhere or look.progress < start or end <= look.progress < 1:
             return None
         return self._made.of(look, lambda h, w: visibility_bias(self.cells(h, w), self.contexts.lengths))
+
+
+@dataclass(frozen=True, eq=False)
+class WindowRule:
+    """All cells of a block read the same few neighbouring contexts, and no others; which ones depends on the block and the stage.
+
+    Attributes:
+        contexts: all of them.
+        window: the columns that are read.
+    """
+
+    contexts: Contexts
+    window: Callable[[Look], slice]
+
+    def __call__(self, look: Look) -> Tensor:
+        """(1, 1, L): 0 in the window and HIDDEN elsewhere."""
+        bias = torch.full((1, 1, self.contexts.length), HIDDEN, device=look.q.device)
+        bias[..., self.window(look)] = 0
+        return bias
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,5 +1,6 @@
 """What a step minimises: the diffusion loss of textual inversion and the anchor loss of compositional inversion."""
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Literal
 
@@ -9,6 +10,7 @@ from torch import Tensor
 from ..backbone import Encoded, NoiseSchedule, Predictor
 
 NoiseLevels = Literal["even", "high", "low"]
+Prompts = Encoded | Callable[[Tensor], Encoded]
 
 
 def diffusion_loss(
@@ -58,15 +60,20 @@ def timesteps_at(shares: Tensor, count: int, levels: NoiseLevels) -> Tensor:
 
 @torch.no_grad()
 def sample(
-    predict: Predictor, schedule: NoiseSchedule, noise: Tensor, prompts: Encoded, empty: Encoded, steps: int, cfg: float
+    predict: Predictor, schedule: NoiseSchedule, noise: Tensor, prompts: Prompts, empty: Encoded, steps: int, cfg: float
 ) -> Tensor:
-    """A quick look at what prompts give: deterministic DDIM (Song et al. 2021), (B, C, h, w) from noise of that shape."""
+    """A quick look at what prompts give: deterministic DDIM (Song et al. 2021), (B, C, h, w) from noise of that shape.
+
+    Args:
+        prompts: B of them, or what gives them at timesteps (B,).
+    """
     latents = noise
     grid = torch.linspace(len(schedule.alphas_cumprod) - 1, 0, steps + 1).long().to(noise.device)
     count = len(noise)
     for now, after in pairwise(grid):
         here, there = now.repeat(count), after.repeat(count)
-        both = predict(latents.repeat(2, 1, 1, 1), here.repeat(2), prompts.with_others(empty)).float()
+        read = prompts if isinstance(prompts, Encoded) else prompts(here)
+        both = predict(latents.repeat(2, 1, 1, 1), here.repeat(2), read.with_others(empty)).float()
         conditional, unconditional = both.chunk(2)
         output = unconditional + cfg * (conditional - unconditional)
         latents = schedule.noisy(*schedule.clean(latents, output, here), there)

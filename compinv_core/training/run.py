@@ -256,12 +256,12 @@ class _Session:
         half precision, however many prompts it reads; changed weights are saved once, too.
         """
         latents, schedule = self.material.data.latents, self.backbone.schedule
-        middle = torch.tensor([len(schedule.alphas_cumprod) // 2], device=latents.device)
+        middle = torch.tensor([self.material.data.middle(schedule)], device=latents.device)
         changes = self.run.way.changes(leaves)
         with self.backbone.trainable(checkpointing=False, reserve=0), self.backbone.changed(changes):
             of_weights = sum(self.backbone.weight(path).nbytes for path in changes)
             with self.backbone.measuring_saved_activations() as saved:
-                prompt = self.run.way.encode([0], leaves)
+                prompt = self.run.way.encode([0], leaves, middle)
                 of_text = saved()
                 answer = self.backbone.predict(latents[:1], middle, prompt)
         per_image = max(1.0, saved() - of_text - of_weights)

@@ -38,26 +38,35 @@ class TrainingData:
         latents: (N, C, h, w), of images and what was made of them, on the model's device.
         prompts: (N, P), the indices of the prompts that fit each.
         masks: (N, 1, h, w) in 0..1, what of each is learnt; or None.
+        timesteps: those that are trained, rising; None for all.
     """
 
     latents: Tensor
     prompts: Tensor
     masks: Tensor | None = None
+    timesteps: Tensor | None = None
+
+    def middle(self, schedule: NoiseSchedule) -> int:
+        """The timestep in the middle of those that are trained."""
+        count = len(schedule.alphas_cumprod)
+        return count // 2 if self.timesteps is None else int(self.timesteps[len(self.timesteps) // 2])
 
     def draw(self, size: int, generator: torch.Generator, schedule: NoiseSchedule, levels: NoiseLevels) -> Batch:
         """A batch whose noise levels lie apart: each in its own part, all parts as likely."""
         example = torch.randint(len(self.latents), (size,), generator=generator)
         column = torch.randint(self.prompts.shape[1], (size,), generator=generator)
         shares = (torch.arange(size) + torch.rand(size, generator=generator)) / size
-        timesteps = timesteps_at(shares, len(schedule.alphas_cumprod), levels)
+        if self.timesteps is None:
+            timesteps = timesteps_at(shares, len(schedule.alphas_cumprod), levels)
+        else:
+            timesteps = self.timesteps[timesteps_at(shares, len(self.timesteps), levels)]
         noise = torch.randn((size, *self.latents.shape[1:]), generator=generator)
         return Batch(example, self.prompts[example, column], timesteps, noise)
 
     def clone(self) -> "TrainingData":
         """Of tensors that autograd can save, where these were made in inference mode."""
-        return TrainingData(
-            self.latents.clone(), self.prompts.clone(), None if self.masks is None else self.masks.clone()
-        )
+        masks, timesteps = (None if own is None else own.clone() for own in (self.masks, self.timesteps))
+        return TrainingData(self.latents.clone(), self.prompts.clone(), masks, timesteps)
 
 
 @dataclass(frozen=True)
@@ -141,7 +150,7 @@ class Task:
     def reconstruction(self, parameters: Parameters, batch: Batch) -> Tensor:
         """The loss of each image, (B,)."""
         prompts = cast("list[int]", batch.prompt.tolist())
-        encoded, wanted = self.way.encode(prompts, parameters), self.teacher and self.teacher(prompts)
+        encoded, wanted = self.way.encode(prompts, parameters, batch.timesteps), self.teacher and self.teacher(prompts)
         return self._losses(self.data, batch, encoded, wanted)
 
     def minimised(self, parameters: Parameters, batch: Batch) -> Tensor:

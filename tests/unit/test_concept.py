@@ -1,11 +1,12 @@
 """A concept's file: whole or not at all, in the ecosystem's own forms."""
 
 import os
+from dataclasses import replace
 
 import pytest
 import torch
 from compositional_inversion.compinv_core.concept import Concept, check_name, is_ours, read_concept, write_concept
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 CONCEPT = Concept("my-cat", {"clip_l": torch.randn(2, 768), "clip_g": torch.randn(2, 1280)}, "cat", {"steps": "30"})
 
@@ -121,3 +122,57 @@ def test_files_of_such_vectors_are_refused_when_they_are_read(tmp_path, vectors,
 def test_a_name_that_a_prompt_or_a_folder_would_misread_is_refused(name):
     with pytest.raises(ValueError, match="cannot be used"):
         check_name(name)
+
+
+ATTRIBUTES = {name: {"clip_l": torch.randn(1, 768), "clip_g": torch.randn(1, 1280)} for name in ("colour", "object")}
+CELLS = "stages: 500\ncolour: fine in 1\nobject: coarse"
+BY_ATTRIBUTE = Concept(
+    "my-cat", {k: v.clone() for k, v in ATTRIBUTES["object"].items()}, "cat", attributes=ATTRIBUTES, cells=CELLS
+)
+
+
+def test_attributes_stand_in_the_file_beside_what_every_interface_reads(tmp_path):
+    path = tmp_path / "my-cat.safetensors"
+    write_concept(BY_ATTRIBUTE, path)
+    keys = {"clip_l", "clip_g", *(f"{key}.{name}" for key in ("clip_l", "clip_g") for name in ATTRIBUTES)}
+    assert set(load_file(path)) == keys
+    read = read_concept(path)
+    assert read.cells == CELLS and set(read.attributes) == set(ATTRIBUTES) and "cells" not in read.provenance
+    assert torch.equal(read.vectors["clip_l"], BY_ATTRIBUTE.vectors["clip_l"])
+    for name, own in ATTRIBUTES.items():
+        assert all(torch.equal(read.attributes[name][key], own[key]) for key in own)
+    assert "attributes colour, object" in read.describe()
+
+
+def test_an_attribute_is_a_concept_of_its_own():
+    colour = BY_ATTRIBUTE.of("colour")
+    assert colour.name == "my-cat-colour" and torch.equal(colour.vectors["clip_l"], ATTRIBUTES["colour"]["clip_l"])
+    with pytest.raises(ValueError, match='has no attribute "style": it has colour, object'):
+        BY_ATTRIBUTE.of("style")
+    with pytest.raises(ValueError, match='"my-cat" has no attribute "style": it was learnt as one word'):
+        CONCEPT.of("style")
+
+
+def test_a_file_of_attributes_without_a_table_is_read_as_matte_has_it(tmp_path):
+    save_file({"clip_l": torch.randn(1, 768), "clip_l.colour": torch.randn(1, 768)}, tmp_path / "a.safetensors")
+    assert read_concept(tmp_path / "a.safetensors").cells == "stages: 750, 500, 250\ncolour: moderate|fine in 1-2"
+
+
+def test_kohyas_xti_is_a_concept_with_an_attribute_for_each_block(tmp_path):
+    layers = {name: torch.randn(2, 768) for name in ("IN01", "MID", "OUT11")}
+    save_file(layers, tmp_path / "xti.safetensors")
+    read = read_concept(tmp_path / "xti.safetensors")
+    assert set(read.cells.splitlines()) == {"IN01: input 1", "MID: middle 0", "OUT11: output 11"}
+    assert all(torch.equal(read.attributes[name]["clip_l"], layers[name]) for name in layers)
+    assert torch.allclose(read.vectors["clip_l"], torch.stack([*layers.values()]).mean(0))
+
+
+def test_attributes_that_do_not_belong_together_are_refused():
+    with pytest.raises(ValueError, match="has the attributes colour, object, but its table of cells names colour"):
+        replace(BY_ATTRIBUTE, cells="colour: fine")
+    other = {**ATTRIBUTES, "object": {"clip_l": torch.randn(1, 768)}}
+    with pytest.raises(ValueError, match="other widths for its object"):
+        replace(BY_ATTRIBUTE, attributes=other)
+    broken = {**ATTRIBUTES, "object": {key: v * float("nan") for key, v in ATTRIBUTES["object"].items()}}
+    with pytest.raises(ValueError, match='"my-cat-object" holds NaN'):
+        replace(BY_ATTRIBUTE, attributes=broken)

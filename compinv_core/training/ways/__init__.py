@@ -27,8 +27,12 @@ class Way(Protocol):
         """Those of them that keep their length, and the sphere that their vectors stay on; their learning rates are in radians."""
         ...
 
-    def encode(self, prompts: Sequence[int], parameters: Parameters) -> Encoded:
-        """The training prompts with these indices, as what is learnt makes the text encoder read them."""
+    def encode(self, prompts: Sequence[int], parameters: Parameters, timesteps: Tensor) -> Encoded:
+        """The training prompts with these indices, as what is learnt makes the text encoder read them.
+
+        Args:
+            timesteps: of each, where in the noise schedule it is read.
+        """
         ...
 
     def encode_ordinary(self, prompts: Sequence[int]) -> Encoded:

@@ -63,7 +63,7 @@ class FineTune:
     def spheres(self, recipe: Recipe) -> Mapping[str, Sphere]:
         return self.of_words.spheres(recipe)
 
-    def encode(self, prompts: Sequence[int], parameters: Parameters) -> Encoded:
+    def encode(self, prompts: Sequence[int], parameters: Parameters, timesteps: Tensor | None = None) -> Encoded:
         return self.of_words.encode(prompts, parameters)
 
     def encode_ordinary(self, prompts: Sequence[int]) -> Encoded:

@@ -81,7 +81,7 @@ class TextualInversion:
     def spheres(self, recipe: Recipe) -> Mapping[str, Sphere]:
         return self._spheres if recipe.optimizer == "sphere" else {}
 
-    def encode(self, prompts: Sequence[int], parameters: Parameters) -> Encoded:
+    def encode(self, prompts: Sequence[int], parameters: Parameters, timesteps: Tensor | None = None) -> Encoded:
         return self.backbone.encode(self.prepared, prompts, self.words(parameters))
 
     def encode_ordinary(self, prompts: Sequence[int]) -> Encoded:

@@ -1,0 +1,92 @@
+"""Which blocks and stages of a MODEL decide what differs between two prompts, by sampling it."""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import comfy.sample
+import torch
+from torch import Tensor
+
+from ..reading.by_cell import ByCell
+from ..reading.regional import Variant, Variants
+from ..reading.table import ALL, TIMESTEPS
+from ..report.cells import CellShares, cell_shares
+from ..sampling.guidance import Guidance
+from ..sampling.schedules import Balance, Steering
+from .attention import outline
+from .contexts import BY_CELL
+from .recovery import check_fit, without_layout
+from .sampler import with_layout
+from .text_encoder import check_embeddings, encode
+
+
+def probe_cells(
+    model: Any,
+    clip: Any,
+    a: str,
+    b: str,
+    latent: Tensor,
+    *,
+    cuts: Sequence[float],
+    every_block: bool,
+    seed: int,
+    steps: int,
+    cfg: float,
+    on_step: Callable[..., None] | None = None,
+) -> CellShares:
+    """A is read in one cell and B everywhere else; what changes of the images is measured.
+
+    Args:
+        latent: (B, C, h, w), an empty latent, of as many images as are sampled of each cell.
+        cuts: timesteps of 1000, falling, at which the next stage begins.
+        every_block: whether a row is a block; else it is a group of them.
+        on_step: called at every step of each of `runs_of` runs.
+
+    Raises:
+        ValueError: two prompts that the text encoder reads alike, or a model that cannot be read.
+    """
+    unet = outline(model)
+    groups = {str(group): places for group, places in unet.places_by_group.items()}
+    rows = {name: [name] for name in unet.place_names} if every_block else groups
+    rows = {**rows, ALL: unet.place_names}
+    ends = [float(TIMESTEPS), *cuts, 0.0]
+    columns = [f"{start:g}-{end:g}" for start, end in pairwise(ends)]
+    stages = [[stage] for stage in range(1, len(columns) + 1)]
+    if len(stages) > 1:
+        columns, stages = [*columns, ALL], [*stages, [stage for own in stages for stage in own]]
+    conditionings: list[list[Any]] = []
+    for text in (b, a):
+        check_embeddings(clip, text)
+        conditionings.append(encode(clip, text))
+    check_fit(model, conditionings[0])
+    if torch.equal(conditionings[0][0][0], conditionings[1][0][0]):
+        raise ValueError(
+            f'The prompts A and B, "{a}" and "{b}", mean the same to the text encoder; let them differ in one attribute.'
+        )
+    ((start, rest), *_), ((end, _), *_) = conditionings
+    prompts = [Variants(Variant(own, ()), Variant(own, ()), {}) for own in (start, end)]
+    reading = with_layout(without_layout(model), None, Steering(0), Guidance(0), balance=Balance(0))
+    negative, latent = encode(clip, ""), comfy.sample.fix_empty_latent_channels(model, latent)
+    noise = comfy.sample.prepare_noise(latent, seed)
+
+    def sampled(cells: Sequence[tuple[str, int]]) -> Tensor:
+        by_cell = ByCell(tuple(cuts), prompts, dict.fromkeys(cells, 1), unet.place_names, [b, a])
+        return comfy.sample.sample(
+            reading, noise, steps, cfg, "euler", "normal", [[start, {**rest, BY_CELL: by_cell}]], negative, latent,
+            disable_pbar=True, callback=on_step, seed=seed,
+        ).float().cpu()  # fmt: skip
+
+    latents = {
+        (row, column): sampled([(place, stage) for place in places for stage in stages[column]])
+        for row, places in enumerate(rows.values())
+        for column in range(len(columns))
+    }
+    return cell_shares(list(rows), columns, latents, sampled([]))
+
+
+def runs_of(model: Any, cuts: Sequence[float], every_block: bool) -> int:
+    """How often `probe_cells` samples."""
+    unet = outline(model)
+    rows = len(unet.place_names if every_block else unet.places_by_group) + 1
+    return rows * (len(cuts) + 1 + bool(cuts)) + 1

@@ -1,0 +1,80 @@
+"""Which part of a model decides what differs between two prompts: how far an image goes from the one to the other, cell by cell."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class CellShares:
+    """What was measured.
+
+    Attributes:
+        rows, columns: names of groups or blocks, and of stages; the last of each is all of them.
+        shares: (R, S), means over the images of `share_of_way`.
+        changes: (R, S), means of how much they change at all, in the same unit.
+    """
+
+    rows: Sequence[str]
+    columns: Sequence[str]
+    shares: Tensor
+    changes: Tensor
+
+    def described(self) -> str:
+        """As a table in plain text."""
+        width = max(map(len, (*self.rows, "blocks")))
+        pairs = [
+            [f"{share:5.2f} ({change:4.2f})" for share, change in zip(*row, strict=True)]
+            for row in zip(self.shares.tolist(), self.changes.tolist(), strict=True)
+        ]
+        wide = max(12, *map(len, self.columns))
+        head = "  ".join(["blocks".ljust(width), *(name.rjust(wide) for name in self.columns)])
+        lines = [
+            "  ".join([row.ljust(width), *(one.rjust(wide) for one in own)])
+            for row, own in zip(self.rows, pairs, strict=True)
+        ]
+        return "\n".join(
+            [
+                "How far the image goes from B to A when A is read in these cells alone: 0 not at all, 1 all the way.",
+                "In brackets, how much it changes in any direction, in the same unit.",
+                head,
+                *lines,
+            ]
+        )
+
+
+def share_of_way(found: Tensor, start: Tensor, end: Tensor) -> Tensor:
+    """How far images have gone from where they start to where they would end, (B,).
+
+    The projection on the way between the two: 0 at the start, 1 at the end; what changes in another direction does not count.
+
+    Args:
+        found, start, end: (B, ...), of the same noise.
+    """
+    way, gone = (end - start).flatten(1), (found - start).flatten(1)
+    return (way * gone).sum(dim=1) / way.square().sum(dim=1).clamp_min(1e-12)
+
+
+def change(found: Tensor, start: Tensor, end: Tensor) -> Tensor:
+    """How much images differ from where they start, (B,), in units of the distance to where they would end."""
+    distance = (end - start).flatten(1).norm(dim=1).clamp_min(1e-6)
+    return (found - start).flatten(1).norm(dim=1) / distance
+
+
+def cell_shares(
+    rows: Sequence[str], columns: Sequence[str], latents: dict[tuple[int, int], Tensor], start: Tensor
+) -> CellShares:
+    """From the images of every cell.
+
+    Args:
+        latents: (row, column) -> (B, C, h, w); the last row and column is the prompt read everywhere.
+        start: (B, C, h, w), it is read nowhere.
+    """
+    end = latents[len(rows) - 1, len(columns) - 1]
+    shares, changes = torch.zeros(2, len(rows), len(columns))
+    for (row, column), found in latents.items():
+        shares[row, column] = share_of_way(found, start, end).mean()
+        changes[row, column] = change(found, start, end).mean()
+    return CellShares(rows, columns, shares, changes)

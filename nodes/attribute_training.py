@@ -1,0 +1,181 @@
+"""Attribute Inversion Train: images in, a concept with its colour, style, object and layout apart out."""
+
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+
+from ..compinv_core.host.backbone import ComfyBackbone
+from ..compinv_core.host.text_encoder import check_new_placeholder
+from ..compinv_core.reading.table import MATTE, parsed
+from ..compinv_core.training.attribute_training import KINDS, AttributeRequest, AttributeTraining
+from ..compinv_core.training.checkpoint import Progress
+from ..compinv_core.training.recipe import Recipe
+from ..compinv_core.training.request import Request
+from .inputs import first_values, training_inputs
+from .learning import Picture, learn
+from .live_text import say
+from .pictures import to_image
+from .train import loss_map, loss_plot
+from .types import CATEGORY, ConceptType
+
+MOST_IMAGES = 5
+BEFORE = ("model", "clip", "vae", "images", "placeholder", "class_word", "masks", "resolution", "steps", "batch")
+AFTER = ("learning_rate", "anchor_weight", "seed")
+
+
+class CompInvTrainAttributes(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        shared = training_inputs()
+        return io.Schema(
+            node_id="CompInvTrainAttributes",
+            display_name="Attribute Inversion Train",
+            category=CATEGORY,
+            description="Trains one concept whose colour, style, object and layout are embeddings of their own, each read where it acts; or an "
+            "embedding for each block (P+) or each stage (ProSpect).",
+            is_input_list=True,
+            hidden=[io.Hidden.unique_id],
+            inputs=[
+                *(shared[name] for name in BEFORE),
+                *(shared[name] for name in AFTER),
+                io.Combo.Input(
+                    "attributes",
+                    options=list(KINDS),
+                    tooltip="What is learnt: MATTE's four attributes, a vector for each cross-attention block, or one for each of ten stages.",
+                ),
+                io.String.Input(
+                    "table",
+                    multiline=True,
+                    default=str(MATTE),
+                    tooltip="Where colour, style, object and layout act: the blocks (coarse, moderate, fine, all, output 3) and, behind in, the "
+                    "stages of each. none: the attribute is not learnt. Not read per layer and per stage.",
+                ),
+                io.String.Input(
+                    "colour_words",
+                    default="",
+                    tooltip="The true colours of the concept, separated by commas. Empty: found in the images, where the concept is.",
+                ),
+                io.String.Input(
+                    "style_word",
+                    default="style",
+                    tooltip="One ordinary word that the style's vector is initialised with, such as watercolor or striped.",
+                ),
+                io.Boolean.Input(
+                    "colour_style_loss",
+                    default=True,
+                    tooltip="Keep the colour near its true words, and as far from the style as these are. Off: no such loss.",
+                ),
+                io.Boolean.Input(
+                    "object_loss",
+                    default=True,
+                    tooltip="Keep the object near its class word, so that it does not learn the layout. Off: no such loss.",
+                ),
+                io.Boolean.Input(
+                    "mirror",
+                    default=False,
+                    tooltip="Horizontal flip augmentation. Off, for a layout has a left and a right.",
+                ),
+                io.Boolean.Input(
+                    "ignore_background",
+                    default=False,
+                    tooltip="All but excludes the background from the loss. Off: it is learnt too, as style and layout need it. Ignored when masks are "
+                    "connected.",
+                ),
+            ],
+            outputs=[
+                ConceptType.Output(
+                    "CONCEPT",
+                    display_name="concept",
+                    tooltip="The concept with its attributes, for Attribute Prompt or Save Concept. In other prompts it is its object.",
+                ),
+                io.Image.Output(
+                    "PREVIEW",
+                    display_name="preview",
+                    tooltip="One image with all attributes, then one with each alone, of the same noise.",
+                ),
+                io.Image.Output("LOSS_PLOT", display_name="loss plot", tooltip="The losses over the steps."),
+                io.Custom("LOSS_MAP").Output(
+                    "LOSS_MAP",
+                    display_name="losses",
+                    tooltip="Validation loss at each evaluation, the initial one first, for Plot Loss Graph.",
+                ),
+                io.String.Output(
+                    "TABLE",
+                    display_name="table",
+                    tooltip="Where each attribute was learnt, as Attribute Prompt reads it.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, **inputs: list[Any]) -> io.NodeOutput:
+        one = first_values(inputs)
+        count = sum(len(batch) for batch in inputs["images"])
+        if count > MOST_IMAGES:
+            raise ValueError(
+                f'The input "images" holds {count} pictures; 1 to {MOST_IMAGES} are allowed, with the attributes in common.'
+            )
+        check_new_placeholder(one["clip"], one["placeholder"])
+        weight = one["anchor_weight"]
+        recipe = Recipe(
+            steps=one["steps"],
+            batch=one["batch"],
+            learning_rate=one["learning_rate"],
+            reconstruction_weight=1 - weight,
+            anchor_weight=weight,
+            seed=one["seed"],
+        )
+        request = Request(
+            name=one["placeholder"],
+            class_word=one["class_word"].strip(),
+            images=inputs["images"],
+            masks=inputs.get("masks") or [],
+            vectors=1,
+            resolution=one["resolution"],
+            mirror=one["mirror"],
+            ignore_background=one["ignore_background"],
+        )
+        asked = AttributeRequest(
+            request,
+            one["attributes"],
+            table=parsed(one["table"]),
+            colour_words=one["colour_words"],
+            style_word=one["style_word"].strip(),
+            colour_style=one["colour_style_loss"],
+            object_class=one["object_loss"],
+        )
+        backbone = ComfyBackbone(one["model"], one["clip"], one["vae"])
+        return cls._run(AttributeTraining(backbone, asked, recipe))
+
+    @classmethod
+    def _run(cls, training: AttributeTraining) -> io.NodeOutput:
+        looks = list[torch.Tensor]()
+
+        def on_evaluation(progress: Progress) -> Picture | None:
+            looked = training.recipe.previews(progress.step)
+            if looked:
+                looks[:] = [training.preview(progress.checkpoint.parameters)]  # the last while the run is on disk
+            say(cls, progress_text(training, progress))
+            return ("JPEG", to_image(torch.cat(list(looks[0]), dim=1)), 512) if looked else None
+
+        end = learn(cls, training, on_evaluation)
+        (concept,) = training.concepts(end)
+        return io.NodeOutput(concept, looks[0], loss_plot(end.history), loss_map(end), str(training.cells))
+
+
+def progress_text(training: AttributeTraining, progress: Progress) -> str:
+    """How far a training is: its step, the losses, and the words that are nearest to each attribute."""
+    end = progress.checkpoint
+    lines = [
+        f"step {progress.step}/{training.recipe.steps}: validation loss {progress.evaluation:.4f} (initial: "
+        f"{end.initial_loss:.4f}); anchor loss {progress.anchor:.3g}"
+    ]
+    learnt = training.way.words(end.parameters)
+    for attribute, word in list(zip(training.cells.lines, training.words, strict=True))[:4]:
+        held = f" (held to {training.anchors_of(word, end)})" if word.anchors is not None else ""
+        lines.append(f"{attribute}: {training.describe(learnt[word.name])}{held}")
+    return "\n".join([*lines, *training.notices])
+
+
+NODES = [CompInvTrainAttributes]

@@ -1,0 +1,191 @@
+"""Attribute Prompt, which takes the colour of one concept and the style of another, and Where Attributes Are in a model."""
+
+import re
+from typing import Any
+
+import comfy.utils
+import torch
+from comfy_api.latest import io
+
+from ..compinv_core.host.attribute_probe import probe_cells, runs_of
+from ..compinv_core.host.attribute_prompt import Use, attribute_prompt
+from ..compinv_core.host.contexts import BY_CELL
+from ..compinv_core.host.recovery import check_fit
+from ..compinv_core.reading.table import PRESETS, ROLES, parsed
+from ..compinv_core.training.request import LIMITS
+from .pictures import cell_picture
+from .prompt import SEPARATORS
+from .types import CATEGORY, ConceptType
+
+GROUPS, EVERY_BLOCK = "groups", "every block"
+AS_LEARNT, OWN = "as learnt", "table"
+CONCEPTS = 3
+
+
+class CompInvAttributePrompt(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CompInvAttributePrompt",
+            display_name="Attribute Prompt",
+            category=CATEGORY,
+            description="Encodes a prompt that takes single attributes of concepts: the colour of one, the style of another, the layout of a "
+            "third. Sample it with Regularized Sampler, or with any sampler behind Apply Spatial Regularization.",
+            inputs=[
+                io.Model.Input(
+                    "model",
+                    tooltip="The model that samples this prompt, whose blocks the cells name. It is not changed.",
+                ),
+                io.Clip.Input("clip", tooltip="The text encoder. It is not changed."),
+                io.String.Input(
+                    "text",
+                    multiline=True,
+                    default="a photo of a dog",
+                    tooltip="The prompt. {colour}, {style}, {object} and {layout} say where an attribute goes; one that has no place is written "
+                    "behind the prompt, an object in place of its class word.",
+                ),
+                ConceptType.Input("concept_1", tooltip="A concept from Attribute Inversion Train, or loaded."),
+                *_switches(1),
+                io.Combo.Input(
+                    "cells",
+                    options=[AS_LEARNT, *PRESETS, OWN],
+                    tooltip="Where attributes are read. as learnt: where the concept was trained. table: what the input table says.",
+                ),
+                io.String.Input(
+                    "table",
+                    multiline=True,
+                    default=str(PRESETS["MATTE"]),
+                    tooltip="One line for each attribute: its blocks (coarse, moderate, fine, all, output 3), and behind in its stages. "
+                    "none switches an attribute off. Read when cells is table.",
+                ),
+                io.String.Input(
+                    "subjects",
+                    default="",
+                    tooltip="The phrases that get a region, as in the text, separated by commas. An attribute inside one, as in {colour} dog, is read in "
+                    "its region alone. Empty: no regions.",
+                ),
+                *(
+                    part
+                    for number in range(2, CONCEPTS + 1)
+                    for part in (
+                        ConceptType.Input(
+                            f"concept_{number}", optional=True, tooltip="One more concept. Unconnected: none."
+                        ),
+                        *_switches(number, optional=True),
+                    )
+                ),
+            ],
+            outputs=[
+                io.Conditioning.Output(
+                    "CONDITIONING",
+                    display_name="conditioning",
+                    tooltip="For Regularized Sampler, or any sampler behind Apply Spatial Regularization. Other samplers read the prompt without attributes.",
+                ),
+                io.String.Output("READ", display_name="read", tooltip="Which blocks read which prompt in each stage."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, model: Any, clip: Any, text: str, cells: str, table: str, subjects: str, **concepts: Any
+    ) -> io.NodeOutput:
+        chosen = None if cells == AS_LEARNT else parsed(table) if cells == OWN else PRESETS[cells]
+        uses = [
+            Use(concept, [role for role in ROLES if concepts.get(f"{role}_{number}")], chosen)
+            for number in range(1, CONCEPTS + 1)
+            if (concept := concepts.get(f"concept_{number}")) is not None
+        ]
+        phrases = [part.strip() for part in re.split(f"{SEPARATORS}|\n", subjects) if part.strip()]
+        conditioning = attribute_prompt(model, clip, text, phrases, uses)
+        check_fit(model, conditioning)
+        return io.NodeOutput(conditioning, conditioning[0][1][BY_CELL].described())
+
+
+def _switches(number: int, optional: bool = False) -> list[Any]:
+    return [
+        io.Boolean.Input(
+            f"{role}_{number}",
+            default=(role, number) == ("colour", 1),
+            optional=optional,
+            tooltip=f"Take the {role} of concept_{number}. Off: the prompt's own.",
+        )
+        for role in ROLES
+    ]
+
+
+class CompInvAttributeProbe(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CompInvAttributeProbe",
+            display_name="Where Attributes Are",
+            category=CATEGORY,
+            description="Finds the part of a model that decides what differs between two prompts: prompt A is read by one group of blocks in one "
+            "stage and prompt B everywhere else, and the change of the image is measured.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model to look into. It is not changed."),
+                io.Clip.Input("clip", tooltip="Its text encoder, with your concepts applied. It is not changed."),
+                io.String.Input(
+                    "prompt_a", default="a photo of a red cat", tooltip="The prompt that is read in one cell."
+                ),
+                io.String.Input(
+                    "prompt_b",
+                    default="a photo of a blue cat",
+                    tooltip="The prompt that is read everywhere else; let it differ from A in one attribute.",
+                ),
+                io.Combo.Input(
+                    "rows",
+                    options=[GROUPS, EVERY_BLOCK],
+                    tooltip="groups: coarse, moderate and fine blocks, by resolution. every block: one by one, which takes several times as long.",
+                ),
+                io.String.Input(
+                    "stages",
+                    default="750, 500, 250",
+                    tooltip="Timesteps, of 1000, at which the next stage begins. Empty: one stage, all of the schedule.",
+                ),
+                io.Int.Input("images", default=4, min=1, max=64, tooltip="Images per cell; more say it more surely."),
+                io.Int.Input(
+                    "resolution",
+                    default=512,
+                    **LIMITS["resolution"],
+                    step=8,
+                    tooltip="Side of the images in pixels. Use the model's native one.",
+                ),
+                io.Int.Input("steps", default=12, min=2, max=1000, tooltip="Sampling steps of each image."),
+                io.Float.Input(
+                    "cfg",
+                    default=5.0,
+                    min=1.0,
+                    max=100.0,
+                    step=0.1,
+                    tooltip="Classifier-free guidance scale. 1 switches it off.",
+                ),
+                io.Int.Input(
+                    "seed", default=0, **LIMITS["seed"], control_after_generate=False, tooltip="Seed of the noise."
+                ),
+            ],
+            outputs=[
+                io.Image.Output(
+                    "HEAT_MAP",
+                    display_name="heat map",
+                    tooltip="How far the image goes from B to A when A is read in that cell alone: 0 not at all, 1 all the way.",
+                ),
+                io.String.Output("TABLE", display_name="table", tooltip="The same figures as text."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, model: Any, clip: Any, prompt_a: str, prompt_b: str, rows: str, stages: str, images: int, resolution: int, steps: int,
+        cfg: float, seed: int,
+    ) -> io.NodeOutput:  # fmt: skip
+        cuts = parsed(f"stages: {stages}").cuts
+        bar = comfy.utils.ProgressBar(steps * runs_of(model, cuts, rows == EVERY_BLOCK))
+        found = probe_cells(
+            model, clip, prompt_a, prompt_b, torch.zeros(images, 4, resolution // 8, resolution // 8),
+            cuts=cuts, every_block=rows == EVERY_BLOCK, seed=seed, steps=steps, cfg=cfg, on_step=lambda *_: bar.update(1),
+        )  # fmt: skip
+        return io.NodeOutput(cell_picture(found), found.described())
+
+
+NODES = [CompInvAttributePrompt, CompInvAttributeProbe]
