@@ -30,6 +30,7 @@ from .attention import Capture, bound, outline, steer, until_last_map, watch, wi
 from .composition import SUBJECTS
 from .contexts import CONTEXTS, OWNER, put_contexts, variants_of
 from .model import checkpointed, frozen_weights, measuring_saved_activations, non_dynamic, with_backward
+from .places import area_of
 from .recovery import KEY, latent_preview
 
 REGIONAL, BOUNDING = Regional(), Bounding()
@@ -224,7 +225,7 @@ class _Regularization:
         length = int(cond["cross_attn"].shape[1])
         contexts = read.contexts(chosen) if read else Contexts.one(length, [subjects[i].columns for i in chosen])
         names, regions = [subjects[i].phrase for i in chosen], [region for region, _ in placed]
-        one = GuidedConditioning(cond["uuid"], names, contexts, canvas, area=cond.get("area"), regions=regions)
+        one = GuidedConditioning(cond["uuid"], names, contexts, canvas, area=area_of(cond, canvas), regions=regions)
         if not read or cond[OWNER] is not self:
             return one
         bounds = BoundingRule(one.cells, BOUNDING.at) if read.of_regions and len(regions) > 1 else None

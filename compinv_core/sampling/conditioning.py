@@ -40,6 +40,11 @@ class GuidedConditioning:
     own_rules: Sequence[Rule] = ()
     bounds: BoundingRule | None = None
 
+    def __post_init__(self) -> None:
+        if self.area is not None:  # or cells of one place would be taken for those of another
+            tall, wide, top, left = self.area
+            assert 0 <= top < top + tall <= self.canvas[0] and 0 <= left < left + wide <= self.canvas[1]
+
     def cells(self, height: int, width: int) -> Tensor:
         """(S, height, width) in 0..1: the regions, on a map of what the conditioning is for."""
         return self.on_area(lambda h, w: torch.stack([region.cells(h, w) for region in self.regions]), height, width)
@@ -50,7 +55,9 @@ class GuidedConditioning:
         tall, wide, top, left = self.area or (rows, columns, 0, 0)
         whole = cells(height * rows // tall, width * columns // wide)
         top, left = top * height // tall, left * width // wide
-        return whole[:, top : top + height, left : left + width]
+        found = whole[:, top : top + height, left : left + width]
+        assert found.shape[1:] == (height, width)  # else it would be broadcast
+        return found
 
     def on_canvas(self, maps: Tensor) -> Tensor:
         """Maps (B, S, h, w) of the area that the conditioning is for, in their place on maps of the canvas."""
