@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
+from uuid import uuid4
 
 import torch
 from torch import Tensor
@@ -21,6 +22,30 @@ OWNER = "compinv_contexts_owner"
 CONTROLNET = "crossattn_controlnet"
 
 
+def name_apart(conds: dict[str, list[dict[str, Any]]]) -> None:
+    """Give each of a guider's conditionings a name of its own, in place.
+
+    ComfyUI gives every other branch a copy of a conditioning that has an area, which has its name but what the branch reads: what
+    is done to the one by its name would be done to the other, too.
+    """
+    seen = set[Any]()
+    for kind, of_kind in conds.items():
+        conds[kind] = [{**cond, "uuid": uuid4()} if cond["uuid"] in seen else cond for cond in of_kind]
+        seen.update(cond["uuid"] for cond in of_kind)
+
+
+def appended(written: Tensor, read: Tensor) -> Tensor | None:
+    """What was concatenated behind an encoded prompt (1, L, E), which is now `read`: (1, n, E), n being 0 for nothing.
+
+    Returns:
+        None where the encoded prompt was changed: averaged, scaled, or put behind another.
+    """
+    length = written.shape[1]
+    if read.shape[0] != 1 or read.shape[1] < length or not torch.equal(read[:, :length].cpu(), written.cpu()):
+        return None
+    return read[:, length:]
+
+
 def variants_of(cond: dict[str, Any]) -> Variants | None:
     """Those of a sampler's conditioning; what was concatenated behind its prompt is behind each of them, too.
 
@@ -30,11 +55,9 @@ def variants_of(cond: dict[str, Any]) -> Variants | None:
     variants: Variants | None = cond.get(VARIANTS)
     if variants is None:
         return None
-    written, read = variants.own.encoded, cond["cross_attn"]
-    length = written.shape[1]
-    if read.shape[0] != 1 or read.shape[1] < length or not torch.equal(read[:, :length].cpu(), written.cpu()):
+    behind = appended(variants.own.encoded, cond["cross_attn"])
+    if behind is None:
         return None
-    behind: Tensor = read[:, length:]
 
     def lengthened(one: Variant) -> Variant:
         return replace(one, encoded=torch.cat([one.encoded.to(behind), behind], dim=1))

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, cast
 
+from ..layout.regions import WHOLE, Box, region_from_mask
+
 Canvas = tuple[int, int]
 """Height and width of a latent."""
 
@@ -35,3 +37,24 @@ def area_of(settings: Mapping[str, Any], canvas: Canvas) -> tuple[int, int, int,
             f"canvas, of {8 * canvas[1]} x {8 * canvas[0]} pixels, is needed."
         )
     return int(height), int(width), int(top), int(left)
+
+
+def place_of(settings: Mapping[str, Any], canvas: Canvas) -> Box:
+    """The part of the canvas that a conditioning is for: the box of its area, and of what its mask shows of that, if anything.
+
+    Raises:
+        ValueError: its area is beside the canvas.
+    """
+    place, (rows, columns) = WHOLE, canvas
+    area = area_of(settings, canvas)
+    if area is not None:
+        height, width, top, left = area
+        place = Box(left / columns, top / rows, (left + width) / columns, (top + height) / rows)
+    mask = settings.get("mask")
+    if mask is None or not mask.any():
+        return place
+    shown = region_from_mask("", mask.reshape(-1, *mask.shape[-2:]).abs().amax(dim=0)).box
+    if not shown.shared(place):
+        return place
+    left, top = max(shown.left, place.left), max(shown.top, place.top)
+    return Box(left, top, min(shown.right, place.right), min(shown.bottom, place.bottom))

@@ -28,7 +28,7 @@ from ..sampling.report import Report
 from ..sampling.schedules import Balance, Bounding, Steering, progress
 from .attention import Capture, bound, outline, steer, until_last_map, watch, with_cloned_skips
 from .composition import SUBJECTS
-from .contexts import CONTEXTS, OWNER, put_contexts, variants_of
+from .contexts import CONTEXTS, OWNER, name_apart, put_contexts, variants_of
 from .model import checkpointed, frozen_weights, measuring_saved_activations, non_dynamic, with_backward
 from .places import area_of
 from .recovery import KEY, latent_preview
@@ -114,6 +114,7 @@ class _Regularization:
         UniPC shows the model a scaled copy, from which it takes the prediction away: a correction of the copy would come
         back with the opposite sign. There, the correction acts through the prediction alone.
         """
+        name_apart(guider.conds)
         put_contexts(guider, self, self._contexts)
         function = getattr(executor.class_obj, "sampler_function", None)
         options = comfy.model_patcher.create_model_options_clone(extra_args["model_options"])

@@ -12,10 +12,11 @@ def applied(clip, concept_for):
 
 
 def made(clip, text, subjects):
-    from compositional_inversion.compinv_core.host.composition import composition_prompt, probes_of
+    from compositional_inversion.compinv_core.host.composition import PROBED, composition_prompt, probe_of
 
     conditioning = composition_prompt(clip, text, subjects)
-    return conditioning, *probes_of(conditioning)[0]
+    probe = probe_of(conditioning)
+    return conditioning, probe[0][1][PROBED], probe
 
 
 def test_the_conditioning_is_stock_bit_for_bit(applied):
