@@ -26,7 +26,7 @@ import folder_paths
 
 from ..anchors import weigh
 from ..concept import Concept, read_concept, write_concept
-from ..files import write_tensors
+from ..files import unused, write_tensors
 from ..host.backbone import ComfyBackbone
 from ..host.predictor import train_predictor
 from ..host.text_encoder import check_new_placeholder, text_encoders, vocabulary
@@ -76,9 +76,10 @@ def train_all(path: Path) -> list[str]:
     for training, jobs, done in zip(trainings, groups, learnt, strict=True):
         if done:
             log.info("%s: learnt already, %s", training.placeholders, output.file(jobs[0]))
+            training.forget(_runs())  # which a kill right after the word was written has left
             continue
         try:
-            _learn(training, jobs, output)
+            failures += _learn(training, jobs, output)
         except FloatingPointError as error:
             ended = f" It ended {training.keep(embeddings, adapters)}" if output.workers.rank == 0 else ""
             failures.append(f"{training.placeholders}: {error}{ended}")
@@ -140,9 +141,17 @@ def _groups(config: Config, workers: Workers) -> list[list[Job]]:
     return [[job] for job in jobs]
 
 
-def _learn(training: ConceptTraining, jobs: Sequence[Job], output: Output) -> None:
-    """Train, and write what was learnt."""
-    runs = Path(folder_paths.get_user_directory()) / "compositional_inversion" / "runs"
+def _runs() -> Path:
+    """Where runs are kept until what they learn is safe."""
+    return Path(folder_paths.get_user_directory()) / "compositional_inversion" / "runs"
+
+
+def _learn(training: ConceptTraining, jobs: Sequence[Job], output: Output) -> list[str]:
+    """Train, and write what was learnt.
+
+    Returns:
+        A sentence on each file that is not where it should be, as one of its name came to be meanwhile.
+    """
 
     def report(progress: Progress) -> None:
         if progress.evaluation is not None:
@@ -152,18 +161,29 @@ def _learn(training: ConceptTraining, jobs: Sequence[Job], output: Output) -> No
                 *(progress.evaluation, progress.checkpoint.initial_loss),
             )
 
-    end = training.run(runs, lambda: False, report, output.workers)
+    end = training.run(_runs(), lambda: False, report, output.workers)
     if output.workers.rank:
-        return
+        return []
+    elsewhere: list[str] = []
+
+    def free(wanted: Path, may_replace: bool) -> Path:
+        if may_replace or not wanted.exists() or _run_of(wanted) == training.name:
+            return wanted
+        file = unused(wanted.with_suffix(""))
+        elsewhere.append(f"{training.placeholders}: {wanted.name} came to be while this trained, so it is in {file}.")
+        return file
+
     adapter = training.adapter(end)
     if adapter is not None:
-        file = output.adapter_file(jobs)
+        file = free(output.adapter_file(jobs), all(job.replace for job in jobs))
         write_tensors((adapter.to_lora(training.backbone.lora_names, torch.float16), file, {"run": training.name}))
         log.info("%s: %s", training.placeholders, file)
     for concept, job in zip(training.concepts(end), jobs, strict=True):
-        write_concept(concept, output.file(job), job.replace)
-        log.info("%s: %s", job.placeholder, output.file(job))
-    training.forget(runs)
+        file = free(output.file(job), job.replace)
+        write_concept(concept, file, replace=True)
+        log.info("%s: %s", job.placeholder, file)
+    training.forget(_runs())
+    return elsewhere
 
 
 def train_layouts(checkpoint: str, settings: Mapping[str, Any]) -> None:

@@ -115,6 +115,36 @@ def test_the_same_command_goes_on_where_it_was(
         train_all(config)
 
 
+def test_a_file_that_came_to_be_while_it_trained_is_not_written_over_and_nothing_is_lost(
+    place: Path, pack: Any, own_folders: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As of another training of the same placeholder. What a kill before the clean-up leaves goes with the next command."""
+    from compositional_inversion.compinv_core.cli.train import train_all
+    from compositional_inversion.compinv_core.concept import read_concept
+    from compositional_inversion.compinv_core.training.task import Task
+
+    config, folder = place / "config.toml", place / "words"
+    config.write_text("[[concepts]]".join(config.read_text().split("[[concepts]]")[:2]))
+    folder.mkdir()
+    theirs, backward = folder / "my-mittens.safetensors", Task.backward
+
+    def meanwhile(*inputs: Any, **named: Any) -> Any:
+        theirs.write_text("somebody's")
+        return backward(*inputs, **named)
+
+    monkeypatch.setattr(Task, "backward", meanwhile)
+    (said,) = train_all(config)
+    own = folder / "my-mittens-1.safetensors"
+    assert said == f"my-mittens: my-mittens.safetensors came to be while this trained, so it is in {own}."
+    assert theirs.read_text() == "somebody's" and read_concept(own).class_word == "cat"
+    own.replace(theirs)
+    runs = own_folders / "user" / "compositional_inversion" / "runs"
+    left = runs / f"{read_concept(theirs).provenance['run']}.pt"
+    runs.mkdir(parents=True, exist_ok=True)
+    left.touch()
+    assert train_all(config) == [] and not left.exists()
+
+
 def test_a_machine_that_has_nothing_of_a_run_goes_on_with_the_first_ones(
     place: Path, pack: Any, own_folders: Path, monkeypatch: pytest.MonkeyPatch
 ):
