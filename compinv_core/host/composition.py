@@ -11,9 +11,18 @@ from torch import Tensor
 from ..layout.regions import WHOLE, Box
 from ..prompts.spans import Subject
 from ..reading.regional import Variant, Variants
+from ..sentences import check_letters, quoted
 from .contexts import VARIANTS, appended
 from .places import Canvas, place_of
-from .text_encoder import check_embeddings, columns_between, encode, find_phrase, known_concepts, without_weights
+from .text_encoder import (
+    ENDING,
+    check_embeddings,
+    columns_between,
+    encode,
+    find_phrase,
+    known_concepts,
+    without_weights,
+)
 
 SUBJECTS, PROBE = "compinv_subjects", "compinv_probe"
 """The keys under which an entry holds its subjects, and itself in ordinary words."""
@@ -32,6 +41,7 @@ def composition_prompt(clip: Any, text: str, phrases: Sequence[str]) -> list[Any
     Raises:
         ValueError: a subject that the prompt does not have, one named twice, or none; an embedding that there is not.
     """
+    check_letters(text, '"text"')
     check_embeddings(clip, text)
     concepts = known_concepts(clip)
     named = [f"embedding:{phrase}" if phrase in concepts else phrase for phrase in phrases]
@@ -44,7 +54,7 @@ def composition_prompt(clip: Any, text: str, phrases: Sequence[str]) -> list[Any
     spans = [find_phrase(text, phrase) for phrase in named]
     if len(set(spans)) < len(spans):
         raise ValueError(
-            f'The input "subjects" names one thing twice: {", ".join(named)}; name each once, and two of a kind by what '
+            f'The input "subjects" names one thing twice: {quoted(", ".join(named))}; name each once, and two of a kind by what '
             'tells them apart ("black cat, white cat").'
         )
     prompt = _Prompt(clip, text, spans)
@@ -54,7 +64,7 @@ def composition_prompt(clip: Any, text: str, phrases: Sequence[str]) -> list[Any
         words = text[slice(*span)]
         ordinary = prompt.ordinary(span, concepts)
         if words != phrase:  # as CLIP reads it
-            phrase = without_weights(words) if words.startswith("embedding:") else phrase
+            phrase = re.sub(NAME_ENDING, "", without_weights(words)) if words.startswith("embedding:") else phrase
             ordinary = without_weights(ordinary)
         subjects.append(Subject(phrase, ordinary, here, there))
     return [
@@ -140,9 +150,10 @@ class _Prompt:
 
 def _written(name: str) -> str:
     """The pattern of a concept in a prompt."""
-    return rf"embedding:{re.escape(name)}(?![\w-])"
+    return rf"embedding:{re.escape(name)}{ENDING}(?![\w-]|\.\w)"
 
 
+NAME_ENDING = rf"(?<=\w){ENDING}(?= |$)"
 Edit = tuple[int, int, str]
 """The characters from the first number to before the second become the text."""
 
