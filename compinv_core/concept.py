@@ -16,6 +16,7 @@ from .tensor_files import dense, read_metadata, read_tensors
 
 WIDTHS = {768: "clip_l", 1280: "clip_g", 1024: "clip_h"}  # of a file that does not name its text encoder
 FORMAT = "compositional inversion"
+MAX_NAME = 100  # letters; of files beside it the names are longer
 MAX_FILE = 2 * 2**30  # bytes; an embedding may come with a LoRA
 MAX_TOLD = 200  # letters of each thing that a file says of itself
 OF_A_MODEL = re.compile(r"(^|\.)(weight|bias|alpha)$|lora|hada_w|lokr_")  # names of weights, which are no embeddings
@@ -102,9 +103,10 @@ def lengthened(concept: Concept, strength: float) -> Concept:
 
 def check_name(name: str) -> None:
     """Raises ValueError unless `name` can be typed in a prompt and is a file's plain name."""
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or len(name) > MAX_NAME:
         raise ValueError(
-            f'The placeholder "{quoted(name)}" cannot be used; letters, digits, "-" and "_" are allowed, without spaces or folders.'
+            f'The placeholder "{quoted(name)}" cannot be used; letters, digits, "-" and "_" are allowed, without spaces or folders, and at '
+            f"most {MAX_NAME} of them."
         )
 
 

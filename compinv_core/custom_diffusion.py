@@ -41,7 +41,7 @@ def read_custom_diffusion(
         change = _change(value, own)
         if change is None:
             raise ValueError(
-                f'"{quoted(file.name, 60)}" is damaged: its "{quoted(name, 60)}" is no finite tensor, nor a product of two.'
+                f'"{quoted(file.name, 60)}" is damaged: its "{quoted(name, 120)}" is no finite tensor, nor a product of two.'
             )
         if change.delta.shape != own.shape:
             raise ValueError(

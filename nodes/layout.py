@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..compinv_core.host.composition import subjects_of
 from ..compinv_core.host.folders import predictor_files
 from ..compinv_core.host.predictor import predicted_layout
-from ..compinv_core.host.recovery import outside_their_place, plain_layout, recover_layout
+from ..compinv_core.host.recovery import check_latent, outside_their_place, plain_layout, recover_layout
 from ..compinv_core.layout.regions import layout_from_json
 from ..compinv_core.sampling.conditioning import check_layout
 from .live_text import say
@@ -114,6 +114,7 @@ class CompInvLayoutRecover(io.ComfyNode):
         pictures: int = 1,
     ) -> io.NodeOutput:
         latent = latent_image["samples"]
+        check_latent(latent)
         canvas = (latent.shape[-2], latent.shape[-1])
         maps = preview = None
         if method == ATTENTION:

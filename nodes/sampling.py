@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 from nodes import common_ksampler  # pyright: ignore[reportAttributeAccessIssue] - the host's
 
 from ..compinv_core.host.composition import subjects_of
-from ..compinv_core.host.recovery import check_fit, outside_their_place
+from ..compinv_core.host.recovery import check_fit, check_latent, outside_their_place
 from ..compinv_core.host.sampler import with_layout
 from ..compinv_core.layout.regions import Layout
 from ..compinv_core.reading.regional import ClassWords, Reads, Regional
@@ -217,6 +217,7 @@ class CompInvRegularizedSampler(io.ComfyNode):
         check_fit(model, positive)
         if layout is not None:
             check_layout(layout, subjects_of(positive))
+            check_latent(latent_image["samples"])
             height, width = latent_image["samples"].shape[-2:]
             notice = outside_their_place(layout, positive, (height, width))
         model = _regularized(model, layout, reports.append, **chosen)

@@ -32,12 +32,23 @@ KEY = "compositional_inversion"
 
 
 def check_fit(model: Any, conditioning: Sequence[Any]) -> None:
-    """Raises ValueError when a conditioning is not as wide as the text that a MODEL reads."""
+    """Raises ValueError when a conditioning is empty, or not as wide as the text that a MODEL reads."""
+    if not conditioning:
+        raise ValueError('The input "positive" is an empty conditioning; connect Composition Prompt.')
     expected, given = context_width(model), conditioning[0][0].shape[-1]
     if expected != given:
         raise ValueError(
             f"MODEL and CLIP do not match: the model expects {expected}-dimensional text embeddings, this CLIP gives {given}. "
             "Load both from the same checkpoint."
+        )
+
+
+def check_latent(latent: Tensor) -> None:
+    """Raises ValueError when a latent is not of one image or more."""
+    if latent.ndim != 4 or not latent.numel():
+        raise ValueError(
+            f'The input "latent_image" has the shape {tuple(latent.shape)}; (batch, channels, height, width) with one image or more '
+            "is allowed."
         )
 
 
@@ -67,7 +78,9 @@ def outside_their_place(layout: Layout, positive: Sequence[Any], canvas: Canvas)
             found.append(region.name)
     if not found:
         return ""
-    return f"Outside the area or mask of its prompt lies the region of {' and '.join(found)}; there it cannot be followed."
+    return (
+        f"Outside the area or mask of its prompt lies the region of {' and '.join(found)}; there it cannot be followed."
+    )
 
 
 def recover_layout(

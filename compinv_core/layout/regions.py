@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..sentences import quoted
+
 
 @dataclass(frozen=True)
 class Box:
@@ -79,16 +81,18 @@ class Region:
     def __post_init__(self) -> None:
         if self.mask is None:
             return
-        if self.mask.ndim != 2:
+        if self.mask.ndim != 2 or not self.mask.numel():
             raise ValueError(
-                f'The mask for "{self.phrase}" has shape {tuple(self.mask.shape)}; one mask (height, width) is needed.'
+                f'The mask for "{quoted(self.phrase)}" has shape {tuple(self.mask.shape)}; one mask (height, width) is needed.'
             )
         if not self.mask.isfinite().all():
             raise ValueError(
-                f'The mask for "{self.phrase}" holds NaN or infinite values; values from 0 to 1 are allowed.'
+                f'The mask for "{quoted(self.phrase)}" holds NaN or infinite values; values from 0 to 1 are allowed.'
             )
         if self.mask.max() <= 0:
-            raise ValueError(f'The mask for "{self.phrase}" is black all over; paint white where the subject goes.')
+            raise ValueError(
+                f'The mask for "{quoted(self.phrase)}" is black all over; paint white where the subject goes.'
+            )
 
     @property
     def name(self) -> str:
@@ -124,8 +128,8 @@ class Layout:
         for region in self.regions:
             if phrase in (region.phrase, region.name):
                 return region
-        known = ", ".join(region.name for region in self.regions)
-        raise ValueError(f'The layout has no region of "{phrase}"; it has regions of {known}.')
+        known = quoted(", ".join(region.name for region in self.regions))
+        raise ValueError(f'The layout has no region of "{quoted(phrase)}"; it has regions of {known}.')
 
     def merged(self, other: "Layout") -> "Layout":
         """These regions, and another layout's, which count where both have a subject."""
@@ -161,9 +165,9 @@ def layout_from_json(text: str) -> Layout:
         edges = {str(phrase): [float(edge) for edge in box] for phrase, box in raw.items()}
         if not edges or any(len(box) != 4 for box in edges.values()):
             raise ValueError("a box has four edges")
-    except (TypeError, AttributeError, ValueError) as error:
+    except (TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(
-            f'The input "boxes" cannot be read ({error}); write {{"cat": [left, top, right, bottom]}} in fractions of 1.'
+            f'The input "boxes" cannot be read ({quoted(str(error))}); write {{"cat": [left, top, right, bottom]}} in fractions of 1.'
         ) from error
     boxes = {phrase: Box(*box) for phrase, box in edges.items()}
     return Layout(tuple(Region(phrase, box) for phrase, box in boxes.items()), "my boxes")

@@ -12,6 +12,7 @@ from ..layout.regions import Layout, Region
 from ..prompts.spans import Subject
 from ..reading.contexts import Contexts
 from ..reading.rules import BalanceRule, BoundingRule, Reading, Rule, SteeringRule
+from ..sentences import quoted
 from .report import Report
 from .schedules import Balance, Steering
 
@@ -106,8 +107,8 @@ def check_layout(layout: Layout, subjects: Sequence[Subject], prompt: str = "the
     for region in layout.regions:
         if region.phrase not in known:
             raise ValueError(
-                f'The layout names "{region.phrase}", which is no subject of {prompt} '
-                f"({', '.join(subject.name for subject in subjects)}). Add it to the subjects, or remove its region."
+                f'The layout names "{quoted(region.phrase)}", which is no subject of {prompt} '
+                f"({quoted(', '.join(subject.name for subject in subjects))}). Add it to the subjects, or remove its region."
             )
 
 
@@ -118,7 +119,7 @@ def check_shape(region: Region, canvas: tuple[int, int]) -> None:
     (height, width), (rows, columns) = region.mask.shape, canvas
     if abs(height * columns - width * rows) > 0.05 * width * rows:
         raise ValueError(
-            f'The mask for "{region.phrase}" has {width} x {height} pixels and the canvas {8 * columns} x {8 * rows}; '
+            f'The mask for "{quoted(region.phrase)}" has {width} x {height} pixels and the canvas {8 * columns} x {8 * rows}; '
             "the aspect ratio must be the same, at any size."
         )
 
