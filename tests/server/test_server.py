@@ -17,7 +17,7 @@ IDS = {
     "CompInvLayoutRecover", "CompInvRegularizedSampler", "CompInvRegularizeModel", "CompInvTrainingOptions",
     "CompInvSetRegion", "CompInvMergeLayouts", "CompInvSwapRegions", "CompInvLayoutToBoxes", "CompInvTrainLayoutPredictor",
     "CompInvRepairConcept", "CompInvConceptReport", "CompInvTrainModel", "CompInvSaveAdapter", "CompInvMergeAdapters",
-    "CompInvLoadAdapter",
+    "CompInvLoadAdapter", "CompInvLoadPictures",
 }  # fmt: skip
 
 
