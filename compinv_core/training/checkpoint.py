@@ -17,6 +17,9 @@ from ..files import whole_file
 from ..sentences import quoted
 from ..tensor_files import dense
 
+SESSION = time.time()  # when this one began
+FINISHED = 30  # runs that ended well are kept
+MAX_FINISHED = 2**21  # bytes that such a run has learnt; with the optimiser's state its file is four times as large
 ASIDE = ".damaged"  # of a run's file that cannot be read
 log = logging.getLogger(__name__)
 WORK_PER_SAVE = (
@@ -150,6 +153,31 @@ class RunFile:
         return None
 
 
+@dataclass(frozen=True)
+class Finished:
+    """The last small runs that ended well: in a later session the same run is answered with its result, for a host forgets its own.
+
+    Attributes:
+        file: of one of them; the others lie beside it.
+    """
+
+    file: RunFile
+
+    def load(self) -> Checkpoint | None:
+        """The end of this run in an earlier session; this one's is the host's to remember."""
+        path = self.file.path
+        return self.file.load() if path.exists() and path.stat().st_mtime < SESSION else None
+
+    def save(self, end: Checkpoint) -> None:
+        """A file of megabytes is not kept: it is an adapter's, which its user saves."""
+        if sum(value.nbytes for value in end.parameters.values()) > MAX_FINISHED:
+            return
+        self.file.save(end, at_once=True)
+        others = sorted(self.file.path.parent.glob("*.pt"), key=lambda file: file.stat().st_mtime, reverse=True)
+        for old in others[FINISHED:]:
+            old.unlink(missing_ok=True)
+
+
 def _read(path: Path) -> dict[str, Any]:
     """What a file of ours holds; its checksums are looked at first, for torch does not.
 
@@ -169,7 +197,7 @@ def _is_sound(checkpoint: Checkpoint) -> bool:
     return (
         checkpoint.step >= 0
         and checkpoint.micro_batch > 0
-        and all(isinstance(number, (int, float)) for number in numbers)
+        and all(type(number) in (int, float) for number in numbers)
         and all(dense(value) is not None for value in tensors)
         and checkpoint.random.dtype is torch.uint8
     )
