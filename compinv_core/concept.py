@@ -179,7 +179,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
                 own = found.float().reshape(-1, found.shape[-1])
                 vectors[key] = torch.cat([vectors[key], own]) if key in vectors else own
     if not vectors:
-        holds = ", ".join(quoted(str(name), 30) for name in [*named][:3]) or f"a {type(raw).__name__}"
+        holds = ", ".join(quoted(str(name), 30) for name in [*named][:3]) or f"a {type(cast(object, raw)).__name__}"
         raise ValueError(
             f'"{quoted(path.name, 60)}" holds no embedding, but {holds}; safetensors, A1111 .pt and diffusers .bin are read.'
         )
@@ -202,7 +202,7 @@ def _chosen(raw: Any, key: str, width: int) -> dict[str, Any]:
     entries = {str(name): value for name, value in cast("dict[Any, Any]", raw).items()}
     words = entries.get("string_to_param")
     if isinstance(words, nn.ParameterDict):
-        return dict(list(words._parameters.items())[-1:])
+        return dict(list(words.named_parameters())[-1:])
     if isinstance(words, dict):
         return {str(name): value for name, value in list(cast("dict[Any, Any]", words).items())[:1]}
     if key in entries:
@@ -224,9 +224,12 @@ def _history(entries: Mapping[Any, Any]) -> dict[str, str]:
     if isinstance(entries.get("sd_checkpoint_name"), str):
         told["model"] = entries["sd_checkpoint_name"]
     words: Any = entries.get("string_to_param", entries)
-    last = isinstance(words, nn.ParameterDict)
-    words = words._parameters if last else words if isinstance(words, dict) else {}
-    own = [str(name) for name, value in words.items() if isinstance(value, Tensor)]
+    last, named = False, dict[Any, Any]()
+    if isinstance(words, nn.ParameterDict):
+        last, named = True, dict(words.named_parameters())
+    elif isinstance(words, dict):
+        named = cast("dict[Any, Any]", words)
+    own = [str(name) for name, value in named.items() if isinstance(value, Tensor)]
     if len(own) > 1 and not {*WIDTHS.values()} & {*own} and not any(name.startswith("bundle_emb.") for name in own):
         told["words not read"] = ", ".join(own[:-1] if last else own[1:])
     return told

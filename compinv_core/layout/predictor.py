@@ -220,11 +220,11 @@ def read_predictor(path: Path, model: str) -> LayoutPredictor:
         raise ValueError(f"The layout predictor {error} Remove it from {path.parent}, or train it anew.") from error
     try:
         provenance = Provenance(**json.loads(metadata[FORMAT]))
-        state = {name: dense(value) for name, value in state.items()}
-        if not all(value is not None and value.isfinite().all() for value in state.values()):
+        numbers = {name: value for name, own in state.items() if (value := dense(own)) is not None}
+        if not all(value.isfinite().all() for value in numbers.values()):
             raise ValueError("numbers that are not finite")
-        network = BoxPredictor(len(state["mean"]))
-        network.load_state_dict(state)
+        network = BoxPredictor(len(numbers["mean"]))
+        network.load_state_dict(numbers)
     except (KeyError, TypeError, ValueError, RuntimeError, RecursionError) as error:
         raise ValueError(
             f'"{path}" is no layout predictor of this version of Compositional Inversion; remove it or train it anew.'

@@ -167,7 +167,7 @@ def test_what_a_file_says_of_its_training_and_which_words_are_not_read_is_told(t
     [
         (b"", "it is empty, so download it again"),
         (b"\n<!DOCTYPE html><html>", "it is a web page"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 5\n", "a Git LFS pointer of 63 bytes"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 5\n", "it is a Git LFS pointer of 63 bytes"),
         (b"\x10\0\0\0\0\0\0\0{}", "it is a .safetensors file, so give it that ending"),
         (b"half a file", "it is damaged, or of another kind"),
     ],
