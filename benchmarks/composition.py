@@ -218,9 +218,9 @@ class Bench:
                         self.model, positive, negative, empty, seed=seed + i, steps=PROBE_STEPS, cfg=self.cfg
                     )
                 case "predicted":
-                    layout = predicted_layout(self.model, positive)
+                    layout = predicted_layout(self.model, positive, (8, 8))
                 case "side by side":
-                    layout = plain_layout(positive)
+                    layout = plain_layout(positive, (8, 8))
                 case "none":
                     layout = None
             held = with_layout(

@@ -161,7 +161,7 @@ class Calls:
         self.model, clip, _ = load_checkpoint(CHECKPOINT)
         self.positive = composition_prompt(clip, "a photo of a cat and a car", ["cat", "car"])
         self.negative = nodes.CLIPTextEncode().encode(clip, "")[0]
-        self.layout = plain_layout(self.positive)
+        self.layout = plain_layout(self.positive, (8, 8))
 
     @torch.inference_mode()
     def sample(self, model: Any) -> tuple[Tensor, list[float]]:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .prompts.vocabulary import Vocabulary
+from .sentences import quoted
 
 COCO = tuple(
     "person bicycle car motorcycle airplane bus train truck boat|traffic light|fire hydrant|stop sign|parking meter|"
@@ -75,7 +76,7 @@ def weigh(class_word: str, words: tuple[str, ...], vocabulary: Vocabulary, centr
     total = sum(s * s for s in similarities)
     if total == 0:
         raise ValueError(
-            f'None of the anchors {", ".join(words)} is similar to "{class_word}"; choose words near to it.'
+            f'None of the anchors {quoted(", ".join(words))} is similar to "{quoted(class_word)}"; choose words near to it.'
         )
     return AnchorSet(class_word, words, tuple(s * s / total for s in similarities))
 

@@ -6,17 +6,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
-import safetensors
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import __version__
 from .files import TensorFile, unused, write_tensors
 from .reading.table import MATTE, Table, layers_named, parsed
+from .sentences import quoted
+from .tensor_files import dense, read_metadata, read_tensors
 
-safe_open = cast(Any, safetensors.safe_open)  # its signature has no types
 WIDTHS = {768: "clip_l", 1280: "clip_g", 1024: "clip_h"}  # of a file that does not name its text encoder
 FORMAT = "compositional inversion"
+MAX_NAME = 100  # letters; of files beside it the names are longer
+MAX_FILE = 2 * 2**30  # bytes; an embedding may come with a LoRA
+MAX_TOLD = 200  # letters of each thing that a file says of itself
+OF_A_MODEL = re.compile(r"(^|\.)(weight|bias|alpha)$|lora|hada_w|lokr_")  # names of weights, which are no embeddings
 FAMILIES = {"clip_l": "SD 1.x", "clip_h": "SD 2.x", "clip_g, clip_l": "SDXL"}
 
 
@@ -103,7 +107,7 @@ class Concept:
         family = FAMILIES.get(", ".join(sorted(self.vectors)), "part of SDXL")
         sizes = " and ".join(f"{key} {vectors.shape[1]} wide" for key, vectors in self.vectors.items())
         known = {"class word": self.class_word, "attributes": ", ".join(self.attributes), **self.provenance}
-        described = "".join(f"; {name} {value}" for name, value in known.items() if value)
+        described = "".join(f"; {quoted(name, 30)} {quoted(value, MAX_TOLD)}" for name, value in known.items() if value)
         return f'"{self.name}" is an embedding for {family}: {self.count} vector{"s"[: self.count > 1]}, {sizes}{described}.'
 
 
@@ -136,10 +140,16 @@ def lengthened(concept: Concept, strength: float) -> Concept:
 
 def check_name(name: str) -> None:
     """Raises ValueError unless `name` can be typed in a prompt and is a file's plain name."""
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or len(name) > MAX_NAME:
         raise ValueError(
-            f'The placeholder "{name}" cannot be used; letters, digits, "-" and "_" are allowed, without spaces or folders.'
+            f'The placeholder "{quoted(name)}" cannot be used; letters, digits, "-" and "_" are allowed, without spaces or folders, and at '
+            f"most {MAX_NAME} of them."
         )
+
+
+def prompt_name(stem: str) -> str:
+    """A file's name as a prompt can write it: what ends a name there, or gives a weight, becomes a dash."""
+    return re.sub(r"[\s()\\,{}|]+", "-", stem).strip("-") or "concept"
 
 
 def write_concept(concept: Concept, path: Path, replace: bool = False) -> None:
@@ -172,20 +182,24 @@ def write_unfinished(concept: Concept, folder: Path) -> Path:
 
 
 def read_concept(path: Path) -> Concept:
-    """Read our own embeddings, other safetensors, A1111's `.pt` and diffusers' `.bin`, and kohya's XTI, with a vector for each block.
+    """Read our own embeddings and all that ComfyUI reads: other safetensors, A1111's and textual inversion's `.pt`, diffusers'
+    `.bin`, lists, embeddings bundled with a LoRA; and kohya's XTI, with a vector for each block. Of several words, those that
+    ComfyUI would take.
 
     Diffusers writes SDXL's second text encoder to a file of its own, `name_2` beside `name`; both are read together.
 
     Raises:
         ValueError: the file holds no embedding that we know.
     """
-    tensors, attributes, metadata = _read(path)
+    vectors, attributes, told = _read(path)
     second = path.with_name(f"{path.stem}_2{path.suffix}")
-    if set(tensors) == {"clip_l"} and second.exists():
+    if set(vectors) == {"clip_l"} and second.exists():
         others, _, _ = _read(second)
         if set(others) == {"clip_g"}:
-            tensors |= others
-    class_word, cells = metadata.pop("class_word", ""), metadata.pop("cells", "")
+            vectors |= others
+    class_word, cells, name = told.pop("class_word", ""), told.pop("cells", ""), prompt_name(path.stem)
+    if name != path.stem:
+        told = {"file": path.name, **told}
     if not cells and attributes:
         table = layers_named(list(attributes)) or Table(
             MATTE.cuts, {name: MATTE.lines.get(name, ()) for name in attributes}
@@ -195,76 +209,121 @@ def read_concept(path: Path) -> Concept:
     attributes = dict(
         sorted(attributes.items(), key=lambda pair: order.index(pair[0]) if pair[0] in order else len(order))
     )
-    return Concept(path.stem, tensors, class_word, metadata, attributes, cells)
+    return Concept(name, vectors, class_word, told, attributes, cells)
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]], dict[str, str]]:
-    """(vectors by text encoder, those of attributes, metadata) of one file."""
-    metadata: dict[str, str] = {}
-    try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
-                metadata = dict(file.metadata() or {})
-                raw: Any = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-        else:
-            raw = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(f'"{path.name}" cannot be read as an embedding: {error}.') from error
-    attributes = _attributes(raw)
-    tensors = _tensors(raw) or _mean(attributes)
-    if not tensors:
-        raise ValueError(f'"{path.name}" holds no embedding; safetensors, A1111 .pt and diffusers .bin are read.')
-    return tensors, attributes, metadata
+    """(vectors by text encoder, those of attributes, what is known of them) of one file."""
+    if path.exists() and (size := path.stat().st_size) > MAX_FILE:
+        raise ValueError(
+            f'"{quoted(path.name, 60)}" has {size / 2**30:.1f} GB; no embedding is as large, but a model is.'
+        )
+    raw, told = read_tensors(path)
+    named = cast("dict[Any, Any]", raw) if isinstance(raw, dict) else {}
+    attributes = _attributes(named, path)
+    vectors: dict[str, Tensor] = {}
+    for width, key in WIDTHS.items():
+        for word, value in _chosen(raw, key, width).items():
+            found = _dense(word, value, path)
+            if found.ndim in (1, 2) and found.shape[-1] and (key in named or found.shape[-1] == width):
+                own = found.float().reshape(-1, found.shape[-1])
+                vectors[key] = torch.cat([vectors[key], own]) if key in vectors else own
+    if attributes and not {*WIDTHS.values()} & {*named}:  # for interfaces that read a concept in all blocks alike
+        vectors = mean_of(list(attributes.values()))
+    if not vectors:
+        holds = ", ".join(quoted(str(name), 30) for name in [*named][:3]) or f"a {type(raw).__name__}"
+        raise ValueError(
+            f'"{quoted(path.name, 60)}" holds no embedding, but {holds}; safetensors, A1111 .pt and diffusers .bin are read.'
+        )
+    return vectors, attributes, {**_history(named), **told}
+
+
+def _dense(name: str, value: Any, path: Path) -> Tensor:
+    found = dense(value)
+    if found is None:
+        what = f'its "{quoted(name, 60)}" is no dense tensor of fractional numbers'
+        raise ValueError(f'"{quoted(path.name, 60)}" holds no embedding that can be used: {what}.')
+    return found
+
+
+def _chosen(raw: Any, key: str, width: int) -> dict[str, Any]:
+    """What ComfyUI takes of a file for one text encoder, by name; several values are put one behind the other.
+
+    It takes the first word of those that are read whole, and the last of textual inversion's own files, of which it only sees
+    the numbers.
+    """
+    if isinstance(raw, list):
+        entries = [cast("dict[Any, Any]", entry) for entry in cast("list[Any]", raw) if isinstance(entry, dict)]
+        every = [(str(name), value) for entry in entries for name, value in entry.items()]
+        fitting = [(name, value) for name, value in every if isinstance(value, Tensor) and value.shape[-1:] == (width,)]
+        return {f"{name} of entry {i}": value for i, (name, value) in enumerate(fitting, start=1)}
+    if not isinstance(raw, dict):
+        return {}
+    entries = {str(name): value for name, value in cast("dict[Any, Any]", raw).items()}
+    words = entries.get("string_to_param")
+    if isinstance(words, nn.ParameterDict):
+        return dict(list(words.named_parameters())[-1:])
+    if isinstance(words, dict):
+        return {str(name): value for name, value in list(cast("dict[Any, Any]", words).items())[:1]}
+    if key in entries:
+        return {key: entries[key]}
+    for ending in (".string_to_param.*", f".{key}"):
+        bundled = {n: value for n, value in entries.items() if n.startswith("bundle_emb.") and n.endswith(ending)}
+        if bundled:
+            return bundled
+    if any(OF_A_MODEL.search(name) for name in entries):
+        return {}
+    return dict([(name, value) for name, value in entries.items() if isinstance(value, Tensor)][:1])
+
+
+def _history(entries: Mapping[Any, Any]) -> dict[str, str]:
+    """What a `.pt` file says of its training, as A1111 writes it, and which of its words are not read."""
+    told: dict[str, str] = {}
+    if isinstance(entries.get("step"), int):
+        told["steps"] = str(entries["step"])
+    if isinstance(entries.get("sd_checkpoint_name"), str):
+        told["model"] = entries["sd_checkpoint_name"]
+    words: Any = entries.get("string_to_param", entries)
+    last, named = False, dict[Any, Any]()
+    if isinstance(words, nn.ParameterDict):
+        last, named = True, dict(words.named_parameters())
+    elif isinstance(words, dict):
+        named = cast("dict[Any, Any]", words)
+    own = [str(name) for name, value in named.items() if isinstance(value, Tensor)]
+    if len(own) > 1 and not {*WIDTHS.values()} & {*own} and not any(name.startswith("bundle_emb.") for name in own):
+        told["words not read"] = ", ".join(own[:-1] if last else own[1:])
+    return told
 
 
 def is_ours(path: Path) -> bool:
     """Whether we wrote this file."""
-    if path.suffix != ".safetensors":
-        return False
-    with safe_open(path, framework="pt") as file:
-        metadata: dict[str, str] = file.metadata() or {}
-    return metadata.get("format") == FORMAT
+    return path.suffix == ".safetensors" and read_metadata(path).get("format") == FORMAT
 
 
-def _attributes(raw: Any) -> dict[str, dict[str, Tensor]]:
+def _attributes(entries: Mapping[Any, Any], path: Path) -> dict[str, dict[str, Tensor]]:
     """Attribute -> text-encoder key -> its vectors."""
     found: dict[str, dict[str, Tensor]] = {}
-    if not isinstance(raw, dict):
-        return found
-    for name, value in cast("dict[str, Any]", raw).items():
-        if not (isinstance(value, Tensor) and value.ndim in (1, 2) and value.shape[-1]):
-            continue
-        vectors = value.detach().float().reshape(-1, value.shape[-1])
+    for name, value in ((str(name), value) for name, value in entries.items()):
         key, dot, attribute = name.partition(".")
-        if dot and key in WIDTHS.values():
+        if not (dot and key in WIDTHS.values()) and not layers_named([name]):
+            continue
+        vectors = _dense(name, value, path)
+        if vectors.ndim not in (1, 2) or not vectors.numel():
+            raise ValueError(
+                f'"{quoted(path.name, 60)}" has vectors of shape {tuple(vectors.shape)} for {quoted(name)}.'
+            )
+        vectors = vectors.reshape(-1, vectors.shape[-1])
+        if dot:
             found.setdefault(attribute, {})[key] = vectors
-        elif layers_named([name]) and vectors.shape[1] in WIDTHS:
+        elif vectors.shape[1] in WIDTHS:
             found[name] = {WIDTHS[vectors.shape[1]]: vectors}
+    if len({tuple((key, vectors.shape) for key, vectors in sorted(own.items())) for own in found.values()}) > 1:
+        raise ValueError(
+            f'"{quoted(path.name, 60)}" has attributes of unlike vectors; as many of each, as wide, are allowed.'
+        )
     return found
-
-
-def _mean(attributes: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Of all attributes, for interfaces that read a concept in all blocks alike."""
-    return mean_of(list(attributes.values())) if attributes else {}
 
 
 def mean_of(words: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """The mean of several words of as many vectors."""
     return {key: torch.stack([word[key] for word in words]).mean(dim=0) for key in words[0]}
-
-
-def _tensors(raw: Any) -> dict[str, Tensor]:
-    if not isinstance(raw, dict):
-        return {}
-    entries = cast("dict[str, Any]", raw)
-    if isinstance(entries.get("string_to_param"), dict):
-        entries = cast("dict[str, Any]", entries["string_to_param"])
-    tensors = {
-        key: value.detach().float().reshape(-1, value.shape[-1])
-        for key, value in entries.items()
-        if isinstance(value, Tensor) and value.ndim in (1, 2) and value.shape[-1] and not layers_named([key])
-    }
-    named = {key: vectors for key, vectors in tensors.items() if key in WIDTHS.values()}
-    if named:  # OneTrainer keeps vectors of another kind beside them, "clip_l_out"
-        return named
-    return {WIDTHS[vectors.shape[1]]: vectors for vectors in tensors.values() if vectors.shape[1] in WIDTHS}

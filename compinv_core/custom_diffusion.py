@@ -3,14 +3,14 @@
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeGuard, cast
+from typing import Any, cast
 
-import torch
-from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
 from .adapter import Adapter, Change
 from .concept import WIDTHS, Concept
+from .sentences import quoted
+from .tensor_files import dense, read_tensors
 
 PROCESSOR = re.compile(r"\.processor\.(to_[kqv]|to_out)_custom_diffusion\.(0\.)?(weight|bias)$")
 
@@ -40,65 +40,69 @@ def read_custom_diffusion(
         own = weight(path).detach().float().cpu()
         change = _change(value, own)
         if change is None:
-            raise ValueError(f'"{file.name}" is damaged: its "{name}" is no finite tensor, nor a product of two.')
+            raise ValueError(
+                f'"{quoted(file.name, 60)}" is damaged: its "{quoted(name, 120)}" is no finite tensor, nor a product of two.'
+            )
         if change.delta.shape != own.shape:
             raise ValueError(
-                f'"{file.name}" is for another family of models: its "{name}" has the shape {tuple(change.delta.shape)}, the model\'s '
+                f'"{quoted(file.name, 60)}" is for another family of models: its "{name}" has the shape {tuple(change.delta.shape)}, the model\'s '
                 f"weight {tuple(own.shape)}."
             )
         changes[path] = change
     if not changes:
-        some = ", ".join(list(entries)[:2]) or "nothing"
+        some = ", ".join(quoted(name, 40) for name in list(entries)[:2]) or "nothing"
         raise ValueError(
-            f'"{file.name}" is no Custom Diffusion of this model (it holds {some}); diffusers\' pytorch_custom_diffusion_weights and '
+            f'"{quoted(file.name, 60)}" is no Custom Diffusion of this model (it holds {some}); diffusers\' pytorch_custom_diffusion_weights and '
             "adobe's delta.bin are read."
         )
     return _words(_named(raw.get("modifier_token", {}), file, '"modifier_token"'), file, class_word), Adapter(changes)
 
 
 def _read(file: Path) -> dict[str, Any]:
-    try:
-        if file.suffix == ".safetensors":
-            return dict(load_file(file))
-        raw: Any = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        said = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise ValueError(f'"{file.name}" cannot be read: {said}') from error
+    raw, _ = read_tensors(file)
     if not isinstance(raw, dict):
-        raise ValueError(f'"{file.name}" holds a {type(raw).__name__}, not the named weights of a Custom Diffusion.')
-    return cast("dict[str, Any]", raw)
+        raise ValueError(
+            f'"{quoted(file.name, 60)}" holds a {type(raw).__name__}, not the named weights of a Custom Diffusion.'
+        )
+    return {str(name): value for name, value in cast("dict[Any, Any]", raw).items()}
 
 
 def _named(value: Any, file: Path, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ValueError(f'"{file.name}" is damaged: its {what} is a {type(value).__name__}, not named tensors.')
+        raise ValueError(
+            f'"{quoted(file.name, 60)}" is damaged: its {what} is a {type(value).__name__}, not named tensors.'
+        )
     return cast("dict[str, Any]", value)
 
 
 def _change(value: Any, own: Tensor) -> Change | None:
     """None where it says nothing that can be added."""
     if isinstance(value, dict):
-        u, v = (cast("dict[str, Any]", value).get(name) for name in ("u", "v"))
-        if not (_is_sound(u) and _is_sound(v) and u.ndim == v.ndim == 2 and u.shape[1] == v.shape[0]):
+        u, v = (_finite(cast("dict[str, Any]", value).get(name)) for name in ("u", "v"))
+        if u is None or v is None or not (u.ndim == v.ndim == 2 and u.shape[1] == v.shape[0]):
             return None
-        return Change(u.float(), v.float())
-    if not _is_sound(value):
+        return Change(u, v)
+    new = _finite(value)
+    if new is None:
         return None
-    new = value.float()
     return Change(new - own if new.shape == own.shape else new)
 
 
-def _is_sound(value: Any) -> TypeGuard[Tensor]:
-    return isinstance(value, Tensor) and bool(value.isfinite().all())
+def _finite(value: Any) -> Tensor | None:
+    found = dense(value)
+    return found if found is not None and bool(found.isfinite().all()) else None
 
 
 def _words(tokens: Mapping[str, Any], file: Path, class_word: str) -> list[Concept]:
     """Of adobe's files, which hold them; "<new1>" becomes "new1"."""
     found: list[Concept] = []
     for token, vector in tokens.items():
-        if not _is_sound(vector) or not vector.ndim:
-            raise ValueError(f'"{file.name}" is damaged: its word "{token}" is no finite vector.')
-        vectors = vector.detach().float().reshape(-1, vector.shape[-1])
+        numbers = _finite(vector)
+        if numbers is None or not numbers.ndim or not numbers.numel():
+            raise ValueError(
+                f'"{quoted(file.name, 60)}" is damaged: its word "{quoted(token, 60)}" is no finite vector.'
+            )
+        vectors = numbers.reshape(-1, numbers.shape[-1])
         key = WIDTHS.get(vectors.shape[1])
         if key is not None:
             name = re.sub(r"[^A-Za-z0-9_-]+", "-", token).strip("-") or "concept"

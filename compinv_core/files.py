@@ -2,13 +2,17 @@
 
 import glob
 import os
+import re
 import shutil
+import time
 from collections.abc import Generator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
+
+LEFT_BEHIND = 3600.0  # seconds without a byte more, after which a file that is being written is nobody's
 
 
 @contextmanager
@@ -19,6 +23,7 @@ def whole_file(path: Path) -> Generator[Path]:
         OSError: it cannot be written, whatever the writer makes of that.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _clear_left_behind(path.parent)
     new = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         yield new
@@ -31,6 +36,18 @@ def whole_file(path: Path) -> Generator[Path]:
         raise OSError(f'"{path}" cannot be written: {error}') from error
     finally:
         new.unlink(missing_ok=True)
+
+
+def _clear_left_behind(folder: Path) -> None:
+    """Remove what writers that were killed have left in a folder; one that lives goes on writing, so its file is younger."""
+    for left in folder.glob(".*.new"):
+        name = re.fullmatch(r"\..+\.(\d+)(\.old)?\.new", left.name)
+        if name is None or (name[2] and name[1] == str(os.getpid())):  # our own, of which a link may be old
+            continue
+        with suppress(OSError):  # another process may remove it, too
+            told = left.stat()
+            if time.time() - max(told.st_mtime, told.st_ctime) > LEFT_BEHIND:
+                left.unlink()
 
 
 def remove(path: Path) -> None:

@@ -13,6 +13,7 @@ from . import (
     fine_tune,
     layout,
     layout_training,
+    picture_folder,
     prompt,
     regions,
     repair,
@@ -25,6 +26,7 @@ from . import (
 NODES: list[type[io.ComfyNode]] = [
     node
     for module in (
+        picture_folder,
         anchors,
         train,
         fine_tune,

@@ -235,7 +235,7 @@ class CompInvLoadAdapter(io.ComfyNode):
 
 
 def _files() -> list[str]:
-    return [f for f in folder_paths.get_filename_list("loras") if Path(f).suffix in SUFFIXES and "<" not in f]
+    return [f for f in folder_paths.get_filename_list("loras") if Path(f).suffix.lower() in SUFFIXES and "<" not in f]
 
 
 NODES = [CompInvSaveAdapter, CompInvMergeAdapters, CompInvLoadAdapter]

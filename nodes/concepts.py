@@ -8,7 +8,9 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..compinv_core.concept import Concept, check_name, lengthened, read_concept, write_concept
+from ..compinv_core.files import unused
 from ..compinv_core.host.text_encoder import towards_class_word, with_concept
+from ..compinv_core.tensor_files import read_metadata
 from .types import CATEGORY, ConceptType
 
 REFUSE, REPLACE, NUMBER = "refuse", "replace it", "add a number"
@@ -51,7 +53,10 @@ class CompInvSaveConcept(io.ComfyNode):
             number += 1
             chosen = f"{name}-{number}"
         saved = replace(concept, name=chosen)
-        write_concept(saved, folder / f"{chosen}.safetensors", replace=if_it_exists == REPLACE)
+        try:
+            write_concept(saved, folder / f"{chosen}.safetensors", replace=if_it_exists == REPLACE)
+        except FileExistsError as error:
+            raise FileExistsError(f"{error}{_kept(saved)}") from error
         return io.NodeOutput(saved, f"embedding:{chosen}")
 
 
@@ -146,10 +151,24 @@ class CompInvApplyConcept(io.ComfyNode):
         return io.NodeOutput(with_concept(clip, concept), f"embedding:{concept.name}")
 
 
+def _kept(concept: Concept) -> str:
+    """Where a concept is that was learnt here and is not saved as its user asked, once for each run: hours may be in it."""
+    run = concept.provenance.get("run")
+    if run is None:
+        return ""
+    folder = Path(folder_paths.get_output_directory()) / "embeddings"
+    files = sorted(folder.glob(f"{concept.name}-*.safetensors"))
+    file = next((one for one in files if read_metadata(one).get("run") == run), None)
+    if file is None:
+        file = unused(folder / concept.name)
+        write_concept(concept, file)
+    return f" What was learnt is in {file}."
+
+
 def _files() -> list[str]:
     """Without names that are markup: the menu of the page would run a script in them."""
     files = folder_paths.get_filename_list("embeddings")
-    return [f for f in files if Path(f).suffix in (".safetensors", ".pt", ".bin") and "<" not in f]
+    return [f for f in files if Path(f).suffix.lower() in (".safetensors", ".pt", ".bin") and "<" not in f]
 
 
 NODES = [CompInvSaveConcept, CompInvLoadConcept, CompInvApplyConcept]

@@ -1,5 +1,6 @@
 """Spatial Layout Recover: where each subject of a prompt would naturally be."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from comfy_api.latest import io
 from ..compinv_core.host.composition import subjects_of
 from ..compinv_core.host.folders import predictor_files
 from ..compinv_core.host.predictor import predicted_layout
-from ..compinv_core.host.recovery import plain_layout, recover_layout
+from ..compinv_core.host.recovery import check_latent, outside_their_place, plain_layout, recover_layout
 from ..compinv_core.layout.regions import layout_from_json
 from ..compinv_core.sampling.conditioning import check_layout
 from .live_text import say
@@ -113,18 +114,21 @@ class CompInvLayoutRecover(io.ComfyNode):
         pictures: int = 1,
     ) -> io.NodeOutput:
         latent = latent_image["samples"]
+        check_latent(latent)
+        canvas = (latent.shape[-2], latent.shape[-1])
         maps = preview = None
         if method == ATTENTION:
             empty = torch.zeros_like(latent)
             how = {"seed": seed, "steps": steps, "cfg": cfg, "images": pictures}
             layout, maps, preview = recover_layout(model, positive, negative, empty, **how)
         elif method == PREDICTED:
-            layout = predicted_layout(model, positive)
+            layout = predicted_layout(model, positive, canvas)
         elif method == DEFAULT:
-            layout = plain_layout(positive)
+            layout = plain_layout(positive, canvas)
         else:
             layout = layout_from_json(boxes)
             check_layout(layout, subjects_of(positive))
+            layout = replace(layout, note=outside_their_place(layout, positive, canvas))
         height, width = latent.shape[-2] * 8, latent.shape[-1] * 8
         masks = torch.stack([region.cells(height, width) for region in layout.regions])
         say(cls, f"from: {layout.source}{f'; {layout.note}' if layout.note else ''}")

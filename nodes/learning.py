@@ -41,9 +41,10 @@ def learn(cls: type[io.ComfyNode], run: TrainingRun, on_evaluation: Callable[[Pr
     def on_report(progress: Progress) -> None:
         bar.update_absolute(progress.step, steps, None if progress.evaluation is None else on_evaluation(progress))
 
-    folder = Path(folder_paths.get_user_directory()) / "compositional_inversion" / "runs"
+    own = Path(folder_paths.get_user_directory()) / "compositional_inversion"
+    folder = own / "runs"
     with kept(cls, run):
-        end = run.run(folder, interrupted, on_report)
+        end = run.run(folder, interrupted, on_report, finished=own / "finished")
         if end.step < steps:
             management.interrupt_current_processing(False)  # as raising it does
             raise management.InterruptProcessingException

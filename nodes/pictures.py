@@ -12,10 +12,13 @@ from torch import Tensor
 from ..compinv_core.layout.regions import Layout
 from ..compinv_core.report.cells import CellShares
 from ..compinv_core.sampling.report import Report
+from ..compinv_core.sentences import quoted
 
 COLORS = ["#d1590b", "#1f6feb", "#2da44e", "#8250df", "#bf3989", "#9a6700", "#0a7ea4", "#cf222e"]
 SIDE = 384  # pixels, of an image that stands alone
 FRAME_SIDE = 256  # pixels, of one of many
+THUMBNAIL = 192  # pixels, of a picture on a sheet
+MAX_ON_SHEET = 60
 MAX_FRAMES = 24  # of a run; a thousand steps would fill the memory
 
 
@@ -116,6 +119,22 @@ def overlays(reports: Sequence[Report], layout: Layout | None) -> Tensor:
         ImageDraw.Draw(frame).text((6, frame.height - 16), f"step {report.step}", fill="white")
         frames.append(frame)
     return torch.cat([from_image(frame) for frame in frames])
+
+
+def picture_sheet(pictures: Sequence[tuple[str, Tensor]]) -> Image.Image:
+    """Pictures (H, W, 3) of any sizes in rows, each with its name; the first MAX_ON_SHEET of them."""
+    shown = pictures[:MAX_ON_SHEET]
+    columns = min(5, len(shown))
+    rows = -(-len(shown) // columns)
+    sheet = Image.new("RGB", (columns * THUMBNAIL, rows * (THUMBNAIL + 16)), "#202030")
+    draw = ImageDraw.Draw(sheet)
+    for i, (name, picture) in enumerate(shown):
+        left, top = i % columns * THUMBNAIL, i // columns * (THUMBNAIL + 16)
+        image = to_image(picture)
+        image.thumbnail((THUMBNAIL - 4, THUMBNAIL - 4))
+        sheet.paste(image, (left + (THUMBNAIL - image.width) // 2, top + (THUMBNAIL - image.height) // 2))
+        draw.text((left + 4, top + THUMBNAIL), quoted(name, THUMBNAIL // 7), fill="white")
+    return sheet
 
 
 def _label(phrase: str) -> str:

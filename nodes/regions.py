@@ -1,5 +1,6 @@
 """Set Region, Merge Layouts, Swap Regions, Layout to Boxes: a layout is the user's, in and out of ComfyUI's own types."""
 
+import math
 from typing import Any
 
 import torch
@@ -118,8 +119,9 @@ class CompInvSetRegion(io.ComfyNode):
         if mask is not None and bounding_box is not None:
             raise ValueError('Both "mask" and "bounding_box" are connected; connect one of them.')
         if mask is not None:
-            if mask.ndim == 3 and len(mask) > 1:
-                raise ValueError(f'The input "mask" holds {len(mask)} masks; a region has one.')
+            if mask.ndim < 2 or (count := math.prod(mask.shape[:-2])) != 1:
+                what = f"holds {count} masks" if mask.ndim == 3 else f"has the shape {tuple(mask.shape)}"
+                raise ValueError(f'The input "mask" {what}; a region has one, (height, width).')
             region = region_from_mask(phrase, mask.reshape(mask.shape[-2:]))
         elif bounding_box is not None:
             region = Region(phrase, _box(bounding_box, width, height))
@@ -209,6 +211,8 @@ class CompInvLayoutToBoxes(io.ComfyNode):
 
     @classmethod
     def execute(cls, layout: Layout, width: int, height: int) -> io.NodeOutput:
+        if not layout.regions:
+            raise ValueError('The input "layout" has no region; set one with Set Region.')
         boxes: list[dict[str, int]] = []
         for region in layout.regions:
             left, top = round(region.box.left * width), round(region.box.top * height)
@@ -231,7 +235,7 @@ def _box(value: Any, width: int, height: int) -> Box:
         value = value[0]
     try:
         left, top, wide, tall = (float(value[name]) for name in ("x", "y", "width", "height"))
-    except (TypeError, KeyError, ValueError) as error:
+    except (TypeError, KeyError, ValueError, OverflowError) as error:
         raise ValueError(
             'The input "bounding_box" cannot be read; a box has x, y, width and height in pixels.'
         ) from error

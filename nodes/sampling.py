@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 from nodes import common_ksampler  # pyright: ignore[reportAttributeAccessIssue] - the host's
 
 from ..compinv_core.host.composition import subjects_of
-from ..compinv_core.host.recovery import check_fit
+from ..compinv_core.host.recovery import check_fit, check_latent, outside_their_place
 from ..compinv_core.host.sampler import with_layout
 from ..compinv_core.layout.regions import Layout
 from ..compinv_core.reading.regional import ClassWords, Reads, Regional
@@ -213,9 +213,13 @@ class CompInvRegularizedSampler(io.ComfyNode):
         **chosen: Any,
     ) -> io.NodeOutput:
         reports: list[Report] = []
+        notice = ""
         check_fit(model, positive)
         if layout is not None:
             check_layout(layout, subjects_of(positive))
+            check_latent(latent_image["samples"])
+            height, width = latent_image["samples"].shape[-2:]
+            notice = outside_their_place(layout, positive, (height, width))
         model = _regularized(model, layout, reports.append, **chosen)
         (latent,) = common_ksampler(
             model, seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image, denoise=denoise
@@ -229,7 +233,8 @@ class CompInvRegularizedSampler(io.ComfyNode):
                 "No attention was recorded: steering, guidance and balance are off.",
                 from_image(blank),
             )
-        return io.NodeOutput(latent, heat_pictures(reports), described(reports), overlays(reports, layout))
+        text = "\n".join([*filter(None, [notice]), described(reports)])
+        return io.NodeOutput(latent, heat_pictures(reports), text, overlays(reports, layout))
 
 
 class CompInvRegularizeModel(io.ComfyNode):

@@ -22,6 +22,7 @@ TORCH = ["torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0"]
 TOOLS = [
     "requests", "accelerate==1.15.0", "diffusers==0.42.1", "peft==0.21.2", "pytest==9.2.0", "ruff==0.17.5", "pyright[nodejs]==1.1.414", "playwright==1.65.2",
 ]  # fmt: skip
+APT_WAITS = 600  # seconds, while another process installs something
 PACK = Path(__file__).resolve().parent.parent
 
 
@@ -108,8 +109,9 @@ def need_browser() -> None:
         return
     print("Installing chromium for the browser tests.", flush=True)
     quiet = {"stdout": subprocess.DEVNULL, "env": {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}}
-    subprocess.run(["apt-get", "update", "-qq"], check=False, **quiet)
-    if subprocess.run(["apt-get", "install", "-y", "-qq", "chromium"], check=False, **quiet).returncode:
+    apt = ["apt-get", "-qq", "-o", f"DPkg::Lock::Timeout={APT_WAITS}"]
+    subprocess.run([*apt, "update"], check=False, **quiet)
+    if subprocess.run([*apt, "install", "-y", "chromium"], check=False, **quiet).returncode:
         raise HostError("Installing Debian's chromium failed; install it by hand, then run this again.")
 
 

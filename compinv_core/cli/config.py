@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, cast, get_args, get_origin
 
 from ..concept import check_name
+from ..sentences import quoted
 from ..training.objective import NoiseLevels
 from ..training.recipe import Optimizer, Recipe
 from ..training.request import LIMITS, TEMPLATES, WHAT, FineTuneRequest, PriorKind
@@ -93,7 +94,9 @@ class Job:
             raise ValueError("class_word is empty; one ordinary word for what the pictures show is needed.")
         for name, limit in LIMITS.items():
             if not limit["min"] <= getattr(self, name) <= limit["max"]:
-                raise ValueError(f"{name} is {getattr(self, name)}; {limit['min']} to {limit['max']} is allowed.")
+                raise ValueError(
+                    f"{name} is {quoted(str(getattr(self, name)), 40)}; {limit['min']} to {limit['max']} is allowed."
+                )
         if self.rank < 0 or not 0 < self.weights_learning_rate <= 1:
             raise ValueError(
                 f"rank is {self.rank} and weights_learning_rate {self.weights_learning_rate}; 0 or more and 0 to 1 are allowed."
@@ -110,7 +113,7 @@ class Job:
         }
         for name, known in choices.items():
             if getattr(self, name) not in known:
-                raise ValueError(f'{name} is "{getattr(self, name)}"; {", ".join(known)} are allowed.')
+                raise ValueError(f'{name} is "{quoted(getattr(self, name))}"; {", ".join(known)} are allowed.')
 
 
 @dataclass(frozen=True)
@@ -139,17 +142,19 @@ def read_config(path: Path) -> Config:
     except ImportError as error:
         raise ConfigError("Training from a file needs Python 3.11 or later, which reads TOML.") from error
     try:
-        raw = tomllib.loads(path.read_text())
+        raw = tomllib.loads(path.read_text("utf-8-sig"))
     except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise ConfigError(f'"{path}" cannot be read as TOML: {error}.') from error
+        raise ConfigError(f'"{path}" cannot be read as TOML: {quoted(str(error)).rstrip(".")}.') from error
+    except RecursionError as error:
+        raise ConfigError(f'"{path}" cannot be read as TOML: its lists lie too deep in each other.') from error
     entries = raw.pop("concepts", [])
-    if not entries or not isinstance(entries, list):
+    if not entries or not isinstance(entries, list) or not all(type(one) is dict for one in cast("list[Any]", entries)):
         raise ConfigError(f'"{path}" lists no concept; write one or more [[concepts]].')
     numbered = enumerate(cast("list[Any]", entries), start=1)
     jobs = [cast(Job, _made(Job, entry, f"Concept {i}", path)) for i, entry in numbered]
     names = [job.placeholder for job in jobs]
     if len(set(names)) < len(names):
-        raise ConfigError(f'"{path}" names a placeholder twice: {", ".join(names)}; each needs its own.')
+        raise ConfigError(f'"{path}" names a placeholder twice: {quoted(", ".join(names))}; each needs its own.')
     return _made(Config, {**raw, "concepts": jobs}, "The file", path)
 
 
@@ -157,13 +162,15 @@ def _made(kind: Any, entry: Mapping[str, Any], what: str, path: Path) -> Any:
     known = {f.name: f.type for f in fields(kind)}
     for name, value in entry.items():
         if name not in known:
-            raise ConfigError(f'{what} of "{path}" sets the unknown key "{name}"; valid keys: {", ".join(known)}.')
+            raise ConfigError(
+                f'{what} of "{path}" sets the unknown key "{quoted(name)}"; valid keys: {", ".join(known)}.'
+            )
         words, kinds = KINDS.get(_plain(known[name]), ("", (type(value),)))
         fits = type(value) in kinds
         if fits and kinds == (list,) and name != "concepts":
             fits = all(isinstance(item, str) for item in value)
         if not fits:
-            raise ConfigError(f'{what} of "{path}" sets "{name}" to {value!r}; {words} is needed.')
+            raise ConfigError(f'{what} of "{path}" sets "{name}" to {quoted(repr(value))}; {words} is needed.')
     try:
         return kind(**entry)
     except TypeError as error:

@@ -2,6 +2,7 @@
 base model.
 """
 
+import glob
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -9,12 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from comfy.cli_args import args as host_args
-from PIL import Image, ImageOps
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 if not torch.cuda.is_available() and not torch.backends.mps.is_available():
     host_args.cpu = True  # before anything of ComfyUI looks for a device
@@ -26,13 +23,16 @@ import folder_paths
 
 from ..anchors import weigh
 from ..concept import Concept, read_concept, write_concept
-from ..files import write_tensors
+from ..files import unused, write_tensors
 from ..host.backbone import ComfyBackbone
 from ..host.predictor import train_predictor
 from ..host.text_encoder import check_new_placeholder, text_encoders, vocabulary
 from ..layout.predictor_training import PredictorTraining
+from ..sentences import quoted
+from ..tensor_files import read_metadata
 from ..training.checkpoint import Progress
 from ..training.concept_training import ConceptTraining
+from ..training.picture_folder import READ, PictureFolder, read_folder, read_mask
 from ..training.recipe import Recipe
 from ..training.request import FineTuneRequest, Request, as_paper, as_paper_fine_tune
 from ..training.task import Workers
@@ -41,7 +41,6 @@ from .config import Config, ConfigError, Job, read_config
 from .workers import workers as started_workers
 
 log = logging.getLogger(__name__)
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 EXISTS = 'The {} "{}" exists already; choose another placeholder, or set replace.'
 
 
@@ -76,9 +75,10 @@ def train_all(path: Path) -> list[str]:
     for training, jobs, done in zip(trainings, groups, learnt, strict=True):
         if done:
             log.info("%s: learnt already, %s", training.placeholders, output.file(jobs[0]))
+            training.forget(_runs())  # which a kill right after the word was written has left
             continue
         try:
-            _learn(training, jobs, output)
+            failures += _learn(training, jobs, output)
         except FloatingPointError as error:
             ended = f" It ended {training.keep(embeddings, adapters)}" if output.workers.rank == 0 else ""
             failures.append(f"{training.placeholders}: {error}{ended}")
@@ -123,13 +123,7 @@ class Output:
 
 def _run_of(file: Path) -> str | None:
     """The run that a file of ours says it is of."""
-    if not file.exists():
-        return None
-    try:
-        with safe_open(file, "pt") as opened:
-            return (opened.metadata() or {}).get("run")
-    except (SafetensorError, OSError):  # not one that we wrote
-        return None
+    return read_metadata(file).get("run")
 
 
 def _groups(config: Config, workers: Workers) -> list[list[Job]]:
@@ -140,9 +134,17 @@ def _groups(config: Config, workers: Workers) -> list[list[Job]]:
     return [[job] for job in jobs]
 
 
-def _learn(training: ConceptTraining, jobs: Sequence[Job], output: Output) -> None:
-    """Train, and write what was learnt."""
-    runs = Path(folder_paths.get_user_directory()) / "compositional_inversion" / "runs"
+def _runs() -> Path:
+    """Where runs are kept until what they learn is safe."""
+    return Path(folder_paths.get_user_directory()) / "compositional_inversion" / "runs"
+
+
+def _learn(training: ConceptTraining, jobs: Sequence[Job], output: Output) -> list[str]:
+    """Train, and write what was learnt.
+
+    Returns:
+        A sentence on each file that is not where it should be, as one of its name came to be meanwhile.
+    """
 
     def report(progress: Progress) -> None:
         if progress.evaluation is not None:
@@ -152,18 +154,29 @@ def _learn(training: ConceptTraining, jobs: Sequence[Job], output: Output) -> No
                 *(progress.evaluation, progress.checkpoint.initial_loss),
             )
 
-    end = training.run(runs, lambda: False, report, output.workers)
+    end = training.run(_runs(), lambda: False, report, output.workers)
     if output.workers.rank:
-        return
+        return []
+    elsewhere: list[str] = []
+
+    def free(wanted: Path, may_replace: bool) -> Path:
+        if may_replace or not wanted.exists() or _run_of(wanted) == training.name:
+            return wanted
+        file = unused(wanted.with_suffix(""))
+        elsewhere.append(f"{training.placeholders}: {wanted.name} came to be while this trained, so it is in {file}.")
+        return file
+
     adapter = training.adapter(end)
     if adapter is not None:
-        file = output.adapter_file(jobs)
+        file = free(output.adapter_file(jobs), all(job.replace for job in jobs))
         write_tensors((adapter.to_lora(training.backbone.lora_names, torch.float16), file, {"run": training.name}))
         log.info("%s: %s", training.placeholders, file)
     for concept, job in zip(training.concepts(end), jobs, strict=True):
-        write_concept(concept, output.file(job), job.replace)
-        log.info("%s: %s", job.placeholder, output.file(job))
-    training.forget(runs)
+        file = free(output.file(job), job.replace)
+        write_concept(concept, file, replace=True)
+        log.info("%s: %s", job.placeholder, file)
+    training.forget(_runs())
+    return elsewhere
 
 
 def train_layouts(checkpoint: str, settings: Mapping[str, Any]) -> None:
@@ -237,7 +250,7 @@ def _training(loaded: tuple[Any, Any, Any], jobs: Sequence[Job], base: Path) -> 
 
 
 def _fine_tune(job: Job, what: What, base: Path) -> FineTuneRequest:
-    given = [_pixels(file) for file in _pictures(base / job.prior_images, job)] if job.prior_images else None
+    given = [one.pixels for one in _folder(base / job.prior_images).pictures] if job.prior_images else None
     return FineTuneRequest(
         what=what,
         rank=0 if what == "whole UNet" else job.rank,
@@ -248,35 +261,37 @@ def _fine_tune(job: Job, what: What, base: Path) -> FineTuneRequest:
     )
 
 
-def _pictures(folder: Path, job: Job) -> list[Path]:
-    files = sorted(f for f in folder.glob("*") if f.suffix.lower() in PICTURES)
-    if not files:
-        raise ConfigError(f'The folder "{folder}" of "{job.placeholder}" holds no picture ({", ".join(PICTURES)}).')
-    return files
+def _folder(folder: Path) -> PictureFolder:
+    try:
+        found = read_folder(folder)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    for notice in found.notices:
+        log.warning(notice)
+    return found
 
 
 def _request(clip: Any, job: Job, base: Path) -> Request:
-    files = _pictures(base / job.pictures, job)
+    found = _folder(base / job.pictures)
+    files = [picture.file for picture in found.pictures]
     check_new_placeholder(clip, job.placeholder)
     known = vocabulary(clip, next(iter(text_encoders(clip))))
     words = tuple([job.class_word] if job.anchors is None else job.anchors)
     anchors = weigh(job.class_word, words, known) if words and job.anchor_weight else None
     if anchors is not None:
         anchors = replace(anchors, learnt=job.learn_weights)
-    texts = [f.with_suffix(".txt") for f in files]
-    captions = all(text.is_file() for text in texts)
     return Request(
         name=job.placeholder,
         class_word=job.class_word,
-        images=[_pixels(f) for f in files],
-        masks=[_pixels(_mask(base / job.masks, f), "L")[..., 0] for f in files] if job.masks else [],
+        images=[picture.pixels for picture in found.pictures],
+        masks=[read_mask(_mask(base / job.masks, file)) for file in files] if job.masks else found.masks,
         vectors=job.vectors,
         resolution=job.resolution,
         kind=job.kind,
         mirror=job.mirror,
         rescale=job.rescale,
-        prompts=[text.read_text().strip() for text in texts] if captions else job.prompts,
-        captions=captions,
+        prompts=found.captions or job.prompts,
+        captions=bool(found.captions),
         ignore_background=job.ignore_background,
         start_from=_start(job.start_from, base) if job.start_from else None,
         anchors=anchors,
@@ -288,21 +303,12 @@ def _start(name: str, base: Path) -> Concept:
         return read_concept(base / name)
     named = folder_paths.get_full_path("embeddings", name)
     if named is None:
-        raise ConfigError(f'start_from is "{name}", neither a file nor a name in ComfyUI\'s embeddings folder.')
+        raise ConfigError(f'start_from is "{quoted(name)}", neither a file nor a name in ComfyUI\'s embeddings folder.')
     return read_concept(Path(named))
 
 
 def _mask(folder: Path, picture: Path) -> Path:
-    found = next((f for f in folder.glob(f"{picture.stem}.*") if f.suffix.lower() in PICTURES), None)
+    found = next((f for f in folder.glob(f"{glob.escape(picture.stem)}.*") if f.suffix.lower() in READ), None)
     if found is None:
         raise ConfigError(f'The folder "{folder}" holds no mask for "{picture.name}".')
     return found
-
-
-def _pixels(file: Path, mode: str = "RGB") -> Tensor:
-    """(1, H, W, C) in 0..1, turned upright; alpha is laid on white where a picture has it."""
-    image = ImageOps.exif_transpose(Image.open(file))
-    if mode == "RGB" and image.mode in ("RGBA", "LA", "PA"):
-        mode = "RGBA"
-    array = np.asarray(image.convert(mode), np.float32) / 255
-    return torch.from_numpy(array.reshape(1, *array.shape[:2], -1))

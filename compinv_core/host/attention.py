@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import comfy.model_patcher
 import torch
@@ -195,6 +195,8 @@ class _Watched:
     stop: bool
     other: Replacement | None
 
+    has_backward: ClassVar[bool] = True
+
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra: dict[str, Any]) -> Tensor:
         new = [capture.see(self.block, q, k, extra) for capture in self.captures]
         if self.stop and any(new) and all(capture.is_complete for capture in self.captures):
@@ -212,6 +214,8 @@ class _Bounded:
     rules: Mapping[Any, BoundingRule]
     progress: float
     other: Replacement | None
+
+    has_backward: ClassVar[bool] = True
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra: dict[str, Any]) -> Tensor:
         prompts, (height, width), heads = extra["uuids"], extra["activations_shape"][-2:], extra["n_heads"]
@@ -248,6 +252,8 @@ class _Read:
     captures: Sequence[Capture]
     stop: bool
     other: Replacement | None
+
+    has_backward: ClassVar[bool] = True
 
     def over(self, before: "_Read") -> "_Read":
         """This and what another layout does, as one."""

@@ -22,9 +22,11 @@ from .model import (
     checkpointed,
     fingerprint_of,
     frozen_weights,
+    is_of_gradients,
     load,
     max_batch,
     measuring_saved_activations,
+    no_gradient,
     non_dynamic,
     predictor,
 )
@@ -32,6 +34,7 @@ from .recovery import without_layout
 from .watching import observe
 from .weights import Changes, lora_names, own_weight, weights_of
 
+TAKE_AWAY = "Connect the MODEL without it."
 log = logging.getLogger(__name__)
 
 
@@ -149,7 +152,12 @@ class ComfyBackbone:
             text_gradient.differentiable(self.clip),
             checkpointed(self.unet) if checkpointing else nullcontext(),
         ):
-            yield
+            try:
+                yield
+            except RuntimeError as error:
+                if is_of_gradients(error):
+                    raise no_gradient("Training", TAKE_AWAY, self.model.model_options, error) from error
+                raise
 
     def changed(self, changes: Mapping[str, WeightChange]) -> AbstractContextManager[None]:
         return self._changes.attached(self.unet, changes)

@@ -5,12 +5,30 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from ..layout.regions import WHOLE, Box
 from ..prompts.spans import Subject
 from ..reading.regional import Variant, Variants
-from .contexts import VARIANTS
-from .text_encoder import check_embeddings, columns_between, encode, find_phrase, known_concepts, without_weights
+from ..sentences import check_letters, quoted
+from .contexts import VARIANTS, appended
+from .places import Canvas, place_of
+from .text_encoder import (
+    ENDING,
+    check_embeddings,
+    columns_between,
+    encode,
+    find_phrase,
+    known_concepts,
+    without_weights,
+)
 
 SUBJECTS, PROBE = "compinv_subjects", "compinv_probe"
+"""The keys under which an entry holds its subjects, and itself in ordinary words."""
+
+PROBED = "compinv_probed"
+"""The key under which an entry in ordinary words holds its subjects."""
 
 
 def composition_prompt(clip: Any, text: str, phrases: Sequence[str]) -> list[Any]:
@@ -23,6 +41,7 @@ def composition_prompt(clip: Any, text: str, phrases: Sequence[str]) -> list[Any
     Raises:
         ValueError: a subject that the prompt does not have, one named twice, or none; an embedding that there is not.
     """
+    check_letters(text, '"text"')
     check_embeddings(clip, text)
     concepts = known_concepts(clip)
     named = [f"embedding:{phrase}" if phrase in concepts else phrase for phrase in phrases]
@@ -35,7 +54,7 @@ def composition_prompt(clip: Any, text: str, phrases: Sequence[str]) -> list[Any
     spans = [find_phrase(text, phrase) for phrase in named]
     if len(set(spans)) < len(spans):
         raise ValueError(
-            f'The input "subjects" names one thing twice: {", ".join(named)}; name each once, and two of a kind by what '
+            f'The input "subjects" names one thing twice: {quoted(", ".join(named))}; name each once, and two of a kind by what '
             'tells them apart ("black cat, white cat").'
         )
     prompt = Prompt(clip, text, spans, ordinary_words(clip))
@@ -45,12 +64,12 @@ def composition_prompt(clip: Any, text: str, phrases: Sequence[str]) -> list[Any
         words = text[slice(*span)]
         ordinary = prompt.ordinary(span, concepts)
         if words != phrase:  # as CLIP reads it
-            phrase = without_weights(words) if words.startswith("embedding:") else phrase
+            phrase = re.sub(NAME_ENDING, "", without_weights(words)) if words.startswith("embedding:") else phrase
             ordinary = without_weights(ordinary)
         subjects.append(Subject(phrase, ordinary, here, there))
     return [
-        [cond, {**rest, SUBJECTS: tuple(subjects), PROBE: probe.encoded, VARIANTS: variants}]
-        for (cond, rest), variants in zip(own.encoded, prompt.variants(), strict=True)
+        [cond, {**rest, SUBJECTS: tuple(subjects), PROBE: ordinary, VARIANTS: variants}]
+        for (cond, rest), ordinary, variants in zip(own.encoded, probe.encoded, prompt.variants(), strict=True)
     ]
 
 
@@ -141,9 +160,10 @@ class Prompt:
 
 def _written(name: str) -> str:
     """The pattern of a concept in a prompt."""
-    return rf"embedding:{re.escape(name)}(?![\w-])"
+    return rf"embedding:{re.escape(name)}{ENDING}(?![\w-]|\.\w)"
 
 
+NAME_ENDING = rf"(?<=\w){ENDING}(?= |$)"
 Edit = tuple[int, int, str]
 """The characters from the first number to before the second become the text."""
 
@@ -159,18 +179,65 @@ def _moved(position: int, edits: Sequence[Edit]) -> int:
     return position + sum(len(words) - (end - start) for start, end, words in edits if end <= position)
 
 
-def probes_of(conditioning: Sequence[Any]) -> list[tuple[tuple[Subject, ...], list[Any]]]:
-    """Of every prompt that knows them: its subjects, and the prompt in ordinary words.
+def probe_of(conditioning: Sequence[Any]) -> list[Any]:
+    """A conditioning in ordinary words, which is sampled as it is: all that was set on a prompt, or put behind it, stays. Prompts
+    hold their subjects under PROBED; what knows none is as it was.
 
     Raises:
         ValueError: no part of the conditioning was made by Composition Prompt.
     """
-    found = [(rest[SUBJECTS], rest[PROBE]) for _, rest in conditioning if SUBJECTS in rest]
-    if not found:
+    found = [_ordinary(cond, rest) if SUBJECTS in rest else [cond, rest] for cond, rest in conditioning]
+    if not any(PROBED in rest for _, rest in found):
         raise ValueError(
             'The input "positive" does not say where its subjects are; make it with the node Composition Prompt.'
         )
     return found
+
+
+def _ordinary(cond: Tensor, rest: Mapping[str, Any]) -> list[Any]:
+    written, own = rest[PROBE]
+    behind = appended(rest[VARIANTS].own.encoded, cond)
+    if behind is not None and behind.shape[1]:
+        written = torch.cat([written, behind.to(written)], dim=1)
+    text = (SUBJECTS, PROBE, VARIANTS, "pooled_output")
+    settings = {key: value for key, value in rest.items() if key not in text}
+    return [written, {**own, **settings, PROBED: rest[SUBJECTS]}]
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """A subject of a conditioning.
+
+    Attributes:
+        place: the part of the canvas that its prompt is for.
+        turn: where it stands: which prompt it is of, and its first token there.
+        row: (E,), the mean of its tokens in the encoded probe.
+    """
+
+    subject: Subject
+    place: Box
+    turn: tuple[int, int]
+    row: Tensor
+
+    @property
+    def phrase(self) -> str:
+        return self.subject.phrase
+
+
+def placed_subjects(conditioning: Sequence[Any], canvas: Canvas) -> list[Placed]:
+    """The subjects of all prompts, once each where several prompts for one place have it.
+
+    Raises:
+        ValueError: the conditioning was not made by Composition Prompt, or a prompt is for no part of the canvas.
+    """
+    found: dict[tuple[str, Box], Placed] = {}
+    for number, (encoded, rest) in enumerate(probe_of(conditioning)):
+        place = place_of(rest, canvas) if PROBED in rest else WHOLE
+        for subject in rest.get(PROBED, ()):
+            columns = list(subject.probe_columns)
+            row = encoded[0, columns].float().mean(dim=0).cpu()
+            found.setdefault((subject.phrase, place), Placed(subject, place, (number, columns[0]), row))
+    return list(found.values())
 
 
 def subjects_of(conditioning: Sequence[Any]) -> list[Subject]:
@@ -179,4 +246,4 @@ def subjects_of(conditioning: Sequence[Any]) -> list[Subject]:
     Raises:
         ValueError: it was not made by Composition Prompt.
     """
-    return [subject for subjects, _ in probes_of(conditioning) for subject in subjects]
+    return [subject for _, rest in probe_of(conditioning) for subject in rest.get(PROBED, ())]

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
+from uuid import uuid4
 
 import torch
 from torch import Tensor
@@ -26,6 +27,30 @@ CONTROLNET = "crossattn_controlnet"
 Read = Callable[[dict[str, Any]], ReadContexts | CellContexts | None]
 
 
+def name_apart(conds: dict[str, list[dict[str, Any]]]) -> None:
+    """Give each of a guider's conditionings a name of its own, in place.
+
+    ComfyUI gives every other branch a copy of a conditioning that has an area, which has its name but what the branch reads: what
+    is done to the one by its name would be done to the other, too.
+    """
+    seen = set[Any]()
+    for kind, of_kind in conds.items():
+        conds[kind] = [{**cond, "uuid": uuid4()} if cond["uuid"] in seen else cond for cond in of_kind]
+        seen.update(cond["uuid"] for cond in of_kind)
+
+
+def appended(written: Tensor, read: Tensor) -> Tensor | None:
+    """What was concatenated behind an encoded prompt (1, L, E), which is now `read`: (1, n, E), n being 0 for nothing.
+
+    Returns:
+        None where the encoded prompt was changed: averaged, scaled, or put behind another.
+    """
+    length = written.shape[1]
+    if read.shape[0] != 1 or read.shape[1] < length or not torch.equal(read[:, :length].cpu(), written.cpu()):
+        return None
+    return read[:, length:]
+
+
 def variants_of(cond: dict[str, Any]) -> Variants | None:
     """Those of a sampler's conditioning; what was concatenated behind its prompt is behind each of them, too.
 
@@ -33,7 +58,7 @@ def variants_of(cond: dict[str, Any]) -> Variants | None:
         None where there are none, or where the encoded prompt was changed: averaged, scaled, or put behind another.
     """
     variants: Variants | None = cond.get(VARIANTS)
-    behind = _behind(cond, variants.own) if variants is not None else None
+    behind = appended(variants.own.encoded, cond["cross_attn"]) if variants is not None else None
     if variants is None or behind is None:
         return None
     return variants.each(lambda one: _lengthened(one, behind)) if behind.shape[1] else variants
@@ -48,22 +73,13 @@ def by_cell_of(cond: dict[str, Any]) -> ByCell | None:
     by_cell: ByCell | None = cond.get(BY_CELL)
     if by_cell is None:
         return None
-    behind = _behind(cond, by_cell.prompts[0].own)
+    behind = appended(by_cell.prompts[0].own.encoded, cond["cross_attn"])
     if behind is None:
         raise ValueError(
             f'The prompt "{by_cell.texts[0]}" of Attribute Prompt was changed by another node, such as Conditioning (Average); '
             "connect it to the sampler without that."
         )
     return by_cell.each(lambda one: _lengthened(one, behind)) if behind.shape[1] else by_cell
-
-
-def _behind(cond: dict[str, Any], written: Variant) -> Tensor | None:
-    """What stands behind a prompt (1, L, E) in a sampler's conditioning; None where this does not begin with that prompt."""
-    encoded, read = written.encoded, cond["cross_attn"]
-    length = encoded.shape[1]
-    if read.shape[0] != 1 or read.shape[1] < length or not torch.equal(read[:, :length].cpu(), encoded.cpu()):
-        return None
-    return read[:, length:]
 
 
 def _lengthened(one: Variant, behind: Tensor) -> Variant:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
@@ -13,11 +14,20 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from ..backbone import Encoded, Predictor
+from ..sentences import quoted
 from .weights import own_weight
 
+NO_GRADIENT = (
+    "modified by an inplace operation",
+    "Inference tensors cannot be saved for backward",
+    "is being used in an in-place operation",
+    "does not require grad and does not have a grad_fn",
+    "Inplace update to inference tensor outside InferenceMode",
+)
 WITH_BACKWARD = ("attention_basic", "attention_pytorch", "attention_split", "attention_sub_quad", "attention_xformers")
 """Of the host's kernels; SageAttention, flash attention and those of 8 bits have none."""
 
@@ -166,11 +176,111 @@ def _over_same_storage(weight: Tensor) -> Tensor:
 
 
 def with_backward(transformer_options: dict[str, Any]) -> dict[str, Any]:
-    """A clone of transformer options in which a kernel of attention that may have no backward gives way to torch's own.
+    """A clone of transformer options for passes that need gradients, under which the model says the same.
 
-    Which ones another pack put there is not known, so the host's own choice is taken instead.
+    A kernel of attention that may have no backward gives way to torch's own; which ones another pack put there is not known, so
+    the host's own choice is taken instead. Patches may write into what they get, and have weights that were loaded under
+    inference mode, as those of hypernetworks: see `DifferentiablePatch`.
     """
-    return {**transformer_options, "optimized_attention_override": _differentiable}
+    patches = transformer_options.get("patches", {})
+    replaced = transformer_options.get("patches_replace", {})
+    return {
+        **transformer_options,
+        "optimized_attention_override": _differentiable,
+        "patches": {name: [DifferentiablePatch(patch) for patch in own] for name, own in patches.items()},
+        "patches_replace": {
+            name: {place: _with_backward(patch) for place, patch in own.items()} for name, own in replaced.items()
+        },
+    }
+
+
+def _with_backward(patch: Any) -> Any:
+    """A replacement of attention. Ours have a backward, and are known again by their class."""
+    return patch if getattr(patch, "has_backward", False) else DifferentiablePatch(patch, writes=False)
+
+
+@dataclass(frozen=True)
+class DifferentiablePatch:
+    """A patch of another pack in a pass that needs gradients.
+
+    What it gets is a copy, and what autograd saves within it are copies, too, so that it may write in place; tensors of inference
+    mode stand in as normal ones over the same storage.
+
+    Attributes:
+        writes: whether it may write in place: patches are handed what the UNet goes on with, replacements of attention are not.
+    """
+
+    patch: Callable[..., Any]
+    writes: bool = True
+
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return self.patch(*inputs, **named)
+        with _NormalTensors() as normal:
+            if not self.writes:
+                return self.patch(*inputs, **named)
+            copies = [value.clone() if isinstance(value, Tensor) else value for value in inputs]
+            with saved_tensors_hooks(normal.saved, lambda tensor: tensor):
+                return self.patch(*copies, **named)
+
+
+class _NormalTensors(TorchFunctionMode):
+    """For its time, functions of torch are given normal tensors in place of those of inference mode, over the same storages."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.storages = set[int]()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*self._normal(args), **{name: self._normal(value) for name, value in (kwargs or {}).items()})
+
+    def _normal(self, value: Any) -> Any:
+        if isinstance(value, (tuple, list)) and type(value) in (tuple, list):
+            return type(value)(self._normal(part) for part in value)
+        if not isinstance(value, Tensor) or not value.is_inference():
+            return value
+        self.storages.add(value.untyped_storage().data_ptr())
+        return _over_same_storage(value)
+
+    def saved(self, tensor: Tensor) -> Tensor:
+        """What autograd keeps of a tensor: a copy, but of weights, into which nobody writes."""
+        return tensor if tensor.untyped_storage().data_ptr() in self.storages else tensor.detach().clone()
+
+
+class NoGradient(RuntimeError):
+    """A patch of a MODEL stands in a gradient's way."""
+
+
+def is_of_gradients(error: RuntimeError) -> bool:
+    """Whether torch says that it cannot go back through what was computed."""
+    return not isinstance(error, NoGradient) and any(part in str(error) for part in NO_GRADIENT)
+
+
+def no_gradient(what: str, instead: str, model_options: Mapping[str, Any], error: Exception | None) -> NoGradient:
+    """What to say of the patches of a MODEL through which there is no gradient.
+
+    Args:
+        error: torch's own; None where the UNet was not asked at all.
+    """
+    options = model_options.get("transformer_options", {})
+    found = [patch for own in options.get("patches", {}).values() for patch in own]
+    found += [patch for own in options.get("patches_replace", {}).values() for patch in own.values()]
+    found += [one for kinds in options.get("wrappers", {}).values() for own in kinds.values() for one in own]
+    found += [model_options[name] for name in ("model_function_wrapper",) if name in model_options]
+    names = list(dict.fromkeys(name for patch in found if (name := _name_of(patch))))
+    told = f" ({quoted(', '.join(names), 60)})" if names else ""
+    why = f": {quoted(str(error).split(':')[0])}" if error else ""
+    return NoGradient(f"{what} needs gradients, and there are none through a patch of this MODEL{told}{why}. {instead}")
+
+
+def _name_of(patch: Any) -> str:
+    """Of another pack's function or object: its module and what it was defined in; "" for ours."""
+    patch = patch.patch if isinstance(patch, DifferentiablePatch) else patch
+    kind = patch if hasattr(patch, "__qualname__") else type(patch)
+    module = str(kind.__module__)
+    if "compinv_core" in module.split("."):
+        return ""
+    return f"{module.rpartition('.')[2]}.{kind.__qualname__.partition('.')[0]}"
 
 
 def _differentiable(host: Any, *inputs: Any, **named: Any) -> Tensor:

@@ -12,13 +12,13 @@ from .. import __version__
 from ..layout.predictor import LayoutPredictor, read_predictor, write_predictor
 from ..layout.predictor_training import OnRecovery, PredictorTraining, Recovered, known_categories
 from ..layout.predictor_training import train_predictor as train
-from ..layout.regions import Layout
-from ..prompts.spans import Subject
+from ..layout.regions import Layout, layout_by_place
 from ..training.checkpoint import fingerprint
 from .attention import outline
-from .composition import composition_prompt, probes_of
+from .composition import composition_prompt, placed_subjects
 from .folders import new_predictor_file, predictor_file, recoveries_file
 from .model import fingerprint_of
+from .places import Canvas
 from .recovery import check_fit, plain_layout, recover_layout
 from .text_encoder import encode, text_encoders, vocabulary
 
@@ -34,14 +34,19 @@ class _Source:
     model: str
     words: tuple[str, ...]
 
+    @property
+    def canvas(self) -> Canvas:
+        return self.request.resolution // 8, self.request.resolution // 8
+
     def recover(self, text: str, subjects: Sequence[str], seed: int) -> Recovered:
         positive = composition_prompt(self.clip, text, subjects)
-        latent = torch.zeros(1, 4, self.request.resolution // 8, self.request.resolution // 8)
+        latent = torch.zeros(1, 4, *self.canvas)
         steps, cfg = self.request.steps, self.request.cfg
         return recover_layout(self.host, positive, self.negative, latent, seed=seed, steps=steps, cfg=cfg)
 
     def rows(self, text: str, subjects: Sequence[str]) -> Tensor:
-        return _rows(composition_prompt(self.clip, text, subjects))[1]
+        placed = placed_subjects(composition_prompt(self.clip, text, subjects), self.canvas)
+        return torch.stack([one.row for one in placed])
 
 
 def train_predictor(
@@ -82,8 +87,9 @@ def train_predictor(
     return predictor, file
 
 
-def predicted_layout(model: Any, positive: Sequence[Any]) -> Layout:
-    """Where the MODEL's predictor puts each subject, without any sampling; the default boxes where it has none.
+def predicted_layout(model: Any, positive: Sequence[Any], canvas: Canvas) -> Layout:
+    """Where the MODEL's predictor puts each subject, without any sampling; the default boxes where it has none. Both are in the
+    part of the canvas that a subject's prompt is for.
 
     Raises:
         ValueError: the predictor's file is damaged, not ours, or another model's.
@@ -93,15 +99,12 @@ def predicted_layout(model: Any, positive: Sequence[Any]) -> Layout:
     name = fingerprint_of(model)
     file = predictor_file(name)
     if file is None:
-        return replace(plain_layout(positive), source="default boxes (no predictor for this model)")
-    subjects, rows, places = _rows(positive)
-    return read_predictor(file, name).layout([subject.phrase for subject in subjects], rows, places)
+        return replace(plain_layout(positive, canvas), source="default boxes (no predictor for this model)")
+    subjects, predictor = placed_subjects(positive, canvas), read_predictor(file, name)
 
+    def predict(own: Sequence[int]) -> Layout:
+        chosen = [subjects[i] for i in own]
+        rows = torch.stack([one.row for one in chosen])
+        return predictor.layout([one.phrase for one in chosen], rows, [one.turn for one in chosen])
 
-def _rows(positive: Sequence[Any]) -> tuple[list[Subject], Tensor, list[tuple[int, int]]]:
-    """Of all prompts together: the S subjects, the mean of each one's tokens in the encoded probe (S, E), and its place."""
-    prompts = probes_of(positive)
-    subjects = [subject for own, _ in prompts for subject in own]
-    rows = [probe[0][0][0, list(s.probe_columns)].float().mean(dim=0).cpu() for own, probe in prompts for s in own]
-    places = [(i, s.probe_columns[0]) for i, (own, _) in enumerate(prompts) for s in own]
-    return subjects, torch.stack(rows), places
+    return layout_by_place([one.place for one in subjects], predict)

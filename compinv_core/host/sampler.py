@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import comfy.model_patcher
@@ -29,11 +29,21 @@ from ..sampling.report import Report
 from ..sampling.schedules import Balance, Bounding, Steering, progress
 from .attention import Capture, bound, outline, steer, until_last_map, watch, with_cloned_skips
 from .composition import SUBJECTS
-from .contexts import CONTEXTS, OWNER, by_cell_of, put_contexts, variants_of
+from .contexts import CONTEXTS, OWNER, by_cell_of, name_apart, put_contexts, variants_of
 from .latents import noise_of
-from .model import checkpointed, frozen_weights, measuring_saved_activations, non_dynamic, with_backward
+from .model import (
+    checkpointed,
+    frozen_weights,
+    is_of_gradients,
+    measuring_saved_activations,
+    no_gradient,
+    non_dynamic,
+    with_backward,
+)
+from .places import area_of
 from .recovery import KEY, latent_preview
 
+USE_STEERING = "Set guidance to 0 and use steering, or take the patch away."
 REGIONAL, BOUNDING = Regional(), Bounding()
 log = logging.getLogger(__name__)
 
@@ -115,6 +125,7 @@ class _Regularization:
         UniPC shows the model a scaled copy, from which it takes the prediction away: a correction of the copy would come
         back with the opposite sign. There, the correction acts through the prediction alone.
         """
+        name_apart(guider.conds)
         put_contexts(guider, self, lambda cond: self._contexts(cond, guider, sigmas))
         function = getattr(executor.class_obj, "sampler_function", None)
         options = comfy.model_patcher.create_model_options_clone(extra_args["model_options"])
@@ -240,7 +251,7 @@ class _Regularization:
         length = int(cond["cross_attn"].shape[1])
         contexts = read.contexts(chosen) if read else Contexts.one(length, [subjects[i].columns for i in chosen])
         names, regions = [subjects[i].phrase for i in chosen], [region for region, _ in placed]
-        one = GuidedConditioning(cond["uuid"], names, contexts, canvas, area=cond.get("area"), regions=regions)
+        one = GuidedConditioning(cond["uuid"], names, contexts, canvas, area=area_of(cond, canvas), regions=regions)
         if not read or cond[OWNER] is not self:
             return one
         bounds = BoundingRule(one.cells, BOUNDING.at) if read.of_regions and len(regions) > 1 else None
@@ -258,7 +269,8 @@ class _Regularization:
         """The corrected latent, and the energies (2, B) met first and last. The captures keep the last maps."""
         run, unet = call.run, call.guider.inner_model.diffusion_model
         names = _names(conditionings)
-        with torch.inference_mode(False), torch.enable_grad(), frozen_weights(unet):
+        gligen = [cond["gligen"][1].model for conds in call.guider.conds.values() for cond in conds if "gligen" in cond]
+        with torch.inference_mode(False), torch.enable_grad(), frozen_weights(unet, *gligen):
             energy = _GuidedPass.prepared(call, conditionings, captures, self.outline)
             if run.plan is None:
                 run.plan = _memory_plan(unet, energy, call.x.clone())
@@ -328,6 +340,7 @@ class _GuidedPass:
         by_name = {cond["uuid"]: cond for conds in call.guider.conds.values() for cond in conds}
         conds = [by_name[one.name] for one in conditionings]
         options = call.model_options
+        options = {**options, "transformer_options": with_backward(options["transformer_options"])}
         if any(cond.get("control") for cond in conds):
             options = with_cloned_skips(options)
         readings = {one.name: Reading(one.contexts, one.own_rules) for one in conditionings if one.own_rules}
@@ -337,21 +350,36 @@ class _GuidedPass:
             )  # fmt: skip
         else:
             options = watch(options, captures, stop=True)
-        options["transformer_options"] = with_backward(options["transformer_options"])
         plain, sigma = [_differentiable(cond) for cond in conds], call.timestep.clone()
         what = {"conditionings": conditionings, "captures": captures}
         return cls(call.guider.inner_model, plain, sigma, options, **what)
 
     def __call__(self, latents: Tensor) -> Tensor:
-        for capture in self.captures:
-            capture.maps.clear()
-        until_last_map(lambda: self._forward(latents))
-        maps = [[capture.maps[block] for block in capture.blocks] for capture in self.captures]
-        return energy_of(self.conditionings, maps)
+        refused: RuntimeError | None = None
+        for options in (self.options, _without_wrappers(self.options)):
+            for capture in self.captures:
+                capture.maps.clear()
+            try:
+                until_last_map(partial(self._forward, latents, options))
+            except RuntimeError as error:
+                if not is_of_gradients(error):
+                    raise
+                refused = error
+            # A cache may answer without the UNet, and not by what a gradient goes through.
+            if all(block in capture.maps for capture in self.captures for block in capture.blocks):
+                maps = [[capture.maps[block] for block in capture.blocks] for capture in self.captures]
+                return energy_of(self.conditionings, maps)
+        raise no_gradient("Guidance", USE_STEERING, self.options, refused) from refused
 
-    def _forward(self, latents: Tensor) -> None:
+    def _forward(self, latents: Tensor, options: dict[str, Any]) -> None:
         conds = [list(self.conds)]
-        comfy.samplers.calc_cond_batch(self.base, conds, latents, self.sigma, model_options=self.options)
+        comfy.samplers.calc_cond_batch(self.base, conds, latents, self.sigma, model_options=options)
+
+
+def _without_wrappers(model_options: dict[str, Any]) -> dict[str, Any]:
+    """A clone of model options without what other packs put around the whole UNet."""
+    own = {name: value for name, value in model_options.items() if name != "model_function_wrapper"}
+    return {**own, "transformer_options": {**own["transformer_options"], "wrappers": {}}}
 
 
 def _names(conditionings: Sequence[GuidedConditioning]) -> tuple[Any, ...]:
@@ -379,6 +407,10 @@ def _corrected(call: _Call, energy: Energy, guidance: Guidance, low: Tensor | No
                     "gradient checkpointing. Lower the batch size or the resolution, or set guidance to 0 and use steering."
                 ) from error
             call.run.plan = plan
+        except RuntimeError as error:
+            if is_of_gradients(error):
+                raise no_gradient("Guidance", USE_STEERING, call.model_options, error) from error
+            raise
         log.info("Out of memory in a guided pass: going on with gradient checkpointing.")
         model_management.soft_empty_cache()
 

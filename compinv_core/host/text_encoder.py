@@ -14,9 +14,11 @@ from torch import Tensor
 
 from ..concept import Concept, check_family, check_name, is_ours, mixed
 from ..prompts.vocabulary import Vocabulary
+from ..sentences import quoted
 from .model import non_dynamic
 
 KEYS = ("clip_l", "clip_g", "clip_h")
+ENDING = r"(?:\.(?:safetensors|pt|bin)(?![\w.-]))?"  # which ComfyUI takes behind an embedding's name
 SUPPORTED = "the text encoders of SD 1.x, SD 2.x and SDXL are supported"
 _vocabularies: WeakKeyDictionary[Any, Vocabulary] = WeakKeyDictionary()
 
@@ -124,8 +126,8 @@ def _finder(stock: Any, name: str, vectors: Tensor) -> Any:
 
     def find(embedding_name: str) -> tuple[Any, ...]:
         embed, *cleaned, leftover = stock(embedding_name)  # ComfyUI 0.3.75 does not tell the name as it understood it
-        called = (cleaned or embedding_name.split())[0].strip(",")
-        return (vectors if called == name else embed, *cleaned, leftover)
+        called = (cleaned or embedding_name.split() or [""])[0].strip(",")
+        return (vectors if re.fullmatch(re.escape(name) + ENDING, called) else embed, *cleaned, leftover)
 
     return find
 
@@ -163,12 +165,14 @@ def check_embeddings(clip: Any, text: str) -> None:
 
     def checked(embedding_name: str) -> tuple[Any, ...]:
         if not embedding_name.split():
-            raise ValueError(f'The prompt "{text}" has "embedding:" without a name; write the name right behind it.')
+            raise ValueError(
+                f'The prompt "{quoted(text)}" has "embedding:" without a name; write the name right behind it.'
+            )
         found = find(embedding_name)
         if found[0] is None:
-            applied = ", ".join(known_concepts(clip))
+            applied, name = quoted(", ".join(known_concepts(clip))), embedding_name.split()[0].strip(",")
             raise ValueError(
-                f"The prompt's embedding:{embedding_name.split()[0].strip(',')} is neither applied nor in the embeddings folder; "
+                f"The prompt's embedding:{quoted(name)} is neither applied nor in the embeddings folder; "
                 f"{f'applied: {applied}' if applied else 'no concept is applied'}."
             )
         return found
@@ -222,19 +226,31 @@ def find_phrase(text: str, phrase: str) -> tuple[int, int]:
     Raises:
         ValueError: the prompt does not have the phrase.
     """
-    match = re.search(_whole(phrase), text)
-    if match is None or text.endswith("embedding:", 0, match.start()):
-        match = re.search(_as_read(phrase), text)
-    if match is not None:
-        return match.span()
+    span = _first(_whole(phrase), text)
+    if span is None or text.endswith("embedding:", 0, span[0]):
+        span = _first(_as_read(phrase), text)
+    if span is not None:
+        return span
     name = phrase.removeprefix("embedding:")
     if re.search(_as_read(name), text):
         raise ValueError(
-            f'The prompt "{text}" has "{name}" as an ordinary word; for the concept, write embedding:{name} there.'
+            f'The prompt "{quoted(text)}" has "{quoted(name)}" as an ordinary word; for the concept, write embedding:{quoted(name)} there.'
         )
     raise ValueError(
-        f'The subject "{phrase}" is not in the prompt "{text}" as words of its own; name words that it has.'
+        f'The subject "{quoted(phrase)}" is not in the prompt "{quoted(text)}" as words of its own; name words that it has.'
     )
+
+
+def _first(pattern: str, text: str) -> tuple[int, int] | None:
+    """Where a pattern is first found. An embedding has its file's ending, and no other's name begins as its own."""
+    for match in re.finditer(pattern, text):
+        if "embedding:" not in match[0]:
+            return match.span()
+        ending = re.compile(ENDING).match(text, match.end())
+        end = ending.end() if ending else match.end()
+        if not re.compile(r"\.\w").match(text, end):
+            return match.start(), end
+    return None
 
 
 def columns_in_turn(clip: Any, text: str, phrases: Sequence[str]) -> list[tuple[int, ...]]:
@@ -257,7 +273,7 @@ def columns_between(clip: Any, text: str, start: int, end: int) -> tuple[int, ..
     phrase = text[start:end]
     if re.search(r"embedding:\s*$", text[:start]):
         raise ValueError(
-            f'The subject "{phrase}" is within the name of an embedding in the prompt "{text}"; name all of it, '
+            f'The subject "{quoted(phrase)}" is within the name of an embedding in the prompt "{quoted(text)}"; name all of it, '
             '"embedding:" and the name, without a space between.'
         )
     rows = _rows(clip, text)
@@ -270,19 +286,19 @@ def columns_between(clip: Any, text: str, start: int, end: int) -> tuple[int, ..
     spelt = phrase.startswith("embedding:") and bool(found) and not isinstance(found[0][1], Tensor)  # as plain text
     if spelt or not alike:
         raise ValueError(
-            f'The subject "{phrase}" is not read as such in the prompt "{text}"; put a space before and after it.'
+            f'The subject "{quoted(phrase)}" is not read as such in the prompt "{quoted(text)}"; put a space before and after it.'
         )
     if len(columns) > length - 2:  # a chunk has a start and an end
         raise ValueError(
-            f'The subject "{phrase}" has {len(columns)} tokens, and a chunk of the prompt holds {length - 2}, so it is cut in two '
+            f'The subject "{quoted(phrase)}" has {len(columns)} tokens, and a chunk of the prompt holds {length - 2}, so it is cut in two '
             "wherever it stands; name fewer words, or use a concept of fewer vectors."
         )
     if columns and columns[0] // length != columns[-1] // length:
         raise ValueError(
-            f'The subject "{phrase}" is cut in two by the end of a chunk of {length} tokens; move it in the prompt.'
+            f'The subject "{quoted(phrase)}" is cut in two by the end of a chunk of {length} tokens; move it in the prompt.'
         )
     if not columns:
-        raise ValueError(f'The subject "{phrase}" has no tokens of its own; name a word of the prompt.')
+        raise ValueError(f'The subject "{quoted(phrase)}" has no tokens of its own; name a word of the prompt.')
     return columns
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..backbone import Encoded, PreparedPrompts, Vectors
 from ..concept import Concept
+from ..sentences import quoted
 from .model import frozen_weights, other_forwards
 from .text_encoder import text_encoders, with_concept
 
@@ -82,7 +83,9 @@ def _start(row: Sequence[Any], prompt: str, name: str, vectors: Tensor) -> int:
     """The column where a placeholder begins; its vectors stand side by side."""
     found = [i for i, token in enumerate(row) if _is_part(token, vectors)]
     if len(found) != len(vectors):
-        raise ValueError(f'The prompt "{prompt}" must hold "embedding:{name}" once, with a space before and after it.')
+        raise ValueError(
+            f'The prompt "{quoted(prompt)}" must hold "embedding:{name}" once, with a space before and after it.'
+        )
     return found[0]
 
 

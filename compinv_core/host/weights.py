@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..adapter import Adapter, Change
 from ..backbone import WeightChange
+from ..sentences import quoted
 from .latents import family_of
 
 PREFIX = "diffusion_model."  # of a UNet's weights among a MODEL's
@@ -65,7 +66,7 @@ def adapter_of_any(lora: Mapping[str, Tensor]) -> tuple[Adapter, dict[str, str]]
     names = {path: path.rpartition(".")[0] for path in adapter.changes}
     for key, own in possible.items():
         if set(own).isdisjoint(names.values()):
-            raise ValueError(f'The adapter holds "{key}", which is no part of a LoRA that ComfyUI loads.')
+            raise ValueError(f'The adapter holds "{quoted(key)}", which is no part of a LoRA that ComfyUI loads.')
     return adapter, names
 
 
@@ -93,7 +94,7 @@ def _read(lora: Mapping[str, Tensor], paths: Mapping[str, str], family: str = ""
             )
     if not found:
         raise ValueError(
-            f"The adapter changes no weight of this model (it holds {', '.join(list(lora)[:3]) or 'nothing'}); it is for another "
+            f"The adapter changes no weight of this model (it holds {quoted(', '.join(list(lora)[:3])) or 'nothing'}); it is for another "
             "family of models."
         )
     return Adapter(found, family)

@@ -7,15 +7,15 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, cast
 
-import safetensors
 import torch
 from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor, nn
 
 from ..files import whole_file
+from ..sentences import quoted
+from ..tensor_files import dense, read_tensors
 from .regions import Box, Layout, Region, default_layout
 
-safe_open = cast(Any, safetensors.safe_open)  # its signature has no types
 FORMAT = "compositional inversion, layout predictor 1"
 HIDDEN = 64  # as in the reference implementation
 DROPOUT = 0.3  # of what each layer reads, while it learns: places are noisy and words few
@@ -89,6 +89,11 @@ class Provenance:
     held_out: int
     iou: float
     default_iou: float
+
+    def __post_init__(self) -> None:
+        counts, shares = (self.recoveries, self.held_out), (self.iou, self.default_iou)
+        if not (all(type(count) is int for count in counts) and all(type(share) in (int, float) for share in shares)):
+            raise TypeError(f"The provenance of a layout predictor needs numbers, but got {counts} and {shares}.")
 
     def describe(self) -> str:
         """What it is worth, in a line."""
@@ -210,26 +215,23 @@ def write_predictor(predictor: LayoutPredictor, path: Path) -> None:
 def read_predictor(path: Path, model: str) -> LayoutPredictor:
     """Raises ValueError when the file is damaged, no layout predictor of ours, or another model's than `model`."""
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata: dict[str, str] = file.metadata() or {}
-            state: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except Exception as error:  # whatever a damaged file makes safetensors raise
-        raise ValueError(
-            f'The layout predictor "{path}" cannot be read ({error}); remove it or train it anew.'
-        ) from error
+        state, metadata = read_tensors(path)
+    except ValueError as error:
+        raise ValueError(f"The layout predictor {error} Remove it from {path.parent}, or train it anew.") from error
     try:
         provenance = Provenance(**json.loads(metadata[FORMAT]))
-        network = BoxPredictor(len(state["mean"]))
-        network.load_state_dict(state)
-        if not all(value.isfinite().all() for value in state.values()):
+        numbers = {name: value for name, own in state.items() if (value := dense(own)) is not None}
+        if not all(value.isfinite().all() for value in numbers.values()):
             raise ValueError("numbers that are not finite")
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        network = BoxPredictor(len(numbers["mean"]))
+        network.load_state_dict(numbers)
+    except (KeyError, TypeError, ValueError, RuntimeError, RecursionError) as error:
         raise ValueError(
             f'"{path}" is no layout predictor of this version of Compositional Inversion; remove it or train it anew.'
         ) from error
     if provenance.model != model:
         raise ValueError(
-            f'The layout predictor "{path}" was trained on another base model ({provenance.model}; this one is {model}); '
+            f'The layout predictor "{path}" was trained on another base model ({quoted(provenance.model, 20)}; this one is {model}); '
             "remove it or train one for this model."
         )
     return LayoutPredictor(network.eval().requires_grad_(False), provenance)

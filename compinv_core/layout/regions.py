@@ -1,13 +1,15 @@
 """Where each subject of a prompt goes: boxes and masks, a region for each subject."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from ..sentences import quoted
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,28 @@ class Box:
 
         return covered(self.top, self.bottom, height)[:, None] * covered(self.left, self.right, width)
 
-    def overlap(self, other: "Box") -> float:
-        """The shared area, as a fraction of the smaller box."""
+    def shared(self, other: "Box") -> float:
+        """The area that both have."""
         width = min(self.right, other.right) - max(self.left, other.left)
         height = min(self.bottom, other.bottom) - max(self.top, other.top)
-        return max(0.0, width) * max(0.0, height) / min(self.area, other.area)
+        return max(0.0, width) * max(0.0, height)
+
+    def overlap(self, other: "Box") -> float:
+        """The shared area, as a fraction of the smaller box."""
+        return self.shared(other) / min(self.area, other.area)
+
+    def within(self, place: "Box") -> "Box":
+        """The same part of `place` as this is of the canvas."""
+
+        def put(edge: float, start: float, end: float) -> float:
+            return min(end, start + edge * (end - start))
+
+        left, right = (put(edge, place.left, place.right) for edge in (self.left, self.right))
+        top, bottom = (put(edge, place.top, place.bottom) for edge in (self.top, self.bottom))
+        return Box(left, top, right, bottom)
+
+
+WHOLE = Box(0, 0, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -62,16 +81,18 @@ class Region:
     def __post_init__(self) -> None:
         if self.mask is None:
             return
-        if self.mask.ndim != 2:
+        if self.mask.ndim != 2 or not self.mask.numel():
             raise ValueError(
-                f'The mask for "{self.phrase}" has shape {tuple(self.mask.shape)}; one mask (height, width) is needed.'
+                f'The mask for "{quoted(self.phrase)}" has shape {tuple(self.mask.shape)}; one mask (height, width) is needed.'
             )
         if not self.mask.isfinite().all():
             raise ValueError(
-                f'The mask for "{self.phrase}" holds NaN or infinite values; values from 0 to 1 are allowed.'
+                f'The mask for "{quoted(self.phrase)}" holds NaN or infinite values; values from 0 to 1 are allowed.'
             )
         if self.mask.max() <= 0:
-            raise ValueError(f'The mask for "{self.phrase}" is black all over; paint white where the subject goes.')
+            raise ValueError(
+                f'The mask for "{quoted(self.phrase)}" is black all over; paint white where the subject goes.'
+            )
 
     @property
     def name(self) -> str:
@@ -107,8 +128,8 @@ class Layout:
         for region in self.regions:
             if phrase in (region.phrase, region.name):
                 return region
-        known = ", ".join(region.name for region in self.regions)
-        raise ValueError(f'The layout has no region of "{phrase}"; it has regions of {known}.')
+        known = quoted(", ".join(region.name for region in self.regions))
+        raise ValueError(f'The layout has no region of "{quoted(phrase)}"; it has regions of {known}.')
 
     def merged(self, other: "Layout") -> "Layout":
         """These regions, and another layout's, which count where both have a subject."""
@@ -144,9 +165,9 @@ def layout_from_json(text: str) -> Layout:
         edges = {str(phrase): [float(edge) for edge in box] for phrase, box in raw.items()}
         if not edges or any(len(box) != 4 for box in edges.values()):
             raise ValueError("a box has four edges")
-    except (TypeError, AttributeError, ValueError) as error:
+    except (TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(
-            f'The input "boxes" cannot be read ({error}); write {{"cat": [left, top, right, bottom]}} in fractions of 1.'
+            f'The input "boxes" cannot be read ({quoted(str(error))}); write {{"cat": [left, top, right, bottom]}} in fractions of 1.'
         ) from error
     boxes = {phrase: Box(*box) for phrase, box in edges.items()}
     return Layout(tuple(Region(phrase, box) for phrase, box in boxes.items()), "my boxes")
@@ -159,7 +180,7 @@ def region_from_mask(phrase: str, mask: Tensor) -> Region:
         ValueError: a mask of another shape, or one that is black.
     """
     mask = mask.detach().float().cpu().clamp(0, 1)
-    full = Region(phrase, Box(0, 0, 1, 1), mask)
+    full = Region(phrase, WHOLE, mask)
     white = mask > 0.5 * mask.max()
     rows, columns = (torch.where(white.any(dim))[0] for dim in (1, 0))
     height, width = mask.shape
@@ -177,3 +198,22 @@ def default_layout(phrases: Sequence[str]) -> Layout:
         count = len(phrases)
         boxes = [Box((i + 0.05) / count, 0.25, (i + 0.95) / count, 0.75) for i in range(count)]
     return Layout(tuple(Region(p, b, confidence=0.0) for p, b in zip(phrases, boxes, strict=True)), "default boxes")
+
+
+def layout_by_place(places: Sequence[Box], make: Callable[[Sequence[int]], Layout]) -> Layout:
+    """Subjects laid out place by place, as if each were a canvas.
+
+    Args:
+        places: of each subject, the part of the canvas that it may be in.
+        make: the layout of some of them, by their indices; its regions are boxes.
+    """
+    groups = {place: [i for i, own in enumerate(places) if own == place] for place in places}
+    layouts = {place: make(own) for place, own in groups.items()}
+    regions = {
+        i: replace(region, box=region.box.within(place))
+        for place, own in groups.items()
+        for i, region in zip(own, layouts[place].regions, strict=True)
+    }
+    source = " and ".join(dict.fromkeys(layout.source for layout in layouts.values()))
+    note = "; ".join(dict.fromkeys(layout.note for layout in layouts.values() if layout.note))
+    return Layout(tuple(regions[i] for i in range(len(places))), source, note)

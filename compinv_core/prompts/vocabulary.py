@@ -9,6 +9,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from ..sentences import quoted
+
 NEIGHBOURS = 8
 SAMPLE = 1000  # words whose neighbours are looked up; all of a small vocabulary
 
@@ -45,10 +47,12 @@ class Vocabulary:
         """
         index = self._index.get(word.lower())
         if index is None:
-            near = difflib.get_close_matches(word.lower(), self.words, n=3)
+            near = difflib.get_close_matches(word.lower()[:40], self.words, n=3)  # slow on long ones
             hint = f"; similar words are {', '.join(near)}" if near else ""
             place = f" for {wanted}" if wanted else ""
-            raise ValueError(f'"{word}" is not one word of this text encoder{hint}. Choose one ordinary word{place}.')
+            raise ValueError(
+                f'"{quoted(word)}" is not one word of this text encoder{hint}. Choose one ordinary word{place}.'
+            )
         return self.vectors[index]
 
     def phrase(self, text: str, wanted: str = "") -> Tensor:

@@ -12,6 +12,7 @@ from ..layout.regions import Layout, Region
 from ..prompts.spans import Subject
 from ..reading.contexts import Contexts
 from ..reading.rules import BalanceRule, BoundingRule, Reading, Rule, SteeringRule
+from ..sentences import quoted
 from .report import Report
 from .schedules import Balance, Steering
 
@@ -40,6 +41,11 @@ class GuidedConditioning:
     own_rules: Sequence[Rule] = ()
     bounds: BoundingRule | None = None
 
+    def __post_init__(self) -> None:
+        if self.area is not None:  # or cells of one place would be taken for those of another
+            tall, wide, top, left = self.area
+            assert 0 <= top < top + tall <= self.canvas[0] and 0 <= left < left + wide <= self.canvas[1]
+
     def cells(self, height: int, width: int) -> Tensor:
         """(S, height, width) in 0..1: the regions, on a map of what the conditioning is for."""
         return self.on_area(lambda h, w: torch.stack([region.cells(h, w) for region in self.regions]), height, width)
@@ -50,7 +56,9 @@ class GuidedConditioning:
         tall, wide, top, left = self.area or (rows, columns, 0, 0)
         whole = cells(height * rows // tall, width * columns // wide)
         top, left = top * height // tall, left * width // wide
-        return whole[:, top : top + height, left : left + width]
+        found = whole[:, top : top + height, left : left + width]
+        assert found.shape[1:] == (height, width)  # else it would be broadcast
+        return found
 
     def on_canvas(self, maps: Tensor) -> Tensor:
         """Maps (B, S, h, w) of the area that the conditioning is for, in their place on maps of the canvas."""
@@ -99,8 +107,8 @@ def check_layout(layout: Layout, subjects: Sequence[Subject], prompt: str = "the
     for region in layout.regions:
         if region.phrase not in known:
             raise ValueError(
-                f'The layout names "{region.phrase}", which is no subject of {prompt} '
-                f"({', '.join(subject.name for subject in subjects)}). Add it to the subjects, or remove its region."
+                f'The layout names "{quoted(region.phrase)}", which is no subject of {prompt} '
+                f"({quoted(', '.join(subject.name for subject in subjects))}). Add it to the subjects, or remove its region."
             )
 
 
@@ -111,7 +119,7 @@ def check_shape(region: Region, canvas: tuple[int, int]) -> None:
     (height, width), (rows, columns) = region.mask.shape, canvas
     if abs(height * columns - width * rows) > 0.05 * width * rows:
         raise ValueError(
-            f'The mask for "{region.phrase}" has {width} x {height} pixels and the canvas {8 * columns} x {8 * rows}; '
+            f'The mask for "{quoted(region.phrase)}" has {width} x {height} pixels and the canvas {8 * columns} x {8 * rows}; '
             "the aspect ratio must be the same, at any size."
         )
 

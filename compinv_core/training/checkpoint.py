@@ -3,7 +3,9 @@
 import hashlib
 import logging
 import time
+import zipfile
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -12,7 +14,13 @@ import torch
 from torch import Tensor
 
 from ..files import whole_file
+from ..sentences import quoted
+from ..tensor_files import dense
 
+SESSION = time.time()  # when this one began
+FINISHED = 30  # runs that ended well are kept
+MAX_FINISHED = 2**21  # bytes that such a run has learnt; with the optimiser's state its file is four times as large
+ASIDE = ".damaged"  # of a run's file that cannot be read
 log = logging.getLogger(__name__)
 WORK_PER_SAVE = (
     20  # times as long as the last save took is worked before the next; a step of the whole UNet saves gigabytes
@@ -91,7 +99,7 @@ class RunFile:
     """Where a run is kept until what it learns is safe.
 
     Attributes:
-        path: of the file.
+        path: of the file, which has the run's name.
         probe: what the frozen model says to a fixed question, by which it is known again.
     """
 
@@ -111,23 +119,88 @@ class RunFile:
             return
         with whole_file(self.path) as new:
             history = [astuple(losses) for losses in checkpoint.history]
-            torch.save({**vars(checkpoint), "history": history, "probe": self.probe.detach().cpu()}, new)
+            known = {"probe": self.probe.detach().cpu(), "run": self.path.stem}
+            torch.save({**vars(checkpoint), "history": history, **known}, new)
         self._saved, self._step = time.monotonic(), checkpoint.step
         self._took = took if (took := self._saved - begun) > QUICK else 0.0
 
     def load(self) -> Checkpoint | None:
-        """The checkpoint of a run that stopped; None where there is none, it cannot be read, or it was another model's."""
+        """The checkpoint of a run that stopped; None where there is none, or it was another model's.
+
+        One that is damaged, of another version or of another run is put aside, for whoever wants to look at it.
+        """
         if not self.path.exists():
             return None
         try:
-            state = cast("dict[str, Any]", torch.load(self.path, map_location="cpu", weights_only=True))
-            known: Tensor = state.pop("probe")
+            state = _read(self.path)
+            known, run = state.pop("probe"), state.pop("run")
+            if run != self.path.stem:
+                raise ValueError(f"it is of the run {quoted(str(run))}")
             state["history"] = tuple(Losses(*losses) for losses in state["history"])
             checkpoint = Checkpoint(**state)
+            if not _is_sound(checkpoint):
+                raise ValueError("it holds something else than a run")
+            if _same_model(known, self.probe):
+                return checkpoint
         except Exception as error:  # whatever a damaged file, or one of another version, makes torch and us raise
-            log.warning("The unfinished run in %s cannot be read, so training starts anew: %s.", self.path, error)
+            aside = self.path.with_suffix(ASIDE)
+            with suppress(OSError):
+                self.path.replace(aside)
+            why = quoted(str(error), 120)
+            log.warning("The unfinished run in %s cannot be read (%s): training starts anew.", aside, why)
             return None
-        return checkpoint if _same_model(known, self.probe) else None
+        log.warning("The unfinished run in %s is of a model with other weights: training starts anew.", self.path)
+        return None
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The last small runs that ended well: in a later session the same run is answered with its result, for a host forgets its own.
+
+    Attributes:
+        file: of one of them; the others lie beside it.
+    """
+
+    file: RunFile
+
+    def load(self) -> Checkpoint | None:
+        """The end of this run in an earlier session; this one's is the host's to remember."""
+        path = self.file.path
+        return self.file.load() if path.exists() and path.stat().st_mtime < SESSION else None
+
+    def save(self, end: Checkpoint) -> None:
+        """A file of megabytes is not kept: it is an adapter's, which its user saves."""
+        if sum(value.nbytes for value in end.parameters.values()) > MAX_FINISHED:
+            return
+        self.file.save(end, at_once=True)
+        others = sorted(self.file.path.parent.glob("*.pt"), key=lambda file: file.stat().st_mtime, reverse=True)
+        for old in others[FINISHED:]:
+            old.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What a file of ours holds; its checksums are looked at first, for torch does not.
+
+    Raises:
+        Exception: of many kinds, when it is damaged.
+    """
+    with zipfile.ZipFile(path) as archive:
+        if (damaged := archive.testzip()) is not None:
+            raise ValueError(f"its part {damaged} is damaged")
+    return cast("dict[str, Any]", torch.load(path, map_location="cpu", weights_only=True))
+
+
+def _is_sound(checkpoint: Checkpoint) -> bool:
+    """Whether what a file says is of the kinds that it should be."""
+    numbers = (checkpoint.best_loss, checkpoint.initial_loss, checkpoint.loss_scale)
+    tensors = [*checkpoint.parameters.values(), *checkpoint.best.values()]
+    return (
+        checkpoint.step >= 0
+        and checkpoint.micro_batch > 0
+        and all(type(number) in (int, float) for number in numbers)
+        and all(dense(value) is not None for value in tensors)
+        and checkpoint.random.dtype is torch.uint8
+    )
 
 
 def kept(path: Path, probe: Tensor, make: Callable[[], Tensor]) -> Tensor:
@@ -137,13 +210,13 @@ def kept(path: Path, probe: Tensor, make: Callable[[], Tensor]) -> Tensor:
         probe: see `RunFile`.
     """
     try:
-        state = cast("dict[str, Tensor]", torch.load(path, map_location="cpu", weights_only=True))
+        state = _read(path)
         if _same_model(state["probe"], probe):
             return state["made"]
     except FileNotFoundError:
         pass
     except Exception as error:  # see `RunFile.load`
-        log.warning("%s cannot be read and is made anew: %s.", path, error)
+        log.warning("%s cannot be read (%s) and is made anew.", path, quoted(str(error), 120))
     made = make()
     try:
         with whole_file(path) as new:

@@ -11,9 +11,11 @@ from torch import Tensor
 
 from ..backbone import Family
 from ..prompts.templates import CLOSE_UP, FAR_AWAY
+from ..sentences import check_letters, quoted
 from .images import DARK, off_centre, rescaled, training_images
 from .request import TEMPLATES, Request
 
+MAX_PROMPT = 10_000  # letters
 WITH_ADAPTER = "learnt with"
 """In a concept's provenance: the way that also changed the model."""
 
@@ -94,16 +96,22 @@ def filled(template: str, word: str) -> str:
     """A prompt with `word` in place of {}, apart from what touches it, as ComfyUI reads embeddings.
 
     Raises:
-        ValueError: not one {}, or letters that touch it.
+        ValueError: not one {}, letters that touch it, half of a character, or too many letters.
     """
+    check_letters(template, '"prompts"')
+    if len(template) > MAX_PROMPT:
+        raise ValueError(
+            f'The prompt "{quoted(template)}" has {len(template)} letters; {MAX_PROMPT} or fewer are allowed.'
+        )
     if (count := template.count("{}")) != 1:
         found = "has no place for the placeholder" if count == 0 else f"has {count} places for the placeholder"
-        raise ValueError(f'The prompt "{template}" {found}; write {{}} where it goes, once.')
+        raise ValueError(f'The prompt "{quoted(template)}" {found}; write {{}} where it goes, once.')
     if re.search(r"\w\{\}|\{\}\w", template):
         raise ValueError(
-            f'The prompt "{template}" joins letters to the placeholder; put a space between them and {{}}.'
+            f'The prompt "{quoted(template)}" joins letters to the placeholder; put a space between them and {{}}.'
         )
-    return re.sub(r"\s*(embedding:)?\{\}\s*", lambda _: f" {word} ", template).strip()
+    before, _, after = template.partition("{}")
+    return f"{before.removesuffix('embedding:').rstrip()} {word} {after.lstrip()}".strip()
 
 
 def notices_of(family: Family, request: Request, sizes: Sequence[tuple[int, int]]) -> list[str]:
@@ -144,7 +152,7 @@ def _masks(request: Request, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
     if masks and len(masks) != len(sizes):
         raise ValueError(f'The input "masks" holds {len(masks)} masks for {len(sizes)} pictures; give one each.')
     for number, (mask, size) in enumerate(zip(masks, sizes, strict=False), start=1):
-        if mask.ndim != 2:
+        if mask.ndim != 2 or not mask.numel():
             raise ValueError(
                 f'Mask {number} of "masks" has the shape {tuple(mask.shape)}; (height, width) is allowed, one value for each pixel.'
             )

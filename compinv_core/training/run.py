@@ -18,7 +18,7 @@ from ..concept import Concept, write_unfinished
 from ..files import remove, unused, write_tensors
 from ..memory import GB, MemoryPlan
 from ..report.figures import standing
-from .checkpoint import Checkpoint, Parameters, Progress, RunFile, fingerprint
+from .checkpoint import Checkpoint, Finished, Parameters, Progress, RunFile, fingerprint
 from .examples import WITH_ADAPTER
 from .loop import Surroundings, as_leaves, train
 from .priors import NoPrior, Prior
@@ -108,6 +108,7 @@ class TrainingRun(ABC):
         interrupted: Callable[[], bool],
         on_report: Callable[[Progress], None],
         workers: Workers | None = None,
+        finished: Path | None = None,
     ) -> Checkpoint:
         """Train. The model and the text encoders are left as they were, also after an error.
 
@@ -117,6 +118,8 @@ class TrainingRun(ABC):
             interrupted: asked after every step; True ends the run there, as the host's own interruption does at any time.
             on_report: see `Surroundings`.
             workers: processes that learn this together.
+            finished: a folder of runs that ended well, from which this one is answered if it did so in an earlier session; None does
+                without.
 
         Returns:
             The state at the end; `concepts` and `adapter` say what was learnt.
@@ -131,7 +134,9 @@ class TrainingRun(ABC):
             with torch.inference_mode():
                 material = self.material(path.with_suffix(MATERIAL) if first else None)
             with torch.inference_mode(False), torch.enable_grad(), ExitStack() as ready:
-                session = _Session(self, material.clone(), path, workers=workers or Workers(), ready=ready)
+                session = _Session(
+                    self, material.clone(), path, workers=workers or Workers(), ready=ready, finished=finished
+                )
                 return session.train(interrupted, on_report)
         except self.backbone.out_of_memory as error:
             if session is None:
@@ -214,7 +219,16 @@ class _Session:
         ready: what a backward needs is entered here; it is closed while others use the model.
     """
 
-    def __init__(self, run: TrainingRun, material: Material, path: Path, workers: Workers, ready: ExitStack):
+    def __init__(
+        self,
+        run: TrainingRun,
+        material: Material,
+        path: Path,
+        *,
+        workers: Workers,
+        ready: ExitStack,
+        finished: Path | None,
+    ):
         self.run, self.backbone, self.material, self.workers, self.ready = run, run.backbone, material, workers, ready
         self.task = Task.on(
             self.backbone, material.data, run.way, run.recipe,
@@ -224,7 +238,8 @@ class _Session:
         leaves = as_leaves(start, self.backbone.device, moving)
         probe, fixed, per_image = self._measured(leaves)
         self.file = RunFile(path, probe)
-        resume: Checkpoint | None = workers.broadcast(self.file.load() if workers.rank == 0 else None)
+        self.finished = None if finished is None else Finished(RunFile(finished / path.name, probe))
+        resume: Checkpoint | None = workers.broadcast(self._known() if workers.rank == 0 else None)
         self.resume = run.reached = resume
         self.leaves = as_leaves(resume.parameters, self.backbone.device, moving) if resume is not None else leaves
         self.plan = self._plan(fixed, per_image)
@@ -247,7 +262,16 @@ class _Session:
         end = train(self.task, around, self.leaves, self.resume)
         if end.step < self.run.recipe.steps:
             self._save(end, at_once=True)
+        elif self.finished is not None:
+            try:
+                self.finished.save(end)
+            except OSError as error:  # see `_save`
+                log.warning("The run cannot be kept in %s: %s.", self.finished.file.path, error)
         return end
+
+    def _known(self) -> Checkpoint | None:
+        """How this run ended, or where it was."""
+        return (self.finished and self.finished.load()) or self.file.load()
 
     def _measured(self, leaves: Parameters) -> tuple[Tensor, float, float]:
         """What the frozen model says to the first image and prompt, and the bytes saved for a backward: once, and for an image.

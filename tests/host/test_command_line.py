@@ -1,8 +1,11 @@
 """`python -m compinv_core`: from a file to embeddings, in one process and in two; from a checkpoint to its layout predictor."""
 
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +116,36 @@ def test_the_same_command_goes_on_where_it_was(
     config.write_text(text.replace("seed = 5", "seed = 6"))
     with pytest.raises(ConfigError, match=r'The embedding "my-mittens\.safetensors" exists already'):
         train_all(config)
+
+
+def test_a_file_that_came_to_be_while_it_trained_is_not_written_over_and_nothing_is_lost(
+    place: Path, pack: Any, own_folders: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As of another training of the same placeholder. What a kill before the clean-up leaves goes with the next command."""
+    from compositional_inversion.compinv_core.cli.train import train_all
+    from compositional_inversion.compinv_core.concept import read_concept
+    from compositional_inversion.compinv_core.training.task import Task
+
+    config, folder = place / "config.toml", place / "words"
+    config.write_text("[[concepts]]".join(config.read_text().split("[[concepts]]")[:2]))
+    folder.mkdir()
+    theirs, backward = folder / "my-mittens.safetensors", Task.backward
+
+    def meanwhile(*inputs: Any, **named: Any) -> Any:
+        theirs.write_text("somebody's")
+        return backward(*inputs, **named)
+
+    monkeypatch.setattr(Task, "backward", meanwhile)
+    (said,) = train_all(config)
+    own = folder / "my-mittens-1.safetensors"
+    assert said == f"my-mittens: my-mittens.safetensors came to be while this trained, so it is in {own}."
+    assert theirs.read_text() == "somebody's" and read_concept(own).class_word == "cat"
+    own.replace(theirs)
+    runs = own_folders / "user" / "compositional_inversion" / "runs"
+    left = runs / f"{read_concept(theirs).provenance['run']}.pt"
+    runs.mkdir(parents=True, exist_ok=True)
+    left.touch()
+    assert train_all(config) == [] and not left.exists()
 
 
 def test_a_machine_that_has_nothing_of_a_run_goes_on_with_the_first_ones(
@@ -260,6 +293,63 @@ def test_a_file_sets_what_the_nodes_do(place: Path, base: Path, pack: Any, monke
     assert (paper.recipe.steps, paper.recipe.batch, paper.recipe.seed) == (5000, 8, 7)
     assert paper.words[0].anchors.words == ("cat",) and paper.words[0].start["clip_l"].shape[0] == 3
     assert paper.examples[0].prompts[0] == "a photo of a embedding:my-old cat"
+
+
+TUNED = {"what": "attention"}
+ARRIVES: dict[str, tuple[Any, dict[str, Any], Callable[[Any], Any], Any]] = {
+    "placeholder": ("other", {}, lambda t: t.requests[0].name, "other"),
+    "class_word": ("car", {}, lambda t: (t.requests[0].class_word, t.words[0].anchors.words), ("car", ("car",))),
+    "pictures": ("two", {}, lambda t: len(t.requests[0].images), 2),
+    "masks": ("masks", {"pictures": "two"}, lambda t: [m.shape[0] for m in t.requests[0].masks], [1, 1]),
+    "anchors": (["cup"], {}, lambda t: t.words[0].anchors.words, ("cup",)),
+    "learn_weights": (True, {}, lambda t: t.words[0].anchors.learnt, True),
+    "growing": (True, {}, lambda t: t.recipe.anchor_schedule, "growing"),
+    "start_from": ("old.safetensors", {}, lambda t: len(t.words[0].start["clip_l"]), 5),
+    "paper": (True, {}, lambda t: t.recipe.steps, 5000),
+    "resolution": (128, {}, lambda t: t.requests[0].resolution, 128),
+    "steps": (7, {}, lambda t: t.recipe.steps, 7),
+    "batch": (2, {}, lambda t: t.recipe.batch, 2),
+    "vectors": (2, {}, lambda t: len(t.words[0].start["clip_l"]), 2),
+    "learning_rate": (0.03, {}, lambda t: t.recipe.learning_rate, 0.03),
+    "anchor_weight": (0.3, {}, lambda t: (t.recipe.anchor_weight, t.recipe.reconstruction_weight), (0.3, 0.7)),
+    "kind": ("style", {}, lambda t: t.requests[0].kind, "style"),
+    "mirror": (False, {}, lambda t: t.requests[0].mirror, False),
+    "ignore_background": (False, {}, lambda t: t.requests[0].ignore_background, False),
+    "rescale": (True, {}, lambda t: t.requests[0].rescale, True),
+    "noise_levels": ("high", {}, lambda t: t.recipe.noise_levels, "high"),
+    "prompts": (["a {} here"], {}, lambda t: t.examples[0].prompts, ["a embedding:mine here"]),
+    "seed": (3, {}, lambda t: t.recipe.seed, 3),
+    "what": ("attention", {}, lambda t: t.fine_tune and t.fine_tune.what, "attention"),
+    "rank": (4, TUNED, lambda t: t.fine_tune.rank, 4),
+    "weights_learning_rate": (0.2, TUNED, lambda t: t.recipe.weights_learning_rate, 0.2),
+    "prior": ("none", TUNED, lambda t: t.fine_tune.prior, "none"),
+    "prior_images": ("two", {**TUNED, "prior": "class images"}, lambda t: t.fine_tune.prior_images is not None, True),
+    "prior_count": (9, TUNED, lambda t: t.fine_tune.prior_count, 9),
+    "prior_weight": (0.4, TUNED, lambda t: t.fine_tune.prior_weight, 0.4),
+    "anchor_loss": ("text features", {}, lambda t: t.recipe.anchor_loss, "text features"),
+    "optimizer": ("sphere", {}, lambda t: t.recipe.optimizer, "sphere"),
+}  # fmt: skip
+"""By key: a value that is not its default, what must be set as well, where it arrives in the training, and as what."""
+
+
+def test_every_key_of_the_file_arrives_in_the_training(base: Path, tmp_path: Path, microworld: Any):
+    from compositional_inversion.compinv_core.cli.config import Job
+    from compositional_inversion.compinv_core.cli.train import _training
+    from compositional_inversion.compinv_core.concept import Concept, write_concept
+
+    assert {*ARRIVES, "replace"} == {field.name for field in fields(Job)}  # which is of the file that is written
+    pictures = sorted((base / "input" / "mittens").glob("*.*"))[:2]
+    for folder in ("two", "masks"):
+        (tmp_path / folder).mkdir()
+        for picture in pictures:
+            shutil.copy(picture, tmp_path / folder)
+    write_concept(Concept("old", {"clip_l": torch.randn(5, 96)}), tmp_path / "old.safetensors")
+    plain = {"placeholder": "mine", "class_word": "cat", "pictures": str(base / "input" / "mittens"), "resolution": 64}
+    for key, (value, besides, where, right) in ARRIVES.items():
+        jobs = [Job(**{**plain, **besides, **changed}) for changed in ({}, {key: value})]
+        before, after = (where(_training(microworld, [job], tmp_path)) for job in jobs)
+        assert after == (pytest.approx(right) if key == "anchor_weight" else right), key
+        assert before != after, key
 
 
 def test_words_and_a_change_of_the_model_are_learnt_together_and_written_beside_each_other(

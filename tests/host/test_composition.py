@@ -12,10 +12,11 @@ def applied(clip, concept_for):
 
 
 def made(clip, text, subjects):
-    from compositional_inversion.compinv_core.host.composition import composition_prompt, probes_of
+    from compositional_inversion.compinv_core.host.composition import PROBED, composition_prompt, probe_of
 
     conditioning = composition_prompt(clip, text, subjects)
-    return conditioning, *probes_of(conditioning)[0]
+    probe = probe_of(conditioning)
+    return conditioning, probe[0][1][PROBED], probe
 
 
 def test_the_conditioning_is_stock_bit_for_bit(applied):
@@ -103,6 +104,24 @@ def test_a_subject_is_found_as_clip_reads_it_and_keeps_the_words_that_name_it(ap
     ]
     exact = made(applied, "a (Red:1.2)  boat and (embedding:my-cat) cat", ["boat"])[0]
     assert torch.equal(conditioning[0][0], exact[0][0])
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".pt", ".bin"])
+def test_a_concept_that_is_written_with_its_files_ending_is_the_applied_one(applied, ending):
+    text = "a photo of embedding:my-cat, and a car"
+    right, (cat, car), probe = made(applied, text, ["my-cat", "car"])
+    for named in ("my-cat", "embedding:my-cat", f"my-cat{ending}"):
+        found = made(applied, text.replace("my-cat", f"my-cat{ending}"), [named, "car"])
+        assert torch.equal(found[0][0][0], right[0][0]) and torch.equal(found[2][0][0], probe[0][0])
+        assert found[1] == (cat, car)
+
+
+def test_a_concept_whose_name_begins_as_anothers_is_not_that_one(clip, concept_for):
+    from compositional_inversion.compinv_core.host.text_encoder import with_concept
+
+    both = with_concept(with_concept(clip, concept_for(clip, "pet")), concept_for(clip, "pet.v2", 3, class_word="dog"))
+    _, (newer, pet), _ = made(both, "embedding:pet.v2 and embedding:pet", ["pet.v2", "pet"])
+    assert (newer.class_phrase, pet.class_phrase) == ("dog", "cat") and len(newer.columns) == 3
 
 
 def test_one_thing_in_two_ways_is_named_twice(applied):

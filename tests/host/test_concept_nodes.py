@@ -132,6 +132,23 @@ def test_saving_never_overwrites_silently(pack, concept, folder):
         path.unlink()
 
 
+def test_what_was_learnt_and_may_not_be_saved_under_its_name_is_kept_beside_it_once(pack, concept, folder, own_folders):
+    from dataclasses import replace
+
+    from compositional_inversion.compinv_core.concept import read_concept
+
+    given = {"concept": replace(concept, provenance={"run": "mine-1"}), "name": "test-lost", "if_it_exists": "refuse"}
+    pack.run("CompInvSaveConcept", **given)
+    for _ in range(2):
+        with pytest.raises(
+            FileExistsError, match=r"exists already.* What was learnt is in .*test-lost-1\.safetensors\.$"
+        ):
+            pack.run("CompInvSaveConcept", **given)
+    (kept,) = (own_folders / "output" / "embeddings").iterdir()
+    assert torch.equal(read_concept(kept).vectors["clip_l"], concept.vectors["clip_l"])
+    (folder / "test-lost.safetensors").unlink()
+
+
 @pytest.mark.parametrize("name", ["../test", "a test", "a/b"])
 def test_saving_stays_in_the_folder(pack, concept, name):
     with pytest.raises(ValueError, match="cannot be used"):

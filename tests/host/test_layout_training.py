@@ -98,11 +98,11 @@ def test_a_predicted_layout_takes_milliseconds_and_no_sampling(
     shutil.copy(trained[0], place)
     monkeypatch.setattr(comfy.sample, "sample", lambda *_, **__: pytest.fail("it sampled"))
     positive = prompt(pack, microworld)
-    predicted_layout(microworld[0], positive)
+    predicted_layout(microworld[0], positive, (8, 8))
     times: list[float] = []
     for _ in range(5):
         began = time.perf_counter()
-        predicted_layout(microworld[0], positive)
+        predicted_layout(microworld[0], positive, (8, 8))
         times.append(time.perf_counter() - began)
     assert min(times) < 0.05  # a few milliseconds, on a machine that may be busy
 
@@ -116,7 +116,7 @@ def test_a_concept_gets_the_place_of_its_class_word(
     positive = pack.run("CompInvPrompt", clip=applied, text=text, subjects="mine, car")[0]
     from compositional_inversion.compinv_core.host.predictor import predicted_layout
 
-    mine, plain = predicted_layout(microworld[0], positive), layout(pack, microworld, "predicted")[0]
+    mine, plain = predicted_layout(microworld[0], positive, (8, 8)), layout(pack, microworld, "predicted")[0]
     assert [r.box for r in mine.regions] == [r.box for r in plain.regions]
 
 

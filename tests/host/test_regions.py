@@ -89,6 +89,11 @@ def test_twenty_subjects_have_their_regions(pack: Any):
         ({"left": 0.5}, "0 <= left < right <= 1"),
         ({"mask": torch.zeros(1, 8, 8)}, "black all over"),
         ({"mask": torch.ones(2, 8, 8)}, "holds 2 masks"),
+        ({"mask": torch.ones(0, 8, 8)}, "holds 0 masks"),
+        ({"mask": torch.ones(1, 0, 0)}, "one mask"),
+        ({"mask": torch.ones(2, 1, 8, 8)}, r"has the shape \(2, 1, 8, 8\)"),
+        ({"mask": torch.ones(8)}, r"has the shape \(8,\)"),
+        ({"bounding_box": {"x": 0, "y": 0, "width": 10**400, "height": 8}}, "cannot be read"),
         ({"bounding_box": [{"x": 0, "y": 0, "width": 8, "height": 8}] * 2}, "holds 2 boxes"),
         ({"bounding_box": {"x": 0}}, "cannot be read"),
         ({"bounding_box": {"x": 0, "y": 0, "width": 80, "height": 8}}, "0 <= left < right <= 1"),
@@ -109,3 +114,23 @@ def test_a_mask_of_another_shape_than_the_canvas_is_refused(pack: Any, microworl
 def test_swapping_what_is_not_there_is_refused(pack: Any):
     with pytest.raises(ValueError, match='no region of "dog"'):
         pack.run("CompInvSwapRegions", layout=region(pack), first="cat", second="dog")
+
+
+def test_a_layout_without_regions_has_no_boxes(pack: Any):
+    from compositional_inversion.compinv_core.layout.regions import Layout
+
+    with pytest.raises(ValueError, match='"layout" has no region'):
+        pack.run("CompInvLayoutToBoxes", layout=Layout((), "my boxes"), width=64, height=64)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"positive": []}, '"positive" is an empty conditioning'),
+        ({"latent_image": {"samples": torch.zeros(0, 4, 8, 8)}}, r'"latent_image" has the shape \(0, 4, 8, 8\)'),
+        ({"latent_image": {"samples": torch.zeros(1, 4, 1, 8, 8)}}, r'"latent_image" has the shape \(1, 4, 1, 8, 8\)'),
+    ],
+)
+def test_what_cannot_be_sampled_is_refused_in_a_sentence(pack: Any, microworld: Any, changes: Any, sentence: str):
+    with pytest.raises(ValueError, match=sentence):
+        sample(pack, microworld, layout=region(pack), **STEER, **changes)

@@ -87,6 +87,38 @@ def test_a_prompt_that_ends_early_is_held_only_as_long(pack: Any, microworld: An
     assert 1 <= report.count("step") < 8
 
 
+def on_area(positive: Any, width: int, height: int, x: int, y: int) -> Any:
+    import nodes
+
+    return nodes.ConditioningSetArea().append(positive, width, height, x, y, 1.0)[0]
+
+
+@pytest.mark.parametrize("way", [{"guidance": 0.0, "steering": 6.0}, {}, {"guidance": 0.0, "balance": 1.0}])
+@pytest.mark.parametrize(("over", "cut"), [((64, 64, 32, 0), (32, 64, 32, 0)), ((128, 128, 0, 0), (64, 64, 0, 0))])
+def test_an_area_over_the_canvas_edge_is_as_the_one_that_is_cut_there(
+    pack: Any, microworld: Any, over: Any, cut: Any, way: dict[str, Any]
+):
+    regions, text = layout(pack, microworld)[0], prompt(pack, microworld)
+    found, right = (
+        sample(pack, microworld, layout=regions, positive=on_area(text, *area), **way)[0]["samples"].clone()
+        for area in (over, cut)
+    )
+    assert torch.equal(found, right)
+
+
+def test_the_box_of_a_mask_that_grows_over_the_edge_is_cut_there(pack: Any, microworld: Any):
+    """ComfyUI makes it eight cells or more a side."""
+    import nodes
+
+    mask = torch.zeros(1, 64, 64)
+    mask[:, 32:, 32:] = 1
+    masked = nodes.ConditioningSetMask().append(prompt(pack, microworld), mask, "mask bounds", 1.0)[0]
+    regions = layout(pack, microworld)[0]
+    for way in ({"guidance": 0.0, "steering": 6.0}, {}):
+        found = sample(pack, microworld, layout=regions, positive=masked, **way)[0]["samples"]
+        assert found.isfinite().all()
+
+
 def test_an_inpainting_mask_is_kept(pack: Any, microworld: Any):
     mask = torch.zeros(1, 64, 64)
     mask[:, :, 32:] = 1

@@ -18,6 +18,7 @@ IDS = {
     "CompInvSetRegion", "CompInvMergeLayouts", "CompInvSwapRegions", "CompInvLayoutToBoxes", "CompInvTrainLayoutPredictor",
     "CompInvRepairConcept", "CompInvConceptReport", "CompInvTrainModel", "CompInvSaveAdapter", "CompInvMergeAdapters",
     "CompInvLoadAdapter", "CompInvTrainAttributes", "CompInvAttributePrompt", "CompInvAttributeProbe",
+    "CompInvLoadPictures",
 }  # fmt: skip
 
 

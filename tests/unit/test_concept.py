@@ -1,7 +1,9 @@
 """A concept's file: whole or not at all, in the ecosystem's own forms."""
 
 import os
+import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -79,7 +81,7 @@ def test_a_file_without_an_embedding_is_refused(tmp_path):
     (tmp_path / "text.safetensors").write_text("hello")
     save_file({"weight": torch.zeros(2, 13)}, tmp_path / "odd.safetensors")
     torch.save([1, 2], tmp_path / "list.pt")
-    with pytest.raises(ValueError, match="cannot be read as an embedding"):
+    with pytest.raises(ValueError, match=r'^"text.safetensors" cannot be read: '):
         read_concept(tmp_path / "text.safetensors")
     for name in ("odd.safetensors", "list.pt"):
         with pytest.raises(ValueError, match="holds no embedding"):
@@ -176,3 +178,126 @@ def test_attributes_that_do_not_belong_together_are_refused():
     broken = {**ATTRIBUTES, "object": {key: v * float("nan") for key, v in ATTRIBUTES["object"].items()}}
     with pytest.raises(ValueError, match='"my-cat-object" holds NaN'):
         replace(BY_ATTRIBUTE, attributes=broken)
+
+
+WORD, OTHER = torch.randn(2, 768), torch.randn(3, 768)
+
+
+def comfyui_reads(content: object, folder: Path, size: int, key: str) -> torch.Tensor:
+    """A file of ComfyUI's own loader."""
+    from comfy.sd1_clip import load_embed
+
+    torch.save(content, folder / "word.pt")
+    found = load_embed("word", [str(folder)], size, key)
+    return found.reshape(-1, found.shape[-1])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"string_to_param": {"*": WORD}},
+        {"string_to_param": torch.nn.ParameterDict({"*": torch.nn.Parameter(WORD)})},
+        {"string_to_param": torch.nn.ParameterDict({"a": torch.nn.Parameter(WORD), "b": torch.nn.Parameter(OTHER)})},
+        {"<one>": WORD[0], "<two>": OTHER[0]},
+        [{"<one>": WORD}, {"<two>": OTHER, "wide": torch.randn(5, 1280)}],
+        {"bundle_emb.one.string_to_param.*": WORD, "lora_unet_mid.alpha": torch.tensor(1.0)},
+        {"bundle_emb.one.clip_l": WORD, "bundle_emb.two.clip_l": OTHER, "bundle_emb.one.clip_g": torch.randn(5, 1280)},
+        {"clip_g": torch.randn(2, 1280), "clip_l": WORD.half()},
+    ],
+)
+def test_of_a_file_of_several_words_those_are_read_that_comfyui_reads(comfyui: Path, tmp_path: Path, content: object):
+    right = comfyui_reads(content, tmp_path, 768, "clip_l").detach().float()
+    assert torch.equal(read_concept(tmp_path / "word.pt").vectors["clip_l"], right)
+
+
+def test_what_a_file_says_of_its_training_and_which_words_are_not_read_is_told(tmp_path: Path):
+    torch.save({"string_to_param": {"*": WORD}, "step": 500, "sd_checkpoint_name": "v1-5"}, tmp_path / "a1111.pt")
+    assert "; steps 500; model v1-5." in read_concept(tmp_path / "a1111.pt").describe()
+    torch.save({"<one>": WORD, "<two>": OTHER}, tmp_path / "two.bin")
+    assert "; words not read <two>." in read_concept(tmp_path / "two.bin").describe()
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"", "it is empty, so download it again"),
+        (b"\n<!DOCTYPE html><html>", "it is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 5\n", "it is a Git LFS pointer of 63 bytes"),
+        (b"\x10\0\0\0\0\0\0\0{}", "it is a .safetensors file, so give it that ending"),
+        (b"half a file", "it is damaged, or of another kind"),
+    ],
+)
+def test_what_is_no_file_of_tensors_is_called_what_it_is(tmp_path: Path, content: bytes, sentence: str):
+    (tmp_path / "word.pt").write_bytes(content)
+    with pytest.raises(ValueError, match=f'^"word.pt" cannot be read: {sentence}') as raised:
+        read_concept(tmp_path / "word.pt")
+    assert "\n" not in str(raised.value) and len(str(raised.value)) < 200
+
+
+def test_code_in_a_file_is_not_run_and_nobody_is_told_how_to(tmp_path: Path):
+    torch.save({"string_to_param": {"*": print}}, tmp_path / "code.pt")
+    with pytest.raises(ValueError, match=r"it holds Python code \([\w.]*print\), which is not run"):
+        read_concept(tmp_path / "code.pt")
+
+
+def _packed(folder: Path) -> bytes:
+    """A few kilobytes that would be a gigabyte."""
+    with zipfile.ZipFile(folder / "packed", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", b"\0" * 10**8)
+    return (folder / "packed").read_bytes()
+
+
+def test_a_small_file_cannot_ask_for_all_memory(tmp_path: Path):
+    torch.save({"string_to_param": {"*": torch.zeros(1, 768).expand(10**7, 768)}}, tmp_path / "wide.pt")
+    (tmp_path / "packed.pt").write_bytes(_packed(tmp_path))
+    with pytest.raises(ValueError, match=r'"wide.pt" holds no embedding that can be used'):
+        read_concept(tmp_path / "wide.pt")
+    with pytest.raises(ValueError, match="would take 100000000 in memory"):
+        read_concept(tmp_path / "packed.pt")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        torch.zeros(2, 768).to_sparse(),
+        torch.quantize_per_tensor(torch.zeros(2, 768), 0.1, 0, torch.qint8),
+        torch.zeros(2, 768, device="meta"),
+        torch.zeros(2, 768, dtype=torch.complex64),
+        torch.zeros(2, 768, dtype=torch.bool),
+        torch.zeros(2, 768, dtype=torch.int64),
+        torch.zeros(2, 3, 768),
+        torch.tensor(1.0),
+        "a text",
+        None,
+    ],
+)
+def test_what_is_no_tensor_of_fractional_numbers_is_refused_in_one_sentence(tmp_path: Path, value: object):
+    for number, content in enumerate(
+        ({"string_to_param": {"*": value}}, {"clip_l": value}, [{"x" * 10**4: value}], value)
+    ):
+        torch.save(content, tmp_path / f"{number}.pt")
+        with pytest.raises(ValueError, match=f'^"{number}.pt" ') as raised:
+            read_concept(tmp_path / f"{number}.pt")
+        assert len(str(raised.value)) <= 300 and "\n" not in str(raised.value)
+
+
+def test_weights_of_other_kinds_are_no_embedding(tmp_path: Path):
+    save_file({"lora_te_text_model.lora_down.weight": torch.zeros(4, 768)}, tmp_path / "lora.safetensors")
+    with pytest.raises(ValueError, match=r"holds no embedding, but lora_te_text_model.lora"):
+        read_concept(tmp_path / "lora.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("stem", "name"),
+    [
+        ("my cat", "my-cat"),
+        ("badhandv4 (1)", "badhandv4-1"),
+        ("foo(bar)", "foo-bar"),
+        ("easy.v2", "easy.v2"),
+        ("()", "concept"),
+    ],
+)
+def test_a_loaded_concept_has_a_name_that_a_prompt_can_write(tmp_path: Path, stem: str, name: str):
+    save_file({"emb_params": WORD}, tmp_path / f"{stem}.safetensors")
+    concept = read_concept(tmp_path / f"{stem}.safetensors")
+    assert concept.name == name and (f"file {stem}.safetensors" in concept.describe()) is (stem != name)

@@ -1,12 +1,14 @@
 """Concepts learnt on a fake backbone, one or several: every way goes on bit for bit, and leaves the model as it was."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from compositional_inversion.compinv_core.training.checkpoint import Progress
+from compositional_inversion.compinv_core.training import checkpoint
+from compositional_inversion.compinv_core.training.checkpoint import Checkpoint, Progress
 from compositional_inversion.compinv_core.training.concept_training import ConceptTraining
 from compositional_inversion.compinv_core.training.recipe import (
     Recipe,
@@ -203,3 +205,34 @@ def test_concepts_that_cannot_be_learnt_together_are_refused(changes: dict[str, 
     requests = [request(**changes), request(**{"name": "other", "resolution": 2 * SIDE, **changes})]
     with pytest.raises(ValueError, match=sentence):
         ConceptTraining(FakeBackbone(), requests, Recipe())
+
+
+def test_in_a_later_session_a_run_that_ended_well_is_answered_with_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    steps: list[None] = []
+
+    def learnt(of: ConceptTraining) -> Checkpoint:
+        steps.clear()
+        reports: list[Progress] = []
+        end = of.run(
+            tmp_path / "runs", lambda: bool(steps.append(None)), reports.append, finished=tmp_path / "finished"
+        )
+        assert reports[-1].evaluation is not None  # from which a node makes its preview
+        of.forget(tmp_path / "runs")
+        return end
+
+    first = learnt(training())
+    assert (
+        same(learnt(training()), first) and len(steps) == 12
+    )  # asked between steps; the host answers for its own session
+    monkeypatch.setattr(checkpoint, "SESSION", time.time() + 1)
+    assert same(learnt(training()), first) and not steps
+    learnt(training(recipe=Recipe(steps=13, batch=3, seed=1)))
+    assert len(steps) == 12 and len(list((tmp_path / "finished").iterdir())) == 2
+    monkeypatch.setattr(checkpoint, "FINISHED", 1)
+    learnt(training(recipe=Recipe(steps=13, batch=3, seed=2)))
+    assert len(list((tmp_path / "finished").iterdir())) == 1
+    monkeypatch.setattr(checkpoint, "MAX_FINISHED", 1)
+    learnt(training(recipe=Recipe(steps=13, batch=3, seed=3)))
+    assert len(list((tmp_path / "finished").iterdir())) == 1 and not list((tmp_path / "runs").iterdir())

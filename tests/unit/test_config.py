@@ -82,8 +82,26 @@ def test_values_that_cannot_be_trained_with_are_refused(place: Path, setting: st
         read_config(config)
 
 
-@pytest.mark.parametrize("text", ["", '[concepts]\nplaceholder = "my-cat"'])
+@pytest.mark.parametrize("text", ["", '[concepts]\nplaceholder = "my-cat"', "concepts = [[]]", "concepts = [1]"])
 def test_a_file_without_a_list_of_concepts_is_refused(place: Path, text: str):
     (place / "config.toml").write_text(f'checkpoint = "microworld.safetensors"\n{text}')
     with pytest.raises(ConfigError, match="lists no concept"):
         read_config(place / "config.toml")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_file(place: Path):
+    config = place / "config.toml"
+    config.write_bytes(b"\xef\xbb\xbf" + config.read_bytes())
+    assert len(read_config(config).concepts) == 2
+
+
+@pytest.mark.parametrize(
+    "line", ["a = " + "[" * 50_000, f"{'x' * 5000} = 1", f'kind = "{"x" * 5000}"', f"seed = {'9' * 4000}"]
+)
+def test_sentences_about_long_or_deep_texts_are_short(place: Path, line: str):
+    config = place / "config.toml"
+    config.write_text(config.read_text().replace("seed = 5", line, 1))
+    with pytest.raises(ConfigError) as raised:
+        read_config(config)
+    said = str(raised.value).replace(str(config), "").partition("valid keys")[0]
+    assert len(said) <= 300 and "\n" not in said

@@ -83,3 +83,24 @@ def test_a_python_without_torch_is_refused(tmp_path: Path, monkeypatch: Any):
     monkeypatch.setenv("COMFYUI_PYTHON", "/bin/false")
     with pytest.raises(host.HostError, match="COMFYUI_PYTHON"):
         host.host()
+
+
+@pytest.mark.parametrize("succeeds", [True, False])
+def test_a_package_manager_that_is_busy_is_waited_for(tmp_path: Path, monkeypatch: Any, succeeds: bool):
+    """apt itself waits for its lock when it is told how long; without that it fails at once."""
+    said = tmp_path / "said"
+    apt = tmp_path / "apt-get"
+    apt.write_text(f'#!/bin/sh\necho "$@" >> {said}\nexit {0 if succeeds else 100}\n')
+    apt.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
+    monkeypatch.setattr(host.shutil, "which", lambda name: None if name == "chromium" else str(apt))
+    monkeypatch.setattr(host.os, "geteuid", lambda: 0)
+    if succeeds:
+        host.need_browser()
+    else:
+        with pytest.raises(host.HostError, match="chromium failed"):
+            host.need_browser()
+    assert said.read_text().splitlines() == [
+        "-qq -o DPkg::Lock::Timeout=600 update",
+        "-qq -o DPkg::Lock::Timeout=600 install -y chromium",
+    ]

@@ -8,7 +8,13 @@ from compositional_inversion.compinv_core.attention.maps import (
     foreground_weights,
 )
 from compositional_inversion.compinv_core.layout.recovery import layout_from_attention
-from compositional_inversion.compinv_core.layout.regions import Box, Region, default_layout, layout_from_json
+from compositional_inversion.compinv_core.layout.regions import (
+    Box,
+    Region,
+    default_layout,
+    layout_from_json,
+    region_from_mask,
+)
 from compositional_inversion.compinv_core.reading.rules import balancing_bias, steering_bias
 from compositional_inversion.compinv_core.sampling.guidance import Guidance, correct
 from compositional_inversion.compinv_core.sampling.report import Report, described
@@ -213,3 +219,19 @@ def test_attention_that_is_everywhere_shows_no_foreground():
 def test_each_fault_of_a_mask_has_its_own_sentence(mask: torch.Tensor, sentence: str):
     with pytest.raises(ValueError, match=sentence):
         Region("cat", LEFT, mask)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"cat": [0, 0, 1, 1%s]}' % ("0" * 400), "[" * 100_000, '{"cat": [0, 0, 1, NaN]}', '{"cat": [0, 0, "%s", 1]}' % ("x" * 10**4), "[1]"],
+)  # fmt: skip
+def test_boxes_that_cannot_be_get_one_short_sentence(text: str):
+    with pytest.raises(ValueError) as raised:
+        layout_from_json(text)
+    assert type(raised.value) is ValueError and len(str(raised.value)) <= 300 and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("mask", [torch.ones(0, 0), torch.ones(8, 0), torch.ones(8), torch.ones(1, 8, 8)])
+def test_a_mask_that_is_no_picture_is_refused(mask: torch.Tensor):
+    with pytest.raises(ValueError, match=r'The mask for "cat" has shape \(.*\); one mask'):
+        region_from_mask("cat", mask)

@@ -1,6 +1,7 @@
 """An unfinished run: killed at any moment, it goes on to the word that an undisturbed run learns."""
 
 import multiprocessing
+import os
 import random
 import time
 from dataclasses import astuple, replace
@@ -10,6 +11,7 @@ import package  # noqa: F401 - in a process of its own, too
 import pytest
 import torch
 from compositional_inversion.compinv_core.backbone import Encoded, NoiseSchedule
+from compositional_inversion.compinv_core.files import LEFT_BEHIND, whole_file
 from compositional_inversion.compinv_core.memory import MemoryPlan
 from compositional_inversion.compinv_core.training.checkpoint import Checkpoint, Losses, RunFile, fingerprint
 from compositional_inversion.compinv_core.training.loop import Surroundings, as_leaves, train
@@ -85,6 +87,49 @@ def test_a_damaged_run_is_begun_anew_and_said_so(tmp_path: Path, caplog: pytest.
     (tmp_path / "run.pt").write_bytes(b"half a file")
     assert RunFile(tmp_path / "run.pt", PROBE).load() is None
     assert "training starts anew" in caplog.text
+
+
+def test_a_run_with_a_damaged_byte_is_begun_anew_and_kept_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """Torch reads most of them without a word, and another word would be learnt."""
+    RunFile(tmp_path / "run.pt", PROBE).save(learn(tmp_path / "learnt.pt"), at_once=True)
+    whole = (tmp_path / "run.pt").read_bytes()
+    right = RunFile(tmp_path / "run.pt", PROBE).load()
+    assert right is not None
+    places, unread = random.Random(0), 0
+    for place in places.sample(range(len(whole)), 60):
+        (tmp_path / "run.pt").write_bytes(whole[:place] + bytes([whole[place] ^ 64]) + whole[place + 1 :])
+        found = RunFile(tmp_path / "run.pt", PROBE).load()
+        assert (tmp_path / "run.pt").exists() is (found is not None)
+        assert (tmp_path / "run.damaged").exists() or found is not None
+        if found is None:
+            unread += 1
+            continue  # what pads a file may change
+        assert all(torch.equal(value, found.parameters[name]) for name, value in right.parameters.items())
+        assert found.history == right.history and torch.equal(found.random, right.random)
+    assert unread > 10 and "training starts anew" in caplog.text
+
+
+@pytest.mark.parametrize("changed", [{"run": "another"}, {"micro_batch": 0}, {"step": "ten"}, {"parameters": {"a": 1}}])
+def test_what_is_no_state_of_this_run_is_not_gone_on_with(tmp_path: Path, changed: dict[str, object]):
+    learn(tmp_path / "run.pt")
+    torch.save({**torch.load(tmp_path / "run.pt"), **changed}, tmp_path / "run.pt")
+    assert RunFile(tmp_path / "run.pt", PROBE).load() is None and (tmp_path / "run.damaged").exists()
+
+
+def test_what_a_kill_has_left_of_a_write_goes_with_the_next_in_its_folder(tmp_path: Path):
+    left, old = tmp_path / ".cat.safetensors.99999999.new", tmp_path / ".cat.safetensors.99999999.old.new"
+    living, others = tmp_path / ".dog.safetensors.99999998.new", tmp_path / ".notes.new"
+    for file in (left, old, living, others):
+        file.touch()
+    for file in (left, old, others):
+        os.utime(file, (0, 0))
+    hours = time.time() + 2 * LEFT_BEHIND
+    with pytest.MonkeyPatch.context() as later:
+        later.setattr("compositional_inversion.compinv_core.files.time.time", lambda: hours)
+        os.utime(living, (hours, hours))
+        with whole_file(tmp_path / "bird.safetensors") as new:
+            new.touch()
+    assert {file.name for file in tmp_path.iterdir()} == {living.name, others.name, "bird.safetensors"}
 
 
 def test_a_run_of_another_version_is_begun_anew_and_said_so(tmp_path: Path, caplog: pytest.LogCaptureFixture):
