@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ class CellShares:
         width = max(map(len, (*self.rows, "blocks")))
         pairs = [
             [f"{share:5.2f} ({change:4.2f})" for share, change in zip(*row, strict=True)]
-            for row in zip(self.shares.tolist(), self.changes.tolist(), strict=True)
+            for row in zip(_numbers(self.shares), _numbers(self.changes), strict=True)
         ]
         wide = max(12, *map(len, self.columns))
         head = "  ".join(["blocks".ljust(width), *(name.rjust(wide) for name in self.columns)])
@@ -45,6 +46,10 @@ class CellShares:
         )
 
 
+def _numbers(table: Tensor) -> list[list[float]]:
+    return cast("list[list[float]]", table.tolist())
+
+
 def share_of_way(found: Tensor, start: Tensor, end: Tensor) -> Tensor:
     """How far images have gone from where they start to where they would end, (B,).
 
@@ -59,8 +64,8 @@ def share_of_way(found: Tensor, start: Tensor, end: Tensor) -> Tensor:
 
 def change(found: Tensor, start: Tensor, end: Tensor) -> Tensor:
     """How much images differ from where they start, (B,), in units of the distance to where they would end."""
-    distance = (end - start).flatten(1).norm(dim=1).clamp_min(1e-6)
-    return (found - start).flatten(1).norm(dim=1) / distance
+    gone, way = ((other - start).flatten(1).square().sum(dim=1).sqrt() for other in (found, end))
+    return gone / way.clamp_min(1e-6)
 
 
 def cell_shares(

@@ -92,7 +92,8 @@ class AttributeTraining(TrainingRun):
             alone = [acting for name in names for acting in combinations(cells, backbone.outline, [name])]
             for number in range(len(self.examples.prompts)):
                 acting = combinations(cells, backbone.outline)
-                for own in dict.fromkeys([*acting, *(alone if number == 0 else [])]):
+                wanted = [*acting, *alone] if number == 0 else acting
+                for own in dict.fromkeys(wanted):
                     places[number, own] = len(self._texts)
                     self._texts.append((self._written(number, own), own))
             prompts = [(text, names[own[0]]) for text, own in self._texts]

@@ -1,6 +1,7 @@
 """The colours of what images show, in ordinary words: a palette in CIELAB, and the nearest named colour of each."""
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -41,7 +42,7 @@ def colour_words(images: Tensor, masks: Tensor, known: Callable[[str], bool]) ->
     centres, shares = palette(lab(pixels))
     named = lab(torch.tensor([[int(NAMED[name][i : i + 2], 16) / 255 for i in (0, 2, 4)] for name in names]))
     found: dict[str, float] = {}
-    for centre, share in zip(centres, shares.tolist(), strict=True):
+    for centre, share in zip(centres, cast("list[float]", shares.tolist()), strict=True):
         name = names[int((named - centre).square().sum(dim=1).argmin())]
         found[name] = found.get(name, 0.0) + share
     most = max(found.values())
