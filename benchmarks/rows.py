@@ -84,7 +84,7 @@ TABLES = {
 """By the name that the template's marks give them."""
 SECOND = {
     "second, beside": Shown(
-        "pretrained word", ("class", "look", "other", "both", "both look", "stained", "aligned", "room")
+        "pretrained word", ("class", "look", "other", "both", "both look", "stained", "aligned", "wallpaper")
     ),
     "second, two": Shown("two concepts", ("class", "look", "other", "other look", "both", "both look", "stained")),
     "second, scene": Shown("in a scene", ("class", "look", "scene", "in scene", "look in scene")),
