@@ -231,7 +231,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]], 
     if attributes and not {*WIDTHS.values()} & {*named}:  # for interfaces that read a concept in all blocks alike
         vectors = mean_of(list(attributes.values()))
     if not vectors:
-        holds = ", ".join(quoted(str(name), 30) for name in [*named][:3]) or f"a {type(raw).__name__}"
+        holds = ", ".join(quoted(str(name), 30) for name in [*named][:3]) or f"a {type(cast(object, raw)).__name__}"
         raise ValueError(
             f'"{quoted(path.name, 60)}" holds no embedding, but {holds}; safetensors, A1111 .pt and diffusers .bin are read.'
         )

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cached_property
 from typing import Any
 
 import comfy.sample
@@ -62,6 +61,7 @@ class ComfyBackbone:
             )
         self.family: Family = family_of(self.model)
         self.fingerprint: str = fingerprint_of(self.model)
+        self.outline: Outline = outline(self.model)
         self._changes = Changes()
         self.out_of_memory: tuple[type[BaseException], ...] = (model_management.OOM_EXCEPTION,)
         self.cancelled: tuple[type[Exception], ...] = (model_management.InterruptProcessingException,)
@@ -80,10 +80,6 @@ class ComfyBackbone:
 
     def load(self) -> None:
         load(self.model, self.clip)
-
-    @cached_property
-    def outline(self) -> Outline:
-        return outline(self.model)
 
     def prepare(
         self, prompts: Sequence[tuple[str, str]], counts: Mapping[str, int], others: Sequence[Sequence[str]] = ()

@@ -12,7 +12,7 @@ from ..layout.regions import WHOLE, Box
 from ..prompts.spans import Subject
 from ..reading.regional import Variant, Variants
 from ..sentences import check_letters, quoted
-from .contexts import VARIANTS, appended
+from .contexts import BY_CELL, VARIANTS, appended
 from .places import Canvas, place_of
 from .text_encoder import (
     ENDING,
@@ -199,7 +199,7 @@ def _ordinary(cond: Tensor, rest: Mapping[str, Any]) -> list[Any]:
     behind = appended(rest[VARIANTS].own.encoded, cond)
     if behind is not None and behind.shape[1]:
         written = torch.cat([written, behind.to(written)], dim=1)
-    text = (SUBJECTS, PROBE, VARIANTS, "pooled_output")
+    text = (SUBJECTS, PROBE, VARIANTS, BY_CELL, "pooled_output")
     settings = {key: value for key, value in rest.items() if key not in text}
     return [written, {**own, **settings, PROBED: rest[SUBJECTS]}]
 
