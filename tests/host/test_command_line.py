@@ -216,9 +216,9 @@ def test_a_disk_that_is_full_at_the_end_costs_two_steps(
 
     runs, write_concept = own_folders / "user" / "compositional_inversion" / "runs", train.write_concept
 
-    def full(*inputs: Any) -> None:
+    def full(*inputs: Any, **settings: Any) -> None:
         with room_on_disk(100):
-            write_concept(*inputs)
+            write_concept(*inputs, **settings)
 
     config = place / "config.toml"
     config.write_text(config.read_text().rpartition("[[concepts]]")[0])
