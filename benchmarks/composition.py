@@ -52,7 +52,7 @@ from compinv_core.training.recipe import PAPER, Recipe
 from compinv_core.training.request import Request
 from microworld.evaluate import load_checkpoint, sheet
 from microworld.judge import Judge, load_judge, verdicts
-from microworld.spec import DEFAULT_WORLD, FIRST, ConceptSpec, World, load_world
+from microworld.spec import DEFAULT_WORLD, FIRST, ConceptSpec, ReferenceSpec, World, load_world
 
 SEEDS = {"validation": 50_000, "test": 90_000}  # of sampling
 STEPS, PROBE_STEPS, CFG = 20, 8, 5.0
@@ -295,7 +295,7 @@ class Bench:
     def features(self, images: Tensor) -> Tensor:
         return self.judge.features(images.movedim(-1, 1) - 0.5)
 
-    def owners_pictures(self, concept: ConceptSpec) -> list[Tensor]:
+    def owners_pictures(self, concept: ConceptSpec | ReferenceSpec) -> list[Tensor]:
         files = sorted((self.world.folder / "user_pictures" / concept.name).iterdir())
         return [torch.from_numpy(np.asarray(Image.open(f).convert("RGB"), np.float32) / 255)[None] for f in files]
 

@@ -1,10 +1,14 @@
 """What is read off pictures beside the judge's verdicts."""
 
-from collections.abc import Iterable
+import colorsys
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
+
+INNER = 0.5  # of a thing, where little but itself is
+NEAR = 0.25  # of each of red, green and blue, of 1
 
 
 def mean(values: Iterable[float]) -> float | None:
@@ -41,3 +45,17 @@ def stained(image: Tensor, place: tuple[float, float], hue: float) -> bool:
     away = np.abs((near[:, 0] * 360 / 256 - hue + 180) % 360 - 180)
     same = (away < 14) & (near[:, 1] > 90) & (near[:, 2] > 90)
     return bool(same.mean() > 0.3)
+
+
+def worn(
+    image: Tensor, place: tuple[float, float], extent: float, colors: Sequence[tuple[float, float, float]]
+) -> bool:
+    """Whether three fifths of the pixels of a disc within a thing of an image (H, W, 3) are of one of these colours, (hue in degrees,
+    saturation, value)."""
+    pixels = np.asarray(Image.fromarray((image.numpy() * 255).round().astype(np.uint8)), np.float32) / 255
+    height, width = pixels.shape[:2]
+    x, y = np.meshgrid((np.arange(width) + 0.5) / width, (np.arange(height) + 0.5) / height)
+    inside = pixels[np.hypot(x - place[0], y - place[1]) < INNER * extent]
+    wanted = np.array([colorsys.hsv_to_rgb(hue % 360 / 360, saturation, value) for hue, saturation, value in colors])
+    near = np.abs(inside[:, None] - wanted[None]).max(2).min(1) < NEAR
+    return bool(near.mean() >= 0.6)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import attribute_tables
 import curves
 import findings
 import frontier
@@ -79,6 +80,7 @@ def tables(report: Report) -> dict[str, str]:
             name: setting_table(report["second world"], shown) if "second world" in report else NOT_YET
             for name, shown in SECOND.items()
         },
+        "attribute cells": made(attribute_tables.table, "attribute cells"),
         "judge": judge_table(report["judge"]),
         "second, judge": made(judge_table, "second judge"),
         "judge, corrected": corrected_table(report["judge"], report["settings"]["pretrained word"]),

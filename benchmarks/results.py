@@ -17,6 +17,7 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import attribute_tables
 import comparison
 import curves
 import findings
@@ -46,6 +47,7 @@ RUNS = (
     ("fine_tuning.py",),
     ("fine_tuning.py", "--candidates"),
     ("judging.py",),
+    ("attributes.py", "--cells"),
     ("composition.py", "--world", SECOND),
     ("judging.py", "--world", SECOND),
 )
@@ -76,6 +78,7 @@ def report() -> dict[str, Any]:
         "learning": learning,
         "judge": json.loads((FOLDER / "judge.json").read_text()),
         **second_world(),
+        "attribute cells": attribute_tables.shares(records(FOLDER / "attribute_cells.jsonl")),
         "frontier": frontier.ways(latest(kept["frontier"])),
         "repair": gains,
         "repair rows": findings.repair(kept["repair"], *REPAIR),

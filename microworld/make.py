@@ -30,7 +30,7 @@ def main() -> None:
         "--bf16", action="store_true", help="for the diffusion model: faster where the processor has AMX"
     )
     args = parser.parse_args()
-    load_world(args.world)
+    world = load_world(args.world)
     common = ["--world", str(args.world), "--out", str(args.out)]
     products = ["--bf16"] if args.bf16 else []
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(args.processes), "-m"]
@@ -42,6 +42,7 @@ def main() -> None:
         [*torchrun, "microworld.diffusion", *common, *products],
         ["-m", "microworld.checkpoint", *common],
         [*torchrun, "microworld.judge", *common],
+        *([[*torchrun, "microworld.describer", *common]] if world.references else []),
         ["-m", "microworld.evaluate", "--world", str(args.world)],
     ):
         subprocess.run([sys.executable, *step], check=True, env={**os.environ, **ENVIRONMENT})

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .shapes import SHAPES
-from .spec import ConceptSpec, Hsv, Look, World
+from .spec import ConceptSpec, Hsv, Look, ReferenceSpec, World
 
 Array = NDArray[np.float32]
 Random = np.random.Generator
@@ -309,6 +309,14 @@ def concept_thing(concept: ConceptSpec, x: float, y: float, extent: float, rando
     ))  # fmt: skip
     tilt, mirrored = float(random.uniform(-0.2, 0.2)), bool(random.random() < 0.5)
     return Thing(concept.word, look, x, y, extent, tilt, mirrored, concept=concept.name)
+
+
+def reference_picture(world: World, reference: ReferenceSpec, random: Random) -> Scene:
+    """A reference by a plain wall, each time of another colour."""
+    x, y = (float(c) for c in random.uniform(reference.extent, 1 - reference.extent, 2))
+    tilt, mirrored = float(random.uniform(-0.2, 0.2)), bool(random.random() < 0.5)
+    thing = Thing(reference.word, reference.look, x, y, reference.extent, tilt, mirrored)
+    return replace(random_room(world, random), room="wall", things=(thing,))
 
 
 def user_picture(world: World, concept: ConceptSpec, random: Random) -> Scene:

@@ -39,6 +39,20 @@ class ConceptSpec:
 
 
 @dataclass(frozen=True)
+class ReferenceSpec:
+    """What attributes are learnt from: a thing whose class, pattern, colour and size are each a word's, together in a way of their own.
+
+    `extent` is half its size, as a fraction of the canvas.
+    """
+
+    name: str
+    word: str
+    look: Look
+    extent: float
+    split: str
+
+
+@dataclass(frozen=True)
 class ClassSpec:
     """A class of things: its silhouette, and what captions call it now and then instead of its own word."""
 
@@ -71,6 +85,7 @@ class World:
     scenes: dict[str, Any]
     captions: dict[str, list[str]]
     concepts: dict[str, ConceptSpec]
+    references: dict[str, ReferenceSpec]
     path: Path
 
     @property
@@ -89,6 +104,10 @@ class World:
     @property
     def judge(self) -> Path:
         return self.folder / "judge.safetensors"
+
+    @property
+    def describer(self) -> Path:
+        return self.folder / "describer.safetensors"
 
     @property
     def host_folder(self) -> Path:
@@ -113,6 +132,10 @@ def load_world(path: Path) -> World:
     for concept in concepts.values():
         if concept.word not in raw["words"]:
             raise ValueError(f'{path}: concept "{concept.name}" is a "{concept.word}", which [words] does not list.')
+    references = {
+        name: ReferenceSpec(name, entry["word"], _look(entry), entry["extent"], entry["split"])
+        for name, entry in raw.get("references", {}).items()
+    }
     model = raw["model"]
     if model["prediction"] not in get_args(Prediction):
         raise ValueError(
@@ -136,6 +159,7 @@ def load_world(path: Path) -> World:
         scenes=raw["scenes"],
         captions=raw["captions"],
         concepts=concepts,
+        references=references,
         path=path,
     )
 

@@ -240,7 +240,7 @@ class AttributeTraining(TrainingRun):
         words = {attribute: f"embedding:{name}-{attribute}" for attribute in acting}
         if not set(acting) <= set(ROLES):
             return filled_in(template, {"object": words[acting[0]]})
-        if number % 2 == 0 and "colour" in acting:
+        if number % 2 == 0 and "colour" in acting and "{colour}" not in template:
             template = template.replace("{object}", "{colour} {object}")
         return filled_in(template, {"object": self.request.class_word, **words})
 

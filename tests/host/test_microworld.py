@@ -170,3 +170,10 @@ def test_a_world_that_starts_from_another_learns_its_words_and_what_is_predicted
             assert torch.equal(value, source.float()), name
     assert "unet.input_blocks.0.0.weight" not in anew
     assert "text.text_model.encoder.layers.0.self_attn.q_proj.weight" in anew
+
+
+def test_the_describer_tells_a_close_up_from_a_small_thing_and_half_of_the_patterns(world: Any) -> None:
+    from microworld.describer import accuracy, load_describer, world_autoencoder
+
+    said = accuracy(load_describer(world), world, world_autoencoder(world), 128, seed=3)
+    assert said["pattern"] >= 0.55 and said["extent"] <= 0.03

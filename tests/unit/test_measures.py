@@ -8,7 +8,7 @@ import torch
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
-from measures import at, mean, share, stained, unlikeness
+from measures import at, mean, share, stained, unlikeness, worn
 
 RED = torch.tensor([0.9, 0.1, 0.1])  # its hue is 0 degrees
 BLUE = torch.tensor([0.1, 0.1, 0.9])  # 240
@@ -50,3 +50,15 @@ def test_a_hue_is_near_across_the_circles_end():
 
 def test_grey_has_no_hue():
     assert not stained(torch.full((64, 64, 3), 0.6), (0.5, 0.5), 0)
+
+
+def test_a_thing_wears_colours_where_most_of_it_has_one_of_them():
+    red, blue, green = (0.0, 0.85, 0.85), (243.0, 0.8, 0.85), (118.0, 0.75, 0.7)
+    image = torch.zeros(64, 64, 3)
+    image[..., 0] = 0.8  # a red wall
+    image[20:44, 20:44] = torch.tensor([0.25, 0.2, 0.85])
+    image[20:44, 32:44] = torch.tensor([0.2, 0.7, 0.2])
+    place, extent = (0.5, 0.5), 0.3
+    assert worn(image, place, extent, [blue, green])
+    assert not worn(image, place, extent, [blue]) and not worn(image, place, extent, [red])
+    assert worn(image, (0.1, 0.1), 0.1, [red])
