@@ -7,6 +7,7 @@ autoencoder, for so will what it describes.
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +19,10 @@ from torch import Tensor, nn
 
 from . import runs
 from .autoencoder import Autoencoder
-from .comfyui import use_host
-from .judge import Judge, labels_of, through
+from .judge import HalfDecoded, Judge, labels_of, through
 from .optim import optimizers
 from .scenes import draw, random_scene
 from .spec import DEFAULT_WORLD, World, load_world
-
-POOL = 512  # scenes a process that went through the autoencoder, drawn from again and again
 
 
 class Describer(nn.Module):
@@ -123,7 +121,6 @@ def accuracy(describer: Describer, world: World, autoencoder: Autoencoder, count
 
 
 def world_autoencoder(world: World) -> Autoencoder:
-    use_host()
     autoencoder = Autoencoder()
     autoencoder.take_over(world.checkpoint)
     return autoencoder.to(memory_format=torch.channels_last).eval()
@@ -148,19 +145,10 @@ def main() -> None:
     describer.features.load_state_dict(
         {key.removeprefix("features."): v.float() for key, v in judge.items() if key.startswith("features.")}
     )
-    pool: list[Example] = []
+    batches = HalfDecoded(partial(examples, world), autoencoder, world, seeds=(10, 11), rank=rank)
 
     def loss_of(step: int) -> Tensor:
-        if step % 250 == 0 or not pool:
-            clean = examples(world, np.random.default_rng([world.seed, 10, rank, step // 250]), POOL)
-            pool[:] = [*pool[-3:], (through(autoencoder, clean[0]), *clean[1:])]
-        half = args.batch // count // 2
-        random = np.random.default_rng([world.seed, 11, rank, step])
-        decoded = pool[random.integers(len(pool))]
-        picks = torch.from_numpy(random.integers(0, POOL, half))
-        fresh = examples(world, random, half)
-        mixed = [torch.cat([a[picks], b]) for a, b in zip(decoded, fresh, strict=True)]
-        return loss_of_example(describer, (mixed[0], mixed[1], mixed[2], mixed[3]))
+        return loss_of_example(describer, batches.at(step, args.batch // count // 2))  # type: ignore[arg-type]
 
     def report(step: int) -> None:
         if step % 1000 == 0 or step == args.steps:

@@ -4,7 +4,9 @@ A small convolutional detector. Half of what it learns from went through the aut
 """
 
 import argparse
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +131,37 @@ def examples(world: World, labels: Labels, random: np.random.Generator, count: i
     )
 
 
+class HalfDecoded:
+    """Batches of scenes, half of which went through the autoencoder: of a pool, for it costs more than the judge.
+
+    Args:
+        make: so many examples from random numbers, tensors of which the first are the images.
+        seeds: two numbers, of the pool's scenes and of the batches.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[np.random.Generator, int], tuple[Tensor, ...]],
+        autoencoder: Autoencoder,
+        world: World,
+        *,
+        seeds: tuple[int, int],
+        rank: int,
+    ) -> None:
+        self.make, self.autoencoder, self.seed, self.seeds, self.rank = make, autoencoder, world.seed, seeds, rank
+        self.pool: list[tuple[Tensor, ...]] = []
+
+    def at(self, step: int, half: int) -> tuple[Tensor, ...]:
+        """Twice `half` examples; the pool is renewed now and then."""
+        if step % 250 == 0 or not self.pool:
+            images, *told = self.make(np.random.default_rng([self.seed, self.seeds[0], self.rank, step // 250]), POOL)
+            self.pool = [*self.pool[-3:], (through(self.autoencoder, images), *told)]
+        random = np.random.default_rng([self.seed, self.seeds[1], self.rank, step])
+        decoded = self.pool[random.integers(len(self.pool))]
+        picks = torch.from_numpy(random.integers(0, POOL, half))
+        return tuple(torch.cat([a[picks], b]) for a, b in zip(decoded, self.make(random, half), strict=True))
+
+
 @torch.no_grad()
 def through(autoencoder: Autoencoder, images: Tensor) -> Tensor:
     return torch.cat([autoencoder.decode(autoencoder.encode(part)).clamp(0, 1) for part in images.split(32)])
@@ -218,19 +251,10 @@ def main() -> None:
         first = load_file(world.model.start.with_name("judge.safetensors"))
         judge.load_state_dict({key: v.float() for key, v in first.items() if key.startswith("features")}, strict=False)
     steps = args.steps or (6000 if world.model.start is None else 1500)
-    pool: list[Example] = []
+    batches = HalfDecoded(partial(examples, world, labels), autoencoder, world, seeds=(7, 8), rank=rank)
 
     def loss_of(step: int) -> Tensor:
-        # The pool is renewed now and then, for the autoencoder costs more than the judge.
-        if step % 250 == 0 or not pool:
-            clean = examples(world, labels, np.random.default_rng([world.seed, 7, rank, step // 250]), POOL)
-            pool[:] = [*pool[-3:], (through(autoencoder, clean[0]), *clean[1:])]
-        half = args.batch // count // 2
-        random = np.random.default_rng([world.seed, 8, rank, step])
-        decoded = pool[random.integers(len(pool))]
-        picks = torch.from_numpy(random.integers(0, POOL, half))
-        fresh = examples(world, labels, random, half)
-        return judge_loss(judge, tuple(torch.cat([a[picks], b]) for a, b in zip(decoded, fresh, strict=True)))  # type: ignore[arg-type]
+        return judge_loss(judge, batches.at(step, args.batch // count // 2))  # type: ignore[arg-type]
 
     def report(step: int) -> None:
         if step % 1000 == 0 or step == steps:
