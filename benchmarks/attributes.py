@@ -34,7 +34,7 @@ from compinv_core.host.sampler import with_layout
 from compinv_core.host.text_encoder import encode
 from compinv_core.reading.by_cell import ByCell
 from compinv_core.reading.regional import Variant, Variants
-from compinv_core.reading.table import MATTE, Table, parsed
+from compinv_core.reading.table import MATTE, ROLES, parsed
 from compinv_core.sampling.guidance import Guidance
 from compinv_core.sampling.schedules import Balance, Steering
 from compinv_core.training.attribute_training import KINDS, AttributeRequest, AttributeTraining, Kind
@@ -45,7 +45,6 @@ from microworld.describer import Described, Describer, describe_things, load_des
 from microworld.judge import verdicts
 from microworld.spec import ReferenceSpec
 
-ROLES = ("colour", "style", "object", "layout")
 CUTS = (750.0, 500.0, 250.0)
 SIZES = (0.40, 0.28)  # half a thing's: close up, far away
 CLOSE, FAR = "a photo of {}, close up", "a photo of {}, far away"
@@ -62,7 +61,7 @@ EACH = 4  # images of an attribute on a class
 NO_STYLE = "plain"  # the neutral word that a style starts from
 PLACED = ("a photo of a {colour} {style} {}, {layout}", "a picture of a {colour} {style} {}, {layout}")
 PROMPTS = {KINDS[0]: PLACED, KINDS[1]: (), KINDS[2]: ()}
-LAYERS = parsed("colour: fine\nstyle: fine\nobject: coarse\nlayout: coarse")
+LAYERS = "colour: fine\nstyle: fine\nobject: coarse\nlayout: coarse"
 
 
 @dataclass(frozen=True)
@@ -70,11 +69,12 @@ class Row:
     """How attributes are learnt: all rows from as many samples.
 
     Attributes:
+        cells: where the four attributes act, the text of a `Table`.
         single: as one word, read in all blocks, which stands for each attribute (textual inversion).
     """
 
     kind: Kind = KINDS[0]
-    table: Table = MATTE
+    cells: str = str(MATTE)
     colour_style: bool = True
     object_class: bool = True
     single: bool = False
@@ -91,7 +91,7 @@ ROWS: dict[str, Row | None] = {
     "MATTE": Row(),
     "MATTE, no colour-style loss": Row(colour_style=False),
     "MATTE, no object loss": Row(object_class=False),
-    "MATTE, layers alone": Row(table=LAYERS),
+    "MATTE, layers alone": Row(cells=LAYERS),
 }
 
 
@@ -152,7 +152,7 @@ def wanted_of(reference: ReferenceSpec) -> dict[str, Any]:
     """Its attributes, as `Shown.has` takes them."""
     look = reference.look
     return {
-        "colour": [look.primary, look.secondary][: 1 if look.pattern == "plain" else 2],
+        "colour": [look.primary, look.secondary],
         "style": look.pattern,
         "object": reference.word,
         "layout": reference.extent,
@@ -221,7 +221,12 @@ def requested(row: Row, reference: ReferenceSpec, images: list[Tensor]) -> Attri
         name="mine", class_word=reference.word, images=images, resolution=64, prompts=PROMPTS[row.kind], mirror=True
     )
     return AttributeRequest(
-        request, row.kind, row.table, style_word=NO_STYLE, colour_style=row.colour_style, object_class=row.object_class
+        request,
+        row.kind,
+        parsed(row.cells),
+        style_word=NO_STYLE,
+        colour_style=row.colour_style,
+        object_class=row.object_class,
     )
 
 
@@ -285,11 +290,13 @@ class Rows:
                 text = f"a photo of a {told} {word}"
             return encode(bench.clip, text)
         concept = self.learnt(row, reference, seed)
-        text = {"object": "a photo of a {object}", "layout": f"a photo of {article} {word}, {{layout}}"}.get(
-            role, f"a photo of a {{{role}}} {word}"
-        )
-        if role == "object":
-            text = f"a photo of {article} {word}"
+        match role:
+            case "object":
+                text = f"a photo of {article} {word}"
+            case "layout":
+                text = f"a photo of {article} {word}, {{layout}}"
+            case _:
+                text = f"a photo of a {{{role}}} {word}"
         return attribute_prompt(bench.model, bench.clip, text, [], [Use(concept, [role])])
 
     def word_for(self, reference: ReferenceSpec, role: str) -> str:

@@ -15,6 +15,7 @@ def _record(a: str, stage: str, follows: list[bool | None], blocks: str = "fine"
 def test_a_share_is_over_all_pairs_and_leaves_out_images_without_the_thing():
     found = [_record("red", "1", [True, False, None]), _record("green", "1", [True, True])]
     assert shares(found) == {"colour": {"fine": {"1": 0.75}}}
+    assert shares([_record("red", "1", [None])]) == {"colour": {"fine": {"1": None}}}
 
 
 def test_a_table_has_a_line_for_each_attribute_and_group():
