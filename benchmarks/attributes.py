@@ -216,12 +216,14 @@ def cells(viewer: Viewer, file: Path) -> None:
                     out.write(json.dumps(record) + "\n")
 
 
+def said_of(reference: ReferenceSpec) -> dict[str, Any]:
+    """What every row says of a reference. A vector for each thing that is learnt, as the papers have it."""
+    return {"name": "mine", "class_word": reference.word, "vectors": 1, "resolution": 64, "mirror": True}
+
+
 def requested(row: Row, reference: ReferenceSpec, images: list[Tensor]) -> AttributeRequest:
-    request = Request(
-        name="mine", class_word=reference.word, images=images, resolution=64, prompts=PROMPTS[row.kind], mirror=True
-    )
     return AttributeRequest(
-        request,
+        Request(images=images, prompts=PROMPTS[row.kind], **said_of(reference)),
         row.kind,
         parsed(row.cells),
         style_word=NO_STYLE,
@@ -326,8 +328,7 @@ class Rows:
         backbone, images = ComfyBackbone(bench.model, bench.clip, bench.vae), bench.owners_pictures(reference)
         with tempfile.TemporaryDirectory() as folder:
             if row.single:
-                request = Request(name="mine", class_word=reference.word, images=images, resolution=64, mirror=True)
-                training = ConceptTraining(backbone, [request], recipe)
+                training = ConceptTraining(backbone, [Request(images=images, **said_of(reference))], recipe)
                 (word,) = training.concepts(training.run(Path(folder), lambda: False, lambda _: None))
                 everywhere = "\n".join(f"{role}: all" for role in ROLES)
                 return replace(word, attributes=dict.fromkeys(ROLES, word.vectors), cells=everywhere)

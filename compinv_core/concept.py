@@ -317,13 +317,12 @@ def _attributes(entries: Mapping[Any, Any], path: Path) -> dict[str, dict[str, T
             found.setdefault(attribute, {})[key] = vectors
         elif vectors.shape[1] in WIDTHS:
             found[name] = {WIDTHS[vectors.shape[1]]: vectors}
-    if len({tuple((key, vectors.shape) for key, vectors in sorted(own.items())) for own in found.values()}) > 1:
-        raise ValueError(
-            f'"{quoted(path.name, 60)}" has attributes of unlike vectors; as many of each, as wide, are allowed.'
-        )
+    if len({tuple((key, vectors.shape[1]) for key, vectors in sorted(own.items())) for own in found.values()}) > 1:
+        raise ValueError(f'"{quoted(path.name, 60)}" has attributes of unlike vectors; vectors as wide are allowed.')
     return found
 
 
 def mean_of(words: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The mean of several words of as many vectors."""
-    return {key: torch.stack([word[key] for word in words]).mean(dim=0) for key in words[0]}
+    """The mean of several words, as many vectors as the shortest has."""
+    count = min(len(vectors) for word in words for vectors in word.values())
+    return {key: torch.stack([word[key][:count] for word in words]).mean(dim=0) for key in words[0]}

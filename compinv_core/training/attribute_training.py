@@ -98,7 +98,7 @@ class AttributeTraining(TrainingRun):
                     self._texts.append((self._written(number, own), own))
             prompts = [(text, names[own[0]]) for text, own in self._texts]
             others = [[names[attribute] for attribute in own[1:]] for _, own in self._texts]
-            counts = {word.name: self.request.vectors for word in words}
+            counts = {word.name: len(next(iter(word.start.values()))) for word in words}
             prepared = backbone.prepare(prompts, counts, others)
             of_words = TextualInversion(backbone, tuple(words), prepared, tuple(self.examples.ordinary))
             held = recipe.anchor_weight > 0
@@ -172,13 +172,13 @@ class AttributeTraining(TrainingRun):
             return self.backbone.decode_latents(torch.cat(latents))
 
     def _word(self, attribute: str) -> Word:
-        """Where the search for an attribute starts, and the words that it is held to."""
+        """Where the search for an attribute starts, and the words that it is held to: of colours a vector for each."""
         class_word, known = self.request.class_word, self.backbone.vocabularies
         begin, anchors = class_word, None
         if attribute == "colour":
-            words = self._colours()
-            begin = next(iter(words))
-            anchors = AnchorSet(begin, tuple(words), tuple(words.values()))
+            shares = self._colours()
+            begin = next(iter(shares))
+            anchors = AnchorSet(begin, tuple(shares), tuple(shares.values()))
         elif attribute == "style":
             begin = self.asked.style_word
         elif attribute == "layout":
@@ -187,7 +187,8 @@ class AttributeTraining(TrainingRun):
             anchors = AnchorSet(class_word, (class_word,), (1.0,))
         where = {"style": '"style_word"', "colour": '"colour_words"', "layout": "the start of a layout"}
         named = where.get(attribute, '"class_word"')
-        start = {key: own.vector(begin, named).repeat(self.request.vectors, 1) for key, own in known.items()}
+        words = anchors.words if attribute == "colour" and anchors else (begin,) * self.request.vectors
+        start = {key: torch.stack([own.vector(word, named) for word in words]) for key, own in known.items()}
         held = self.recipe.anchor_weight > 0 and (
             (attribute == "colour" and self.asked.colour_style) or (attribute == "object" and self.asked.object_class)
         )

@@ -140,17 +140,18 @@ def test_every_block_and_every_stage_has_a_word_of_its_own():
 
 
 def test_the_losses_are_mattes_in_spreads_of_the_vocabulary():
-    """L_cs = |c - c*|^2 + (|c - s|^2 - |c* - s|^2)^2 and L_o = |o - o*|^2, each distance squared over the spread."""
+    """L_cs = |c - c*|^2 + (|c - s|^2 - |c* - s|^2)^2 and L_o = |o - o*|^2, each distance squared over the spread, a mean over colours."""
     of = training(colour_words="red, cyan")
     leaves, known = leaves_of(of), of.backbone.vocabularies["clip_l"]
     with torch.no_grad():
         for i, name in enumerate(ATTRIBUTES):
             leaves[f"mine-{name}/clip_l"].add_(0.1 * (i + 1))
-    c, s, o = (leaves[f"mine-{name}/clip_l"].detach()[0] for name in ("colour", "style", "object"))
-    true, word = (known.vector("red") + known.vector("cyan")) / 2, known.vector("cat")
+    c, s, o = (leaves[f"mine-{name}/clip_l"].detach() for name in ("colour", "style", "object"))
+    true, word = torch.stack([known.vector("red"), known.vector("cyan")]), known.vector("cat")
+    assert len(c) == 2 and len(s) == len(o) == 1
 
     def distance(a: torch.Tensor, b: torch.Tensor) -> float:
-        return ((a - b) ** 2).sum().item() / known.spread
+        return ((a - b) ** 2).sum(dim=1).mean().item() / known.spread
 
     colour = distance(c, true) + (distance(c, s) - distance(true, s)) ** 2
     thing = distance(o, word)
@@ -174,7 +175,7 @@ def test_at_weight_0_neither_loss_is_there():
 
 
 def test_a_colour_is_as_far_from_the_style_as_its_words_are_at_no_cost():
-    style, true = torch.zeros(1, 2), torch.tensor([3.0, 0.0])
+    style, true = torch.zeros(1, 2), torch.tensor([[3.0, 0.0]])
     assert disentanglement_loss(torch.tensor([[0.0, 3.0]]), style, true, 2.0) == 0
     assert disentanglement_loss(torch.zeros(1, 2), style, true, 3.0) == 9
 
@@ -188,6 +189,16 @@ def test_the_true_colours_are_found_where_the_mask_is():
     assert training(colour_words="red").way.of_words.all_words[0].anchors.words == ("red",)
 
 
+def test_each_colour_begins_as_its_own_word():
+    """Their mean would be no colour."""
+    of = training(colour_words="red, cyan", vectors=2)
+    known = of.backbone.vocabularies["clip_l"]
+    begun = of.way.of_words.all_words[0].start["clip_l"]
+    assert torch.equal(begun, torch.stack([known.vector("red"), known.vector("cyan")]))
+    assert [len(word.start["clip_l"]) for word in of.words] == [2, 2, 2, 2]
+    assert [len(word.start["clip_l"]) for word in training(colour_words="red, cyan").words] == [2, 1, 1, 1]
+
+
 def test_an_attribute_without_cells_is_not_learnt():
     of = training(table=parsed("colour: fine\nstyle: none"))
     assert [*of.cells.lines] == ["colour"] and [word.name for word in of.words] == ["mine-colour"]
@@ -195,7 +206,7 @@ def test_an_attribute_without_cells_is_not_learnt():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_comes_out_is_a_concept_with_attributes(tmp_path: Path, kind: Any):
-    of = training(kind)
+    of = training(kind, colour_words="red, cyan")
     (concept,) = of.concepts(run(of, tmp_path))
     write_concept(concept, tmp_path / "mine.safetensors")
     read = read_concept(tmp_path / "mine.safetensors")

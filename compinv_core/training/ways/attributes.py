@@ -7,7 +7,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from ...anchors import anchor_loss, sparsemax
+from ...anchors import anchor_loss
 from ...backbone import Backbone, Encoded, Vectors, WeightChange
 from ...families.unet import Outline
 from ...reading.table import Cells, noises_of
@@ -117,25 +117,25 @@ class Attributes:
         return None
 
     def _held(self, parameters: Parameters, attribute: str, key: str) -> tuple[Tensor, Tensor, float]:
-        """An attribute's vectors (n, E), the ordinary words (E,) that it is held to, and the vocabulary's spread."""
+        """An attribute's vectors and the ordinary words that it is held to, which it began as, (n, E) both; the vocabulary's spread."""
         name = self.names[attribute]
-        target = self.of_words.targets[name][key]
-        weights = sparsemax(parameters[f"{name}/anchors"])
-        return parameters[f"{name}/{key}"], weights @ target.anchors.to(weights.device), target.spread
+        vectors = parameters[f"{name}/{key}"]
+        word = next(word for word in self.of_words.all_words if word.name == name)
+        return vectors, word.start[key].to(vectors), self.backbone.vocabularies[key].spread
 
 
 def disentanglement_loss(colour: Tensor, style: Tensor, true: Tensor, spread: float) -> Tensor:
     """How much nearer to the style, or farther from it, a colour is than its true words: the second half of MATTE's L_cs.
 
     Args:
-        colour, style: (n, E), vectors.
-        true: (E,), the colour's ordinary words.
+        colour, style: (n, E) and (m, E), vectors.
+        true: (n, E), the colour's ordinary words.
         spread: `Vocabulary.spread`, the unit of squared distances.
 
     Returns:
         A scalar: 0 where both are as far from the style.
     """
-    learnt, words = ((own - style).square().sum(dim=-1).mean() / spread for own in (colour, true))
+    learnt, words = ((own[:, None] - style).square().sum(dim=-1).mean() / spread for own in (colour, true))
     return (learnt - words).square()
 
 
