@@ -4,7 +4,8 @@ python benchmarks/attributes.py --cells                        records/attribute
 python benchmarks/attributes.py --split test --seeds 3         records/attributes.jsonl: rows of learnt attributes
 
 An attribute of a reference is used alone, on every other class; of each image is said which of the reference's four attributes it
-shows. Its own should be there (hit), the other three no more often than without it (leak).
+shows. Its own should be there (hit), the other three no more often than without it (leak). Then the colour of one, the object of
+another and the layout of a third in one image.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import itertools
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,9 @@ EACH = 4  # images of an attribute on a class
 NO_STYLE = "plain"  # the neutral word that a style starts from
 PLACED = ("a photo of a {colour} {style} {}, {layout}", "a picture of a {colour} {style} {}, {layout}")
 PROMPTS = {KINDS[0]: PLACED, KINDS[1]: (), KINDS[2]: ()}
+TOGETHER = ("colour", "object", "layout")  # of three references, in one image
+Said = dict[str, list[bool | None]]
+"""Attribute -> of each image whether it is there; None where its thing is not."""
 LAYERS = "colour: fine\nstyle: fine\nobject: coarse\nlayout: coarse"
 
 
@@ -97,22 +101,24 @@ ROWS: dict[str, Row | None] = {
 
 @dataclass(frozen=True)
 class Shown:
-    """A thing of an image, (H, W, 3), and what it looks like; `present` is all that the judge finds."""
+    """An image, (H, W, 3), all that the judge finds there, and of one thing where it is and what it looks like; None where it is not."""
 
     image: Tensor
     present: set[str]
-    place: tuple[float, float]
-    looks: Described
+    place: tuple[float, float] | None
+    looks: Described | None
 
-    def has(self, role: str, wanted: Any) -> bool:
-        """Whether an attribute is as wanted: some colours, a pattern, a class, or half a size."""
+    def has(self, role: str, wanted: Any) -> bool | None:
+        """Whether an attribute is as wanted: some colours, a pattern, a class, or half a size; None where the thing is not found."""
+        if role == "object":
+            return wanted in self.present
+        if self.place is None or self.looks is None:
+            return None
         match role:
             case "colour":
                 return worn(self.image, self.place, self.looks.extent, wanted)
             case "style":
                 return self.looks.pattern == wanted
-            case "object":
-                return wanted in self.present
             case _:
                 return min(SIZES, key=lambda size: abs(size - self.looks.extent)) == wanted
 
@@ -124,13 +130,13 @@ class Viewer:
     bench: Bench
     describer: Describer
 
-    def see(self, images: Tensor, classes: Sequence[str]) -> list[Shown | None]:
-        """Of each image (B, H, W, 3), the thing that is of the first of these classes to be found; None where none is."""
+    def see(self, images: Tensor, classes: Sequence[str]) -> list[Shown]:
+        """Of each image (B, H, W, 3), the thing that is of the first of these classes to be found."""
         said = verdicts(self.bench.judge, self.bench.world, images)
         places = [next((v.places[word] for word in classes if word in v.places), None) for v in said]
         looks = describe_things(self.describer, self.bench.world, images, places)
         return [
-            Shown(image, verdict.present, place, look) if place and look else None
+            Shown(image, verdict.present, place, look)
             for image, verdict, place, look in zip(images, said, places, looks, strict=True)
         ]
 
@@ -210,7 +216,7 @@ def cells(viewer: Viewer, file: Path) -> None:
                 )
                 images = bench.vae.decode(sampled["samples"]).clamp(0, 1)
                 shown = viewer.see(images, [b, a] if role == "object" else [thing])
-                follows = [None if one is None else one.has(role, viewer.meant(role, b)) for one in shown]
+                follows = [one.has(role, viewer.meant(role, b)) if one.place else None for one in shown]
                 record = {"role": role, "a": a, "b": b, "blocks": blocks, "stage": stage, "follows": follows}
                 with file.open("a") as out:
                     out.write(json.dumps(record) + "\n")
@@ -252,54 +258,63 @@ class Rows:
             if (row, reference.name, seed, recipe) in done:
                 continue
             began = time.time()
-            shown = {role: self.shown(row, reference, role, seed) for role in ROLES}
-            record = {"row": row, "unit": reference.name, "seed": seed, "recipe": recipe, "used": shown}
+            used = {role: self.used(row, reference, role, seed) for role in ROLES}
+            record = {
+                **{"row": row, "unit": reference.name, "seed": seed, "recipe": recipe},
+                **{"used": used, "together": self.together(row, reference, seed)},
+            }
             with self.records.open("a") as file:
                 file.write(json.dumps(record) + "\n")
             print(f"{row}, {reference.name}, seed {seed}: {time.time() - began:.0f} s", flush=True)
 
-    def shown(self, row: str, reference: ReferenceSpec, role: str, seed: int) -> dict[str, list[int | None]]:
-        """By attribute of the reference, which images have it where one of them, `role`, is used alone on each other class."""
-        bench, wanted = self.viewer.bench, wanted_of(reference)
-        others = [word for word in bench.world.classes if word != reference.word]
-        said: dict[str, list[int | None]] = {name: [] for name in ROLES}
-        reading = with_layout(without_layout(bench.model), None, Steering(0), Guidance(0), balance=Balance(0))
-        (negative,) = nodes.CLIPTextEncode().encode(bench.clip, "")
+    def used(self, row: str, reference: ReferenceSpec, role: str, seed: int) -> Said:
+        """Which images have each attribute of a reference where one of them, `role`, is used alone on each other class."""
+        others = [word for word in self.viewer.bench.world.classes if word != reference.word]
+        said: Said = {name: [] for name in ROLES}
         for number, other in enumerate(others):
             word = reference.word if role == "object" else other
-            positive = self.conditioning(row, reference, role, word, seed)
-            latent = {
-                "samples": torch.zeros(EACH, 4, 8, 8),
-                "batch_index": list(range(number * EACH, (number + 1) * EACH)),
-            }
-            (sampled,) = nodes.common_ksampler(
-                reading, SEED + seed, STEPS, CFG, "euler", "normal", positive, negative, latent
-            )
-            images = bench.vae.decode(sampled["samples"]).clamp(0, 1)
-            for one in self.viewer.see(images, [word]):
-                for name in ROLES:
-                    said[name].append(None if one is None else int(one.has(name, wanted[name])))
+            shown = self.images(row, {role: reference}, word, seed, range(number * EACH, (number + 1) * EACH))
+            for name, wanted in wanted_of(reference).items():
+                said[name] += [one.has(name, wanted) for one in shown]
         return said
 
-    def conditioning(self, row: str, reference: ReferenceSpec, role: str, word: str, seed: int) -> list[Any]:
-        bench, article = self.viewer.bench, "an" if word[0] in "aeiou" else "a"
+    def together(self, row: str, reference: ReferenceSpec, seed: int) -> Said:
+        """Which images have the colour of a reference, the object of the next and the layout of the one after that, asked for together."""
+        first = self.references.index(reference)
+        several = [self.references[(first + i) % len(self.references)] for i in range(len(TOGETHER))]
+        used = dict(zip(TOGETHER, several, strict=True))
+        shown = self.images(row, used, used["object"].word, seed, range(len(TOGETHER) * EACH))
+        return {role: [one.has(role, wanted_of(own)[role]) for one in shown] for role, own in used.items()}
+
+    def images(
+        self, row: str, used: Mapping[str, ReferenceSpec], word: str, seed: int, numbers: Sequence[int]
+    ) -> list[Shown]:
+        """Images of a class, of these numbers of the noise, with references' attributes."""
+        bench = self.viewer.bench
+        reading = with_layout(without_layout(bench.model), None, Steering(0), Guidance(0), balance=Balance(0))
+        (negative,) = nodes.CLIPTextEncode().encode(bench.clip, "")
+        positive = self.conditioning(row, used, word, seed)
+        latent = {"samples": torch.zeros(len(numbers), 4, 8, 8), "batch_index": list(numbers)}
+        (sampled,) = nodes.common_ksampler(
+            reading, SEED + seed, STEPS, CFG, "euler", "normal", positive, negative, latent
+        )
+        return self.viewer.see(bench.vae.decode(sampled["samples"]).clamp(0, 1), [word])
+
+    def conditioning(self, row: str, used: Mapping[str, ReferenceSpec], word: str, seed: int) -> list[Any]:
+        bench = self.viewer.bench
+        told = {role: self.word_for(own, role) for role, own in used.items()} if row == WORDS else {}
+        roles = [role for role in ROLES if role in used and row != NOTHING]
+        thing = " ".join([*(told.get(role, f"{{{role}}}") for role in roles if role in ("colour", "style")), word])
+        text = f"a photo of {'an' if thing[0] in 'aeiou' else 'a'} {thing}"
+        if "layout" in roles:
+            text = f"{text}, {told.get('layout', '{layout}')}"
         if row in (NOTHING, WORDS):
-            told = "" if row == NOTHING else self.word_for(reference, role)
-            text = f"a photo of {article} {word}"
-            if told and role == "layout":
-                text = f"{text}, {told}"
-            elif told and role != "object":
-                text = f"a photo of a {told} {word}"
             return encode(bench.clip, text)
-        concept = self.learnt(row, reference, seed)
-        match role:
-            case "object":
-                text = f"a photo of {article} {word}"
-            case "layout":
-                text = f"a photo of {article} {word}, {{layout}}"
-            case _:
-                text = f"a photo of a {{{role}}} {word}"
-        return attribute_prompt(bench.model, bench.clip, text, [], [Use(concept, [role])])
+        concepts = {own.name: self.learnt(row, own, seed) for own in used.values()}
+        of_concept = {name: [role for role in roles if used[role].name == name] for name in concepts}
+        return attribute_prompt(
+            bench.model, bench.clip, text, [], [Use(concepts[name], own) for name, own in of_concept.items()]
+        )
 
     def word_for(self, reference: ReferenceSpec, role: str) -> str:
         """What captions call an attribute."""
