@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from attribute_tables import EACH, NOTHING, WORDS
+from attribute_tables import MATTE as WHOLE
 from composition import CFG, DEFAULTS, KEPT, STEPS, Bench, load_bench, named
 from measures import worn
 from recorded import FOLDER, records
@@ -58,7 +60,6 @@ PAIRS = {
 """Two words, or forms of a prompt, that differ in one attribute."""
 IMAGES = 12  # of each pair and cell
 SEED = 70_000
-EACH = 4  # images of an attribute on a class
 NO_STYLE = "plain"  # the neutral word that a style starts from
 PLACED = ("a photo of a {colour} {style} {}, {layout}", "a picture of a {colour} {style} {}, {layout}")
 PROMPTS = {KINDS[0]: PLACED, KINDS[1]: (), KINDS[2]: ()}
@@ -85,14 +86,13 @@ class Row:
     recipe: Recipe = DEFAULTS
 
 
-NOTHING, WORDS = "no attribute", "ordinary words"
 ROWS: dict[str, Row | None] = {
     NOTHING: None,
     WORDS: None,
     "textual inversion": Row(single=True, recipe=replace(DEFAULTS, reconstruction_weight=1.0, anchor_weight=0.0)),
     "P+": Row(KINDS[1]),
     "ProSpect": Row(KINDS[2]),
-    "MATTE": Row(),
+    WHOLE: Row(),
     "MATTE, no colour-style loss": Row(colour_style=False),
     "MATTE, no object loss": Row(object_class=False),
     "MATTE, layers alone": Row(cells=LAYERS),

@@ -87,6 +87,16 @@ def training(learning: Mapping[str, Any]) -> list[Goal]:
     return result
 
 
+def attributes(hits: Mapping[str, Estimate], leaks: Mapping[str, Estimate]) -> list[Goal]:
+    """Of `attribute_tables.hits` and `leaks`."""
+    if not hits or not leaks:
+        return []
+    shown = {f"of it: {role}": part for role, part in hits.items()}
+    wanted = "attributes used alone: each shown at least 80% as often as with ordinary words"
+    others = "attributes used alone: no other attribute shown in over 10 of 100 images more than without"
+    return [Goal(wanted, 0.8, shown), Goal(others, 0.1, leaks, most=True)]
+
+
 def repair(parts: Mapping[str, Any]) -> list[Goal]:
     """Of `findings.repair_gains`."""
     if not parts:

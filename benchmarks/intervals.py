@@ -84,6 +84,12 @@ def part_of(values: np.ndarray, base: np.ndarray, members: Members | None = None
         return _between(float(np.nanmean(values) / np.nanmean(base)), parts)
 
 
+def above(values: np.ndarray, base: np.ndarray, members: Members | None = None) -> Estimate:
+    """By how much the mean is above another's, drawn alike."""
+    drawn = drawn_means(values, members) - drawn_means(base, members)
+    return _between(float(np.nanmean(values) - np.nanmean(base)), drawn)
+
+
 def change(values: np.ndarray, base: np.ndarray, members: Members | None = None) -> Estimate:
     """By what fraction the mean is above another's, drawn alike."""
     part = part_of(values, base, members)

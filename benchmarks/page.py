@@ -80,6 +80,8 @@ def tables(report: Report) -> dict[str, str]:
             name: setting_table(report["second world"], shown) if "second world" in report else NOT_YET
             for name, shown in SECOND.items()
         },
+        "attributes alone": made(attribute_tables.alone_table, "attributes alone"),
+        "attributes together": made(attribute_tables.together_table, "attributes together"),
         "attribute cells": made(attribute_tables.table, "attribute cells"),
         "judge": judge_table(report["judge"]),
         "second, judge": made(judge_table, "second judge"),

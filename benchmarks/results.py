@@ -48,6 +48,7 @@ RUNS = (
     ("fine_tuning.py", "--candidates"),
     ("judging.py",),
     ("attributes.py", "--cells"),
+    ("attributes.py",),
     ("composition.py", "--world", SECOND),
     ("judging.py", "--world", SECOND),
 )
@@ -69,7 +70,9 @@ def report() -> dict[str, Any]:
     by_setting = comparison.tables(found)
     learning = curves.learning(kept["learning"])
     gains = findings.repair_gains(kept["repair"], *REPAIR)
-    answered = goals.composition(by_setting) + goals.training(learning) + goals.repair(gains)
+    of_attributes = latest(records(FOLDER / "attributes.jsonl"))
+    single = goals.attributes(attribute_tables.hits(of_attributes), attribute_tables.leaks(of_attributes))
+    answered = goals.composition(by_setting) + goals.training(learning) + goals.repair(gains) + single
     return {
         "settings": {setting: comparison.summary(table) for setting, table in by_setting.items()},
         "ceiling": CEILING,
@@ -78,6 +81,8 @@ def report() -> dict[str, Any]:
         "learning": learning,
         "judge": json.loads((FOLDER / "judge.json").read_text()),
         **second_world(),
+        "attributes alone": attribute_tables.alone(of_attributes),
+        "attributes together": attribute_tables.together(of_attributes),
         "attribute cells": attribute_tables.shares(records(FOLDER / "attribute_cells.jsonl")),
         "frontier": frontier.ways(latest(kept["frontier"])),
         "repair": gains,

@@ -8,7 +8,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
-from intervals import change, drawn_means, estimate, true_share
+from intervals import above, change, drawn_means, estimate, true_share
 from recorded import columns, seeds_of
 
 
@@ -158,3 +158,10 @@ def test_whatever_else_a_record_holds_is_a_column_of_its_own():
 def test_a_seed_counts_when_no_concept_lacks_it():
     found = [{"unit": unit, "seed": seed} for unit, seed in [("a", 0), ("b", 0), ("a", 1), ("b", 2), ("a", 2)]]
     assert seeds_of(found, {"a", "b"}) == [0, 2]
+
+
+def test_a_difference_is_of_the_same_draws():
+    values = grid([0.25, 1.0]).reshape(2, 1, 1, 1)
+    said = above(values, values - 0.25)
+    assert (said.value, said.low, said.high) == pytest.approx((0.25, 0.25, 0.25))
+    assert above(values, np.zeros_like(values)).low == 0.25
