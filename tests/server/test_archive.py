@@ -4,7 +4,6 @@ import ast
 import json
 import subprocess
 import sys
-import tomllib
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import archive
 import pytest
+import tomllib
 from comfy_server import NAME, ComfyServer
 from conftest import need
 from test_server import IDS
