@@ -89,12 +89,12 @@ def graph(info: dict[str, Any], number: int) -> dict[str, Any]:
     """
     nodes: dict[str, Any] = {}
 
-    def node(kind: str, **inputs: Any) -> str:
+    def node(kind: str, again: str = "", **inputs: Any) -> str:
         described = info[kind]["input"]
         every = {**described.get("required", {}), **described.get("optional", {})}
         given = {name: default(one) for name, one in every.items() if is_widget(one)}
-        nodes[kind] = {"class_type": kind, "inputs": {**given, **inputs}}
-        return kind
+        nodes[kind + again] = {"class_type": kind, "inputs": {**given, **inputs}}
+        return kind + again
 
     def default(description: list[Any]) -> Any:
         options = description[1] if len(description) > 1 else {}
@@ -113,12 +113,13 @@ def graph(info: dict[str, Any], number: int) -> dict[str, Any]:
     }  # fmt: skip
     concept = [node("CompInvTrain", **training, placeholder="endured"), 0]
     tuned = node("CompInvTrainModel", **training, placeholder="endured-tuned", prior="none")
+    second = node("CompInvTrainModel", " again", **training, placeholder="endured-too", prior="none")
     of_attributes = {key: value for key, value in training.items() if key not in ("vectors", "anchors", "options")}
     attributes = [node("CompInvTrainAttributes", **of_attributes, placeholder="endured-parts", style_word="photo"), 0]
     replace = {"if_it_exists": "replace it"}
     saved = [node("CompInvSaveConcept", concept=concept, name="saved", **replace), 0]
     merged = node(
-        "CompInvMergeAdapters", **model, **clip, concept_1=[tuned, 0], adapter_1=[tuned, 1], concept_2=concept, adapter_2=[tuned, 1]
+        "CompInvMergeAdapters", **model, **clip, concept_1=[tuned, 0], adapter_1=[tuned, 1], concept_2=[second, 0], adapter_2=[second, 1]
     )  # fmt: skip
     node("CompInvSaveAdapter", concept=[tuned, 0], adapter=[merged, 0], name="endured-tuned", **replace)
     node("CompInvLoadAdapter", **model, file="custom_diffusion.safetensors", class_word=word)
