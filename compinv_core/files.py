@@ -3,6 +3,7 @@
 import glob
 import os
 import re
+import secrets
 import shutil
 import time
 from collections.abc import Generator, Mapping
@@ -12,7 +13,14 @@ from pathlib import Path
 from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
+from .sentences import quoted
+
 LEFT_BEHIND = 3600.0  # seconds without a byte more, after which a file that is being written is nobody's
+HERE = secrets.token_hex(4)  # servers in two containers or on two machines may have the same process id
+
+
+class Unwritable(OSError):
+    """A file cannot be written: one sentence for the user."""
 
 
 @contextmanager
@@ -20,29 +28,42 @@ def whole_file(path: Path) -> Generator[Path]:
     """Where to write, so that after a crash at any moment the file is the old one or the new one. Its folder is made.
 
     Raises:
-        OSError: it cannot be written, whatever the writer makes of that.
+        Unwritable: it cannot be written, whatever the writer makes of that.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _clear_left_behind(path.parent)
-    new = path.with_name(f".{path.name}.{os.getpid()}.new")
+    new = path.with_name(f".{path.name}.{_writer()}.new")
+    with _in_one_sentence(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _clear_left_behind(path.parent)
+            yield new
+            with new.open("rb+") as file:
+                os.fsync(file.fileno())
+            new.replace(path)
+        finally:
+            _unlink(new)
+
+
+@contextmanager
+def _in_one_sentence(path: Path) -> Generator[None]:
     try:
-        yield new
-        with new.open("rb+") as file:
-            os.fsync(file.fileno())
-        new.replace(path)
-    except OSError:
+        yield
+    except Unwritable:
         raise
     except Exception as error:  # of a full disk, torch makes a RuntimeError and safetensors one of its own
-        raise OSError(f'"{path}" cannot be written: {error}') from error
-    finally:
-        new.unlink(missing_ok=True)
+        why = error.strerror if isinstance(error, OSError) and error.strerror else quoted(str(error), 80)
+        raise Unwritable(f'"{path}" cannot be written: {why}. See that its folder is writable and has room.') from error
+
+
+def _writer() -> str:
+    """Of this process alone, also among those that it was forked from."""
+    return f"{os.getpid()}-{HERE}"
 
 
 def _clear_left_behind(folder: Path) -> None:
     """Remove what writers that were killed have left in a folder; one that lives goes on writing, so its file is younger."""
     for left in folder.glob(".*.new"):
-        name = re.fullmatch(r"\..+\.(\d+)(\.old)?\.new", left.name)
-        if name is None or (name[2] and name[1] == str(os.getpid())):  # our own, of which a link may be old
+        name = re.fullmatch(r"\..+\.(\d+(?:-[0-9a-f]{8})?)(\.old)?\.new", left.name)
+        if name is None or (name[2] and name[1] == _writer()):  # our own, of which a link may be old
             continue
         with suppress(OSError):  # another process may remove it, too
             told = left.stat()
@@ -52,7 +73,7 @@ def _clear_left_behind(folder: Path) -> None:
 
 def remove(path: Path) -> None:
     """A file, and what writers that were killed have left beside it, which may be gigabytes."""
-    path.unlink(missing_ok=True)
+    _unlink(path)
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.new"):
         left.unlink(missing_ok=True)
 
@@ -74,23 +95,30 @@ def write_tensors(*files: TensorFile) -> None:
 @contextmanager
 def _taken_back(path: Path) -> Generator[None]:
     """When its time ends in an error the file is what it was at first, or not there."""
-    old = path.with_name(f".{path.name}.{os.getpid()}.old.new")  # an ending that `remove` knows
-    old.unlink(missing_ok=True)
-    if path.exists():
-        try:
-            os.link(path, old)
-        except OSError:  # a file system without links
-            shutil.copy2(path, old)
+    old = path.with_name(f".{path.name}.{_writer()}.old.new")  # an ending that `remove` knows
+    with _in_one_sentence(path):
+        _unlink(old)
+        if path.exists():
+            try:
+                os.link(path, old)
+            except OSError:  # a file system without links
+                shutil.copy2(path, old)
     try:
         yield
     except BaseException:
         if old.exists():
             old.replace(path)
         else:
-            path.unlink(missing_ok=True)
+            _unlink(path)
         raise
     finally:
-        old.unlink(missing_ok=True)
+        _unlink(old)
+
+
+def _unlink(path: Path) -> None:
+    """A read-only disk refuses to remove even what is not there."""
+    if path.exists():
+        path.unlink(missing_ok=True)
 
 
 def unused(path: Path) -> Path:

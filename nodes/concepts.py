@@ -47,7 +47,6 @@ class CompInvSaveConcept(io.ComfyNode):
         name = name.strip() or concept.name
         check_name(name)
         folder = Path(folder_paths.get_folder_paths("embeddings")[0])
-        folder.mkdir(parents=True, exist_ok=True)
         chosen, number = name, 1
         while if_it_exists == NUMBER and (folder / f"{chosen}.safetensors").exists():
             number += 1
@@ -55,8 +54,8 @@ class CompInvSaveConcept(io.ComfyNode):
         saved = replace(concept, name=chosen)
         try:
             write_concept(saved, folder / f"{chosen}.safetensors", replace=if_it_exists == REPLACE)
-        except FileExistsError as error:
-            raise FileExistsError(f"{error}{_kept(saved)}") from error
+        except OSError as error:  # it exists, or its folder cannot be written
+            raise type(error)(f"{error}{_kept(saved)}") from error
         return io.NodeOutput(saved, f"embedding:{chosen}")
 
 
@@ -161,7 +160,10 @@ def _kept(concept: Concept) -> str:
     file = next((one for one in files if read_metadata(one).get("run") == run), None)
     if file is None:
         file = unused(folder / concept.name)
-        write_concept(concept, file)
+        try:
+            write_concept(concept, file)
+        except OSError:  # on the same disk, say
+            return ""
     return f" What was learnt is in {file}."
 
 

@@ -46,10 +46,13 @@ def install(source: Path, target: Path) -> None:
 
 
 class ComfyServer:
-    """A server for the time of a `with`, on a base folder of its own (models, input, output, custom_nodes, user)."""
+    """A server for the time of a `with`, on a base folder of its own (models, input, output, custom_nodes, user).
 
-    def __init__(self, base: Path, port: int | None = None):
-        self.base, self.port = base, port or free_port()
+    A bare one has only the packs that are in its folder already.
+    """
+
+    def __init__(self, base: Path, port: int | None = None, bare: bool = False):
+        self.base, self.port, self.bare = base, port or free_port(), bare
         self.log = base / "server.log"
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -61,11 +64,8 @@ class ComfyServer:
         comfyui = Path(os.environ["COMFYUI_PATH"])
         for folder in ("models/checkpoints", "models/embeddings", "input", "output", "user", "temp"):
             (self.base / folder).mkdir(parents=True, exist_ok=True)
-        install(PACK, self.base / "custom_nodes" / NAME)
-        install(PACK / "microworld" / "comfyui_microworld", self.base / "custom_nodes" / "comfyui_microworld")
-        checkpoint = PACK / "microworld" / "microworld.safetensors"
-        if checkpoint.exists():
-            install(checkpoint, self.base / "models" / "checkpoints" / checkpoint.name)
+        if not self.bare:
+            self._install_pack_and_world()
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", self.port)) == 0:
                 raise ServerError(f"Port {self.port} is taken; stop what uses it, or choose another port.")
@@ -76,8 +76,15 @@ class ComfyServer:
             self.process = subprocess.Popen(
                 command, cwd=comfyui, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )
-        self._wait_until_up(180)
+        self._wait_until_up(600)  # a machine on which much else runs
         return self
+
+    def _install_pack_and_world(self) -> None:
+        install(PACK, self.base / "custom_nodes" / NAME)
+        install(PACK / "microworld" / "comfyui_microworld", self.base / "custom_nodes" / "comfyui_microworld")
+        checkpoint = PACK / "microworld" / "microworld.safetensors"
+        if checkpoint.exists():
+            install(checkpoint, self.base / "models" / "checkpoints" / checkpoint.name)
 
     def _wait_until_up(self, seconds: float) -> None:
         assert self.process is not None

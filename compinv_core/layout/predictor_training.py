@@ -119,8 +119,11 @@ def train_predictor(
         layout, maps, preview = source.recover(*prompts[number], (request.seed + number) % 2**64)
         boxes = [[r.box.left, r.box.top, r.box.right, r.box.bottom] for r in layout.regions]
         found.append(boxes if layout.source == "attention" else None)
-        with whole_file(file) as new:
-            new.write_text(json.dumps(found))
+        try:
+            with whole_file(file) as new:
+                new.write_text(json.dumps(found))
+        except OSError as error:  # a full disk must not end the training
+            log.warning("The recoveries cannot be kept: %s", error)
         on_recovery(number + 1, layout, maps, preview)
     pairs = zip(prompts, found, strict=False)
     read = [(subjects, source.rows(text, subjects), boxes) for (text, subjects), boxes in pairs if boxes is not None]

@@ -165,8 +165,10 @@ class Finished:
 
     def load(self) -> Checkpoint | None:
         """The end of this run in an earlier session; this one's is the host's to remember."""
-        path = self.file.path
-        return self.file.load() if path.exists() and path.stat().st_mtime < SESSION else None
+        try:
+            return self.file.load() if self.file.path.stat().st_mtime < SESSION else None
+        except FileNotFoundError:  # never there, or another server has just removed it
+            return None
 
     def save(self, end: Checkpoint) -> None:
         """A file of megabytes is not kept: it is an adapter's, which its user saves."""
@@ -222,7 +224,7 @@ def kept(path: Path, probe: Tensor, make: Callable[[], Tensor]) -> Tensor:
         with whole_file(path) as new:
             torch.save({"probe": probe.cpu(), "made": made.cpu()}, new)
     except OSError as error:  # a full disk must not end the run
-        log.warning("%s cannot be kept: %s.", path, error)
+        log.warning("What takes long to make cannot be kept: %s", error)
     return made
 
 

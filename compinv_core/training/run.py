@@ -153,7 +153,11 @@ class TrainingRun(ABC):
     def forget(self, runs: Path) -> None:
         """Give up the run in this folder: what it learnt is safe now."""
         for suffix in (".pt", MATERIAL):
-            remove((runs / f"{self.name}.pt").with_suffix(suffix))
+            file = (runs / f"{self.name}.pt").with_suffix(suffix)
+            try:
+                remove(file)
+            except OSError as error:  # a folder that nobody may write any more
+                log.warning("%s cannot be removed: %s.", file, error)
 
     def keep(self, embeddings: Path, adapters: Path) -> str:
         """Write what a run has learnt that did not end well into folders, beside that of earlier ones.
@@ -266,7 +270,7 @@ class _Session:
             try:
                 self.finished.save(end)
             except OSError as error:  # see `_save`
-                log.warning("The run cannot be kept in %s: %s.", self.finished.file.path, error)
+                log.warning("The run cannot be kept: %s", error)
         return end
 
     def _known(self) -> Checkpoint | None:
@@ -337,4 +341,4 @@ class _Session:
             if self.workers.rank == 0:
                 self.file.save(checkpoint, at_once)
         except OSError as error:  # a full disk must not cost what is learnt
-            log.warning("The run cannot be kept in %s: %s.", self.file.path, error)
+            log.warning("The run cannot be kept: %s", error)

@@ -599,7 +599,7 @@ def test_a_full_disk_does_not_cost_what_is_learnt(
     with room_on_disk(4096):
         learnt = train(pack, microworld, images, **settings)[0]
     assert torch.equal(learnt.vectors["clip_l"], undisturbed)
-    assert "The run cannot be kept in" in caplog.text
+    assert "The run cannot be kept: " in caplog.text
     assert not list((own_folders / "user" / "compositional_inversion" / "runs").iterdir())
 
 

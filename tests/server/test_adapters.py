@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 from shallow_encoders import EXTENSION, shallow_encoders
+from stock import pixels
 from test_families import need_room, write
-from test_server import pixels
 
 KEYS, LORA, WHOLE = "keys and values (Custom Diffusion)", "LoRA on attention (DreamBooth)", "whole UNet (DreamBooth)"
 WAYS = {

@@ -114,7 +114,7 @@ def test_the_main_job_runs_on_the_family(server: Any, checkpoint: str):
     inputs_of(prompt, "CompInvLayoutRecover")["steps"] = 4
     inputs_of(prompt, "CheckpointLoaderSimple")["ckpt_name"] = checkpoint
     prompt = json.loads(json.dumps(prompt).replace("zippy", f"{family}-car"))
-    inputs_of(prompt, "LoadImageDataSetFromFolder")["folder"] = "two"
+    inputs_of(prompt, "CompInvLoadPictures")["folder"] = "two"
     outputs = server.run(prompt)
     assert len(outputs[find(prompt, "Composition")]["images"]) == 4
     assert set(load_file(server.base / "models" / "embeddings" / f"{family}-car.safetensors")) == ENCODERS[family]

@@ -1,6 +1,5 @@
 """The pack in a real server, over its own API."""
 
-import io
 import json
 import time
 import urllib.request
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
+from stock import pixels, stock
 from workflow import find, to_prompt
 
 ROOT = Path(__file__).parent.parent.parent
@@ -37,31 +36,6 @@ def short(server: Any, steps: int = 3) -> dict[str, Any]:
     inputs_of(prompt, "CompInvTrain")["steps"] = steps
     inputs_of(prompt, "CompInvRegularizedSampler")["steps"] = 4
     return prompt
-
-
-def pixels(data: bytes) -> bytes:
-    """A PNG without the prompt that its metadata holds."""
-    return Image.open(io.BytesIO(data)).tobytes()
-
-
-def stock(server: Any) -> bytes:
-    """What a stock graph gives for one seed; a denoise that rounds to 1 makes it new to the cache each time."""
-    prompt = {
-        "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "microworld.safetensors"}},
-        "2": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["1", 1], "text": "a photo of a cat and a car"}},
-        "3": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}},
-        "4": {
-            "class_type": "KSampler",
-            "inputs": {
-                "model": ["1", 0], "positive": ["2", 0], "negative": ["2", 0], "latent_image": ["3", 0], "seed": 7,
-                "steps": 4, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal",
-                "denoise": 1.0 - 1e-9 * (time.time() % 1000),
-            },
-        },
-        "5": {"class_type": "VAEDecode", "inputs": {"samples": ["4", 0], "vae": ["1", 2]}},
-        "6": {"class_type": "PreviewImage", "inputs": {"images": ["5", 0]}},
-    }  # fmt: skip
-    return pixels(server.picture(server.run(prompt)["6"]["images"][0]))
 
 
 def test_the_pack_starts_without_a_warning(server: Any):
