@@ -23,7 +23,7 @@ def whole_file(path: Path) -> Generator[Path]:
         OSError: it cannot be written, whatever the writer makes of that.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    _clear_left_behind(path.parent)
+    clear_left_behind(path.parent)
     new = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         yield new
@@ -38,7 +38,7 @@ def whole_file(path: Path) -> Generator[Path]:
         new.unlink(missing_ok=True)
 
 
-def _clear_left_behind(folder: Path) -> None:
+def clear_left_behind(folder: Path) -> None:
     """Remove what writers that were killed have left in a folder; one that lives goes on writing, so its file is younger."""
     for left in folder.glob(".*.new"):
         name = re.fullmatch(r"\..+\.(\d+)(\.old)?\.new", left.name)

@@ -1,8 +1,11 @@
 """Files of tensors, whoever made them: what they hold is looked at before any of it is trusted, or given memory."""
 
+import hashlib
+import json
 import os
 import re
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +19,11 @@ safe_open = cast(Any, safetensors.safe_open)  # its signature has no types
 NUMBERS = (
     torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn, torch.float8_e5m2,
 )  # fmt: skip
-ROOM = 64 * 2**20  # bytes; so much more than a file's size may come out of what is compressed in it
+ROOM = 64 * 2**20  # bytes; so much more than a file's size may come out of it
+ALLOCATES = b"\nbytearray\n"  # by which torch's reader fills as much memory as a file names; no tensor is stored so
+CLAIMS = "it holds no tensors, but asks for memory"
+SEAL = 64  # letters
+ABOUT = "about.json"  # the part of a file of ours that says what it is
 MAX_REASON = 120  # letters of another library's words
 
 
@@ -38,7 +45,9 @@ def read_tensors(path: Path) -> tuple[Any, dict[str, str]]:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
                 return tensors, dict(file.metadata() or {})
         with torch.serialization.safe_globals([nn.ParameterDict]):  # of the authors of textual inversion
-            return torch.load(path, map_location="cpu", weights_only=True), {}
+            found: Any = torch.load(path, map_location="cpu", weights_only=True)
+        _check_extent(found, path.stat().st_size)
+        return found, {}
     except Exception as error:  # whatever a damaged file makes torch, safetensors and Python raise
         raise ValueError(f'"{quoted(path.name, 60)}" cannot be read: {_reason(error)}.') from error
 
@@ -50,6 +59,76 @@ def read_metadata(path: Path) -> dict[str, str]:
             return dict(file.metadata() or {})
     except Exception:  # see `read_tensors`
         return {}
+
+
+def write_sealed(state: Mapping[str, Any], path: Path, about: Mapping[str, Any]) -> None:
+    """A file of ours by `torch.save`, with a checksum at its end of all that its parts' own checksums say.
+
+    Args:
+        about: what it is, for `read_about`.
+    """
+    torch.save(dict(state), path)
+    with zipfile.ZipFile(path, "a") as archive:
+        folder = archive.namelist()[0].split("/")[0]  # torch wants all parts in one
+        archive.writestr(f"{folder}/{ABOUT}", json.dumps(about))
+    with zipfile.ZipFile(path) as archive:
+        seal = _seal(archive)
+    with path.open("ab") as file:
+        file.write(seal.encode())
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """What `write_sealed` has written; of anything else nothing is looked at.
+
+    Raises:
+        ValueError: it is damaged, or of somebody else.
+        OSError: it cannot be read at all.
+    """
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - SEAL))
+            seal = file.read().decode("ascii")
+        with zipfile.ZipFile(path) as archive:
+            if seal != _seal(archive):
+                raise ValueError("it is damaged, or no file of this version")
+            if (damaged := archive.testzip()) is not None:
+                raise ValueError(f"its part {damaged} is damaged")
+    except OSError:
+        raise
+    except Exception as error:  # see `read_tensors`
+        raise ValueError(str(error) if isinstance(error, ValueError) else "it is damaged") from error
+    return cast("dict[str, Any]", torch.load(path, map_location="cpu", weights_only=True))
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """What `write_sealed` was told of a file, without reading the rest of it; nothing where it is none of ours."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            part = next(name for name in archive.namelist() if name.endswith(f"/{ABOUT}"))
+            return dict(json.loads(archive.read(part)))
+    except Exception:  # see `read_tensors`
+        return {}
+
+
+def _seal(archive: zipfile.ZipFile) -> str:
+    parts = [(part.filename, part.header_offset, part.file_size, part.CRC) for part in archive.infolist()]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def _check_extent(found: Any, size: int) -> None:
+    """Raises ValueError when what a file of so many bytes holds goes on and on, as by naming one thing a million times."""
+    left, parts, room = [found], 0, 4 * size + ROOM  # the least of our numbers are float8; they become float32
+    while left:
+        value = left.pop()
+        parts += 1
+        if isinstance(value, Tensor):
+            room -= 4 * value.numel()
+        elif isinstance(value, (dict, nn.ParameterDict)):
+            left += cast("dict[Any, Any]", value).values()
+        elif isinstance(value, (list, tuple, set)):
+            left += cast("list[Any]", value)
+        if room < 0 or parts > size or len(left) > size:
+            raise ValueError(f"it has {size} bytes and would take far more in memory")
 
 
 def dense(value: Any) -> Tensor | None:
@@ -83,11 +162,15 @@ def _what_else(path: Path) -> str:
         return "it is a .pt file, so give it that ending" if is_zip else ""
     if is_safetensors:
         return "it is a .safetensors file, so give it that ending"
-    if is_zip:
-        with zipfile.ZipFile(path) as archive:
-            unpacked = sum(entry.file_size for entry in archive.infolist())
+    if not is_zip:
+        return CLAIMS if ALLOCATES in path.read_bytes() else ""
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(entry.file_size for entry in archive.infolist())
         if unpacked > size + ROOM:
             return f"it has {size} bytes and would take {unpacked} in memory"
+        for entry in archive.infolist():
+            if entry.filename.endswith("data.pkl") and ALLOCATES in archive.read(entry):
+                return CLAIMS
     return ""
 
 
