@@ -57,9 +57,14 @@ def _parser() -> argparse.ArgumentParser:
     layouts.add_argument("--checkpoint", required=True, help="a name in models/checkpoints, or a path")
     for name, kind in SETTINGS.items():
         layouts.add_argument(f"--{name}", type=kind, help="as on the node Train Layout Predictor")
-    kept = commands.add_parser("runs", help="list the trainings that were cancelled or killed, or remove some; they go by themselves after 30 days")
+    kept = commands.add_parser(
+        "runs",
+        help="list the trainings that were cancelled or killed, or remove some; they go by themselves after 30 days",
+    )
     which = kept.add_mutually_exclusive_group()
-    which.add_argument("--remove", nargs="+", default=[], metavar="NAME", help="give these up, with what they need to go on")
+    which.add_argument(
+        "--remove", nargs="+", default=[], metavar="NAME", help="give these up, with what they need to go on"
+    )
     which.add_argument("--remove-all", action="store_true", help="give up all of them")
     return parser
 

@@ -74,7 +74,9 @@ class Concept:
         if attribute not in self.attributes:
             has = quoted(", ".join(self.attributes))
             what = f"it has {has}" if has else "it was learnt as one word; learn it with Attribute Inversion Train"
-            raise ValueError(f'The concept "{quoted(self.name, 60)}" has no attribute "{quoted(attribute, 40)}": {what}.')
+            raise ValueError(
+                f'The concept "{quoted(self.name, 60)}" has no attribute "{quoted(attribute, 40)}": {what}.'
+            )
         return Concept(f"{self.name}-{attribute}", self.attributes[attribute], self.class_word)
 
     def _check_vectors(self) -> None:
@@ -109,7 +111,9 @@ class Concept:
         family = FAMILIES.get(", ".join(sorted(self.vectors)), "part of SDXL")
         sizes = " and ".join(f"{key} {vectors.shape[1]} wide" for key, vectors in self.vectors.items())
         known = {"class word": self.class_word, "attributes": ", ".join(self.attributes), **self.provenance}
-        described = "".join(f"; {quoted(name, 30)} {quoted(value, MAX_TOLD)}" for name, value in [*known.items()][:MOST_TOLD] if value)
+        described = "".join(
+            f"; {quoted(name, 30)} {quoted(value, MAX_TOLD)}" for name, value in [*known.items()][:MOST_TOLD] if value
+        )
         return f'"{self.name}" is an embedding for {family}: {self.count} vector{"s"[: self.count > 1]}, {sizes}{described}.'
 
 

@@ -1,13 +1,15 @@
 """Files of tensors, whoever made them: what they hold is looked at before any of it is trusted, or given memory."""
 
 import hashlib
+import io
 import json
 import os
+import pickletools
 import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, Any, cast
 
 import safetensors
 import torch
@@ -20,8 +22,9 @@ NUMBERS = (
     torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn, torch.float8_e5m2,
 )  # fmt: skip
 ROOM = 64 * 2**20  # bytes; so much more than a file's size may come out of it
-ALLOCATES = b"\nbytearray\n"  # by which torch's reader fills as much memory as a file names; no tensor is stored so
-CLAIMS = "it holds no tensors, but asks for memory"
+PICKLES = 5  # in torch's older form: a number, a version, the system, what was saved, and the names of its storages
+MAX_GLOBAL = 200  # letters of the name of a class or function
+UNKNOWN = "it is damaged, or of another kind"
 SEAL = 64  # letters
 ABOUT = "about.json"  # the part of a file of ours that says what it is
 MAX_REASON = 120  # letters of another library's words
@@ -162,29 +165,42 @@ def _what_else(path: Path) -> str:
         return "it is a .pt file, so give it that ending" if is_zip else ""
     if is_safetensors:
         return "it is a .safetensors file, so give it that ending"
-    if not is_zip:
-        return CLAIMS if ALLOCATES in path.read_bytes() else ""
+    if not is_zip:  # torch's older form, of several pickles one behind the other
+        with path.open("rb") as file:
+            for _ in range(PICKLES):
+                _check_pickle(file)
+        return ""
     with zipfile.ZipFile(path) as archive:
         unpacked = sum(entry.file_size for entry in archive.infolist())
         if unpacked > size + ROOM:
             return f"it has {size} bytes and would take {unpacked} in memory"
         for entry in archive.infolist():
-            if entry.filename.endswith("data.pkl") and ALLOCATES in archive.read(entry):
-                return CLAIMS
+            if entry.filename.endswith("data.pkl"):
+                _check_pickle(io.BytesIO(archive.read(entry)))
     return ""
+
+
+def _check_pickle(stream: IO[bytes]) -> None:
+    """Raises ValueError for what torch's reader would do before it refuses a pickle, or without refusing it: fill as much memory as a
+    `bytearray` is said to have, which no tensor needs, or search a long name in a time that grows with the square of its length.
+    """
+    try:
+        names = [str(value) for operation, value, _ in pickletools.genops(stream) if operation.name == "GLOBAL"]
+    except Exception as error:  # see `read_tensors`
+        raise ValueError(UNKNOWN) from error
+    if any(len(name) > MAX_GLOBAL for name in names):
+        raise ValueError(UNKNOWN)
+    if any(name.endswith(" bytearray") for name in names):
+        raise ValueError("it holds a bytearray, which is no tensor")
 
 
 def _reason(error: Exception) -> str:
     text = str(error)
     if "weights_only" in text or "Weights only" in text:  # torch goes on to advise loading it unsafely
         code = re.search(r"GLOBAL ([\w.]+)", text)
-        return (
-            f"it holds Python code ({quoted(code[1], 60)}), which is not run"
-            if code
-            else "it is damaged, or of another kind"
-        )
+        return f"it holds Python code ({quoted(code[1], 60)}), which is not run" if code else UNKNOWN
     if isinstance(error, OSError) and error.errno:
         return os.strerror(error.errno)
     first = next((line for line in text.splitlines() if line.strip()), "")
     known = isinstance(error, ValueError) or "deserializing" in first
-    return quoted(first, MAX_REASON).rstrip(".") if first and known else "it is damaged, or of another kind"
+    return quoted(first, MAX_REASON).rstrip(".") if first and known else UNKNOWN

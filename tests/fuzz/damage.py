@@ -42,7 +42,9 @@ class Called:
 def odd_tensor(random: Random) -> Any:
     """Sparse, quantised, without numbers, of numbers that are not there, of another type or shape, not finite."""
     width = random.choice([768, 768, 1280, 1024, 8, 0, 1])
-    base = torch.full((random.choice([0, 1, 2, 75]), width), random.choice([0.5, 0.0, float("nan"), float("inf"), 3e38]))
+    base = torch.full(
+        (random.choice([0, 1, 2, 75]), width), random.choice([0.5, 0.0, float("nan"), float("inf"), 3e38])
+    )
     count = 10 ** random.randint(3, 9)
     return random.choice([
         lambda: base,
@@ -119,7 +121,9 @@ def changed(value: Any, random: Random, other: Callable[[Random], Any] = odd) ->
         elif what < 0.75:
             del tree[key]
         elif what < 0.9:
-            name: Any = random.choice([*TEXTS, "clip_g", "clip_l.colour", "IN01", "bundle_emb.a.clip_l", 5, None, (1, 2), b"k"])
+            name: Any = random.choice(
+                [*TEXTS, "clip_g", "clip_l.colour", "IN01", "bundle_emb.a.clip_l", 5, None, (1, 2), b"k"]
+            )
             tree[name] = tree[key] if random.random() < 0.5 else other(random)
         else:
             tree[random.choice(list(tree))] = tree[key]
@@ -233,7 +237,14 @@ def sized(data: bytes, random: Random) -> bytes:
     """A huge number where a size may stand."""
     form, number = random.choice(["<Q", "<I", ">Q", ">I", "<H"]), random.choice(HUGE)
     raw = struct.pack(form, number % 2 ** (8 * struct.calcsize(form)))
-    at = random.choice([0, random.randrange(len(data)), random.randrange(min(len(data), 200)), max(0, len(data) - random.randint(1, 90))])
+    at = random.choice(
+        [
+            0,
+            random.randrange(len(data)),
+            random.randrange(min(len(data), 200)),
+            max(0, len(data) - random.randint(1, 90)),
+        ]
+    )
     return data[:at] + raw + data[at + len(raw) :]
 
 
@@ -260,7 +271,9 @@ def renumbered(raw: bytes, random: Random) -> bytes:
             start = stream.tell()
             for operation, _, at in pickletools.genops(stream):
                 if at is not None and operation.name in ("BININT", "BININT1", "BININT2"):
-                    places.append((at if start == 0 else at, 1 + {"BININT": 4, "BININT1": 1, "BININT2": 2}[operation.name]))
+                    places.append(
+                        (at if start == 0 else at, 1 + {"BININT": 4, "BININT1": 1, "BININT2": 2}[operation.name])
+                    )
     except Exception:  # after the last pickle comes what is none
         pass
     for at, size in sorted(random.sample(places, min(len(places), random.choice([1, 2, 5]))), reverse=True):
@@ -273,11 +286,18 @@ def renumbered(raw: bytes, random: Random) -> bytes:
 def rezipped(data: bytes, random: Random) -> bytes:
     """A zip whose parts are damaged, and whose checksums say that they are right."""
     try:
-        parts = {entry: zipfile.ZipFile(io.BytesIO(data)).read(entry) for entry in zipfile.ZipFile(io.BytesIO(data)).namelist()}
+        parts = {
+            entry: zipfile.ZipFile(io.BytesIO(data)).read(entry)
+            for entry in zipfile.ZipFile(io.BytesIO(data)).namelist()
+        }
     except Exception:
         return renumbered(data, random)
     names = list(parts)
-    name = next((one for one in names if one.endswith("data.pkl")), names[0]) if random.random() < 0.8 else random.choice(names)
+    name = (
+        next((one for one in names if one.endswith("data.pkl")), names[0])
+        if random.random() < 0.8
+        else random.choice(names)
+    )
     damage = random.choice([renumbered, renumbered, flipped, cut, swapped, sized])
     if parts[name]:
         parts[name] = damage(parts[name], random)

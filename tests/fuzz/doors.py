@@ -83,8 +83,17 @@ def valid_files() -> dict[str, bytes]:
 def concept() -> Concept:
     torch.manual_seed(0)
     own = {key: torch.randn(2, width) for key, width in (("clip_l", 768), ("clip_g", 1280))}
-    attributes = {name: {key: torch.randn(1, value.shape[1]) for key, value in own.items()} for name in ("colour", "object")}
-    return Concept("my-cat", {k: v[:1] for k, v in own.items()}, "cat", {"steps": "30"}, attributes, "colour: fine in 1\nobject: coarse")
+    attributes = {
+        name: {key: torch.randn(1, value.shape[1]) for key, value in own.items()} for name in ("colour", "object")
+    }
+    return Concept(
+        "my-cat",
+        {k: v[:1] for k, v in own.items()},
+        "cat",
+        {"steps": "30"},
+        attributes,
+        "colour: fine in 1\nobject: coarse",
+    )
 
 
 def embeddings(random: Random) -> tuple[str, bytes]:
@@ -109,7 +118,12 @@ def embeddings(random: Random) -> tuple[str, bytes]:
 
         return random.choice([".pt", ".bin"]), bytes_of(random, lambda: damage.pickled(tree, random), odd)
     entries: dict[str, Any] = random.choice([one for one in trees[2:] if isinstance(one, dict)])
-    metadata = {"class_word": "cat", "cells": random.choice(damage.CELLS), "steps": "30", "format": "compositional inversion"}
+    metadata = {
+        "class_word": "cat",
+        "cells": random.choice(damage.CELLS),
+        "steps": "30",
+        "format": "compositional inversion",
+    }
     return ".safetensors", bytes_of(
         random, lambda: valid_files()["embedding"], lambda: damage.safetensors(entries, metadata, random)
     )
@@ -142,7 +156,12 @@ def adapters(random: Random) -> tuple[str, bytes]:
             lambda: damage.safetensors(of_diffusers, {}, random, change=False),
             lambda: damage.safetensors(of_diffusers, {}, random),
         )
-    wide = {"mid.attn2.to_v.weight": {"u": torch.ones(10 ** random.randint(1, 6), 1), "v": torch.ones(1, 10 ** random.randint(1, 6))}}
+    wide = {
+        "mid.attn2.to_v.weight": {
+            "u": torch.ones(10 ** random.randint(1, 6), 1),
+            "v": torch.ones(1, 10 ** random.randint(1, 6)),
+        }
+    }
     tree = random.choice([custom_diffusion(), of_diffusers, wide])
 
     def odd() -> bytes:
@@ -251,7 +270,9 @@ def checkpoints(random: Random) -> tuple[str, bytes]:
     ending = random.choice([".pt", ".pt", ".material"])
     whole = kept_run()[ending]
     if random.random() < 0.4:
-        return ending, random.choice([damage.cut, damage.flipped, damage.flipped, damage.swapped, damage.sized])(whole, random)
+        return ending, random.choice([damage.cut, damage.flipped, damage.flipped, damage.swapped, damage.sized])(
+            whole, random
+        )
     with TemporaryDirectory() as folder:
         (Path(folder) / "whole").write_bytes(whole)
         tree: Any = torch.load(Path(folder) / "whole", weights_only=True)

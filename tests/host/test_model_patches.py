@@ -1,0 +1,250 @@
+"""Every node of the host's that takes a MODEL and gives one: beside each, ours off changes no bit, ours on, guidance and training work
+or say in one sentence whose patch they cannot go through. Nodes are found by their types, so that a new host's join by themselves.
+"""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_regional_reading import LEFT, RIGHT, TWO, boxes, two  # noqa: F401 - a fixture
+from test_sampling import ksampler, layout, negative, prompt, sample
+from test_training import training
+
+NOT_BUILT = {
+    "ModelSave": "gives none",
+    "QwenImageDiffsynthControlnet": "needs a model patch file of another architecture",
+    "USOStyleReference": "needs a model patch file of another architecture",
+    "TorchCompileModel": "needs a compiler, and is the model itself",
+    "TrainLoraNode": "trains for itself; the model that it gives has its LoRA, as LoraModelLoader's has",
+}
+"""Nodes that are not tried, and why."""
+NOT_SAMPLED = dict[str, str]()
+"""Nodes with which the host itself does not sample a model of this family, and why."""
+MERGES = "ModelMerge"  # of one implementation for every architecture; those of others find none of their weights
+FEW = {"steps": 2, "latent_image": {"samples": torch.zeros(1, 4, 8, 8)}}
+
+
+class CannotBuild(Exception):
+    pass
+
+
+class Host:
+    """Its nodes, and what they need made of small real things."""
+
+    def __init__(self, microworld: Any, folder: Path):
+        import folder_paths
+
+        import nodes
+
+        self.model, self.clip, self.vae = microworld
+        failed = asyncio.run(nodes.init_builtin_extra_nodes())
+        self.unread = {name.removesuffix(".py") for name in failed}
+        core = {
+            name: node
+            for name, node in nodes.NODE_CLASS_MAPPINGS.items()
+            if getattr(node, "RELATIVE_PYTHON_MODULE", "nodes").split(".")[0] in ("nodes", "comfy_extras")
+        }
+        self.nodes: dict[str, Any] = core
+        for kind in ("loras", "hypernetworks"):
+            (folder / kind).mkdir()
+            folder_paths.add_model_folder_path(kind, str(folder / kind), is_default=True)
+        torch.save(lora(), folder / "loras" / "small.pt")
+        torch.save(hypernetwork(), folder / "hypernetworks" / "small.pt")
+
+    def patches(self) -> list[str]:
+        """Names of the nodes that take a MODEL and give one."""
+        return sorted(name for name, node in self.nodes.items() if "MODEL" in outputs(node) and "MODEL" in needs(node))
+
+    def patched(self, name: str) -> Any:
+        """The MODEL that a node gives, with what its widgets begin with."""
+        return self.run(name)[outputs(self.nodes[name]).index("MODEL")]
+
+    def run(self, name: str) -> tuple[Any, ...]:
+        node = self.nodes[name]
+        given = {key: self.value(key, kind) for key, kind in node.INPUT_TYPES().get("required", {}).items()}
+        found = getattr(node(), node.FUNCTION)(**given)
+        return tuple(
+            found.args if hasattr(found, "args") else found.get("result", ()) if isinstance(found, dict) else found
+        )
+
+    def value(self, name: str, kind: Any) -> Any:
+        """Of an input."""
+        kind, more = kind[0], kind[1] if len(kind) > 1 else {}
+        if name in ("lora_name", "hypernetwork_name"):
+            return "small.pt"
+        if not isinstance(kind, str) or kind == "COMBO":
+            options = more.get("options", []) if isinstance(kind, str) else kind
+            if "default" not in more and not options:
+                raise CannotBuild(f'"{name}" has nothing to choose from')
+            return more.get("default", next(iter(options), None))
+        if kind in ("FLOAT", "INT", "STRING", "BOOLEAN"):
+            return more.get("default", {"FLOAT": 0.5, "INT": 1, "STRING": "", "BOOLEAN": False}[kind])
+        things: dict[str, Callable[[], Any]] = {
+            "MODEL": lambda: self.model,
+            "CLIP": lambda: self.clip,
+            "VAE": lambda: self.vae,
+            "CONDITIONING": lambda: negative((self.model, self.clip, self.vae)),
+            "LATENT": lambda: {"samples": torch.zeros(1, 4, 8, 8)},
+            "IMAGE": lambda: torch.rand(1, 64, 64, 3),
+            "LORA_MODEL": lora,
+        }
+        if kind in things:
+            return things[kind]()
+        makers = [
+            other for other, node in self.nodes.items() if outputs(node)[:1] == [kind] and kind not in needs(node)
+        ]
+        for other in sorted(makers):
+            try:
+                return self.run(other)[0]
+            except Exception:  # another may make it
+                continue
+        raise CannotBuild(f'nothing makes "{name}", a {kind}')
+
+
+def needs(node: Any) -> list[str]:
+    return [kind[0] for kind in node.INPUT_TYPES().get("required", {}).values() if isinstance(kind[0], str)]
+
+
+def outputs(node: Any) -> list[str]:
+    return list(node.RETURN_TYPES)
+
+
+def lora() -> dict[str, torch.Tensor]:
+    """Of one attention's keys, of rank 2."""
+    generator = torch.Generator().manual_seed(0)
+    name = "diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_k.lora_{}.weight"
+    sides = {"down": (2, 96), "up": (128, 2)}
+    return {name.format(end): torch.randn(side, generator=generator) / 9 for end, side in sides.items()}
+
+
+def hypernetwork() -> dict[Any, Any]:
+    """One layer, as A1111 writes it; of the width of the micro world's texts."""
+    generator = torch.Generator().manual_seed(0)
+    layer = {"linear.0.weight": torch.randn(96, 96, generator=generator) / 30, "linear.0.bias": torch.zeros(96)}
+    return {"activation_func": "linear", "is_layer_norm": False, "use_dropout": False, "activate_output": False,
+            "last_layer_dropout": False, 96: (layer, layer)}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def host(pack: Any, microworld: Any, tmp_path_factory: pytest.TempPathFactory) -> Host:
+    return Host(microworld, tmp_path_factory.mktemp("patches"))
+
+
+@pytest.fixture(scope="module")
+def models(pack: Any, microworld: Any, host: Host) -> dict[str, tuple[Any, torch.Tensor]]:
+    """Of each node that can be tried, the MODEL that it gives, and the latent that the host samples with it."""
+    found: dict[str, tuple[Any, torch.Tensor]] = {}
+    for name in host.patches():
+        if name in NOT_BUILT or name in NOT_SAMPLED:
+            continue
+        with torch.inference_mode():
+            model = host.patched(name)
+        found[name] = model, ksampler(pack, microworld, model, **FEW)
+    return found
+
+
+def test_each_node_is_tried_or_named_with_the_reason(host: Host, models: dict[str, Any], pack: Any, microworld: Any):
+    known = {*NOT_BUILT, *NOT_SAMPLED}
+    assert set(models) == set(host.patches()) - known and len(models) > 40
+    assert {"FreeU_V2", "HypernetworkLoader", "PerpNeg", "EasyCache", "SelfAttentionGuidance"} <= set(models)
+    plain = ksampler(pack, microworld, **FEW)
+    assert sum(not torch.equal(latent, plain) for _, latent in models.values()) > 12  # they do something
+
+
+def each(models: dict[str, tuple[Any, torch.Tensor]], attempt: Callable[[Any, torch.Tensor], None]) -> None:
+    """Fails with all nodes beside which the attempt fails."""
+    failures: dict[str, str] = {}
+    for name, (model, latent) in models.items():
+        try:
+            attempt(model, latent)
+        except Exception as error:
+            failures[name] = f"{type(error).__name__}: {str(error)[:400]}"
+    assert not failures
+
+
+def works_or_says_why(attempt: Callable[[], Any], what: str) -> None:
+    try:
+        found = attempt()
+    except RuntimeError as error:
+        text = str(error)
+        assert text.startswith(f"{what} needs gradients") and len(text) <= 300 and "\n" not in text, text
+        assert "through a patch of this MODEL (" in text, text  # it is named
+    else:
+        assert found.isfinite().all()
+
+
+def test_beside_each_ours_off_changes_no_bit(pack: Any, microworld: Any, models: dict[str, Any]):
+    regions = layout(pack, microworld)[0]
+
+    def off(model: Any, latent: torch.Tensor) -> None:
+        assert torch.equal(
+            sample(pack, microworld, model=model, layout=regions, guidance=0.0, **FEW)[0]["samples"], latent
+        )
+
+    each(models, off)
+
+
+def test_beside_each_steering_and_balance_are_finite(pack: Any, microworld: Any, models: dict[str, Any]):
+    ways = {"guidance": 0.0, "steering": 6.0, "balance": 1.0, "layout": layout(pack, microworld)[0]}
+
+    def on(model: Any, latent: torch.Tensor) -> None:
+        found = sample(pack, microworld, model=model, **ways, **FEW)[0]["samples"]
+        assert found.isfinite().all() and not torch.equal(found, latent)
+
+    each(models, on)
+
+
+def test_beside_each_regional_reading_is_finite(pack: Any, microworld: Any, two: Any, models: dict[str, Any]):
+    positive = prompt(pack, two, TWO, "embedding:blue-cat, embedding:green-car")
+    ways = {
+        "guidance": 0.0,
+        "reading": "regional",
+        "layout": boxes(blue_cat=LEFT, green_car=RIGHT),
+        "positive": positive,
+    }
+
+    def on(model: Any, latent: torch.Tensor) -> None:
+        found = sample(pack, microworld, model=model, **ways, **FEW)[0]["samples"]
+        whole = sample(pack, microworld, model=model, **{**ways, "reading": "whole prompt"}, **FEW)[0]["samples"]
+        assert found.isfinite().all() and not torch.equal(found, whole)
+
+    each(models, on)
+
+
+def test_beside_each_guidance_works_or_says_whose_patch_it_cannot_go_through(
+    pack: Any, microworld: Any, models: dict[str, Any]
+):
+    regions = layout(pack, microworld)[0]
+    guided = {"guidance": 3.0, "corrections": 1, "guidance_until": 1.0, **FEW}
+
+    def guide(model: Any, _: torch.Tensor) -> None:
+        works_or_says_why(
+            lambda: sample(pack, microworld, model=model, layout=regions, **guided)[0]["samples"], "Guidance"
+        )
+
+    each(models, guide)
+
+
+def test_beside_each_training_works_or_says_whose_patch_it_cannot_go_through(
+    pack: Any, microworld: Any, models: dict[str, Any], tmp_path: Path
+):
+    chosen = {name: own for name, own in models.items() if not name.startswith(MERGES) or name == f"{MERGES}Simple"}
+
+    def learn(model: Any, _: torch.Tensor) -> None:
+        one = training(pack, (model, *microworld[1:]))
+        works_or_says_why(
+            lambda: one.run(tmp_path, lambda: False, lambda _: None).parameters["plain/clip_l"], "Training"
+        )
+
+    each(chosen, learn)
+
+
+def test_afterwards_the_hosts_own_sampling_is_as_before(pack: Any, microworld: Any, models: dict[str, Any]):
+    each(models, lambda model, latent: _same(ksampler(pack, microworld, model, **FEW), latent))
+
+
+def _same(one: torch.Tensor, other: torch.Tensor) -> None:
+    assert torch.equal(one, other)
