@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 sys.path[:0] = [str(Path(__file__).parents[1])]
 
 import package  # noqa: E402, F401 - the pack as one package
+
 from fuzz.doors import file_of, read  # noqa: E402
 from fuzz.work import Fault, fuzz  # noqa: E402
 

@@ -268,12 +268,9 @@ def renumbered(raw: bytes, random: Random) -> bytes:
     stream = io.BytesIO(raw)
     try:
         while len(places) < 5000:
-            start = stream.tell()
             for operation, _, at in pickletools.genops(stream):
                 if at is not None and operation.name in ("BININT", "BININT1", "BININT2"):
-                    places.append(
-                        (at if start == 0 else at, 1 + {"BININT": 4, "BININT1": 1, "BININT2": 2}[operation.name])
-                    )
+                    places.append((at, 1 + {"BININT": 4, "BININT1": 1, "BININT2": 2}[operation.name]))
     except Exception:  # after the last pickle comes what is none
         pass
     for at, size in sorted(random.sample(places, min(len(places), random.choice([1, 2, 5]))), reverse=True):
@@ -301,11 +298,11 @@ def rezipped(data: bytes, random: Random) -> bytes:
     damage = random.choice([renumbered, renumbered, flipped, cut, swapped, sized])
     if parts[name]:
         parts[name] = damage(parts[name], random)
-    if random.random() < 0.1:
-        del parts[random.choice(names)]
     packed = random.random() < 0.2
     if packed and random.random() < 0.3:
         parts[name] += bytes(10 ** random.choice([3, 5, 7, 8]))
+    if random.random() < 0.1:
+        del parts[random.choice(names)]
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED) as archive:
         for name, raw in parts.items():

@@ -14,10 +14,16 @@ from typing import Any
 import torch
 from compositional_inversion.compinv_core.concept import Concept, is_ours, read_concept, write_concept
 from compositional_inversion.compinv_core.custom_diffusion import read_custom_diffusion
-from compositional_inversion.compinv_core.layout.predictor import FORMAT, BoxPredictor, LayoutPredictor, Provenance, read_predictor, write_predictor  # fmt: skip
+from compositional_inversion.compinv_core.layout.predictor import (  # fmt: skip
+    FORMAT,
+    BoxPredictor,
+    LayoutPredictor,
+    Provenance,
+    read_predictor,
+    write_predictor,
+)
 from compositional_inversion.compinv_core.layout.predictor_training import read_recoveries
 from compositional_inversion.compinv_core.layout.regions import layout_from_json
-from compositional_inversion.compinv_core.training.checkpoint import RunFile
 from compositional_inversion.compinv_core.training.recipe import Recipe
 from compositional_inversion.compinv_core.training.request import FineTuneRequest
 from fake_training import training

@@ -4,6 +4,7 @@ or say in one sentence whose patch they cannot go through. Nodes are found by th
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,18 @@ from test_regional_reading import LEFT, RIGHT, TWO, boxes, two  # noqa: F401 - a
 from test_sampling import ksampler, layout, negative, prompt, sample
 from test_training import training
 
-NOT_BUILT = {
-    "ModelSave": "gives none",
-    "QwenImageDiffsynthControlnet": "needs a model patch file of another architecture",
-    "USOStyleReference": "needs a model patch file of another architecture",
-    "TorchCompileModel": "needs a compiler, and is the model itself",
-    "TrainLoraNode": "trains for itself; the model that it gives has its LoRA, as LoraModelLoader's has",
+NOT_TRIED = {
+    "TorchCompileModel": "needs a compiler, and gives the model itself",
+    "TrainLoraNode": "trains for itself; the model that it gives has a LoRA, as LoraModelLoader's has",
 }
-"""Nodes that are not tried, and why."""
-NOT_SAMPLED = dict[str, str]()
-"""Nodes with which the host itself does not sample a model of this family, and why."""
+NOT_BUILT = {
+    "QwenImageDiffsynthControlnet": "needs a model patch of another architecture",
+    "USOStyleReference": "needs a model patch of another architecture",
+}
+"""Nodes that cannot be built, or with which the host itself does not sample, and why."""
 MERGES = "ModelMerge"  # of one implementation for every architecture; those of others find none of their weights
-FEW = {"steps": 2, "latent_image": {"samples": torch.zeros(1, 4, 8, 8)}}
+LARGE = ("SelfAttentionGuidance",)  # which blurs over nine cells
+FEW = {"steps": 2}
 
 
 class CannotBuild(Exception):
@@ -133,33 +134,55 @@ def host(pack: Any, microworld: Any, tmp_path_factory: pytest.TempPathFactory) -
     return Host(microworld, tmp_path_factory.mktemp("patches"))
 
 
+@dataclass(frozen=True)
+class Patched:
+    """What a node gives, the latents to sample from, and what the host samples."""
+
+    model: Any
+    few: dict[str, Any]
+    plain: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Tried:
+    models: dict[str, Patched]
+    failed: dict[str, str]
+
+
 @pytest.fixture(scope="module")
-def models(pack: Any, microworld: Any, host: Host) -> dict[str, tuple[Any, torch.Tensor]]:
-    """Of each node that can be tried, the MODEL that it gives, and the latent that the host samples with it."""
-    found: dict[str, tuple[Any, torch.Tensor]] = {}
+def tried(pack: Any, microworld: Any, host: Host) -> Tried:
+    found, failed = dict[str, Patched](), dict[str, str]()
     for name in host.patches():
-        if name in NOT_BUILT or name in NOT_SAMPLED:
+        if name in NOT_TRIED:
             continue
-        with torch.inference_mode():
-            model = host.patched(name)
-        found[name] = model, ksampler(pack, microworld, model, **FEW)
-    return found
+        few = {**FEW, "latent_image": {"samples": torch.zeros(1, 4, *[16 if name in LARGE else 8] * 2)}}
+        try:
+            with torch.inference_mode():
+                model = host.patched(name)
+            found[name] = Patched(model, few, ksampler(pack, microworld, model, **few))
+        except Exception as error:
+            failed[name] = f"{type(error).__name__}: {str(error)[:200]}"
+    return Tried(found, failed)
 
 
-def test_each_node_is_tried_or_named_with_the_reason(host: Host, models: dict[str, Any], pack: Any, microworld: Any):
-    known = {*NOT_BUILT, *NOT_SAMPLED}
-    assert set(models) == set(host.patches()) - known and len(models) > 40
-    assert {"FreeU_V2", "HypernetworkLoader", "PerpNeg", "EasyCache", "SelfAttentionGuidance"} <= set(models)
-    plain = ksampler(pack, microworld, **FEW)
-    assert sum(not torch.equal(latent, plain) for _, latent in models.values()) > 12  # they do something
+@pytest.fixture
+def models(tried: Tried) -> dict[str, Patched]:
+    return tried.models
 
 
-def each(models: dict[str, tuple[Any, torch.Tensor]], attempt: Callable[[Any, torch.Tensor], None]) -> None:
+def test_each_node_is_tried_or_named_with_the_reason(host: Host, tried: Tried, pack: Any, microworld: Any):
+    assert set(tried.failed) == set(NOT_BUILT), tried.failed
+    assert {"FreeU_V2", "HypernetworkLoader", "PerpNeg", "EasyCache", "SelfAttentionGuidance"} <= set(tried.models)
+    plain = ksampler(pack, microworld, **{**FEW, "latent_image": {"samples": torch.zeros(1, 4, 8, 8)}})
+    assert sum(not torch.equal(own.plain, plain) for own in tried.models.values()) > 12  # they do something
+
+
+def each(models: dict[str, Patched], attempt: Callable[[Patched], None]) -> None:
     """Fails with all nodes beside which the attempt fails."""
     failures: dict[str, str] = {}
-    for name, (model, latent) in models.items():
+    for name, own in models.items():
         try:
-            attempt(model, latent)
+            attempt(own)
         except Exception as error:
             failures[name] = f"{type(error).__name__}: {str(error)[:400]}"
     assert not failures
@@ -176,28 +199,28 @@ def works_or_says_why(attempt: Callable[[], Any], what: str) -> None:
         assert found.isfinite().all()
 
 
-def test_beside_each_ours_off_changes_no_bit(pack: Any, microworld: Any, models: dict[str, Any]):
+def test_beside_each_ours_off_changes_no_bit(pack: Any, microworld: Any, models: dict[str, Patched]):
     regions = layout(pack, microworld)[0]
 
-    def off(model: Any, latent: torch.Tensor) -> None:
+    def off(own: Patched) -> None:
         assert torch.equal(
-            sample(pack, microworld, model=model, layout=regions, guidance=0.0, **FEW)[0]["samples"], latent
+            sample(pack, microworld, model=own.model, layout=regions, guidance=0.0, **own.few)[0]["samples"], own.plain
         )
 
     each(models, off)
 
 
-def test_beside_each_steering_and_balance_are_finite(pack: Any, microworld: Any, models: dict[str, Any]):
+def test_beside_each_steering_and_balance_are_finite(pack: Any, microworld: Any, models: dict[str, Patched]):
     ways = {"guidance": 0.0, "steering": 6.0, "balance": 1.0, "layout": layout(pack, microworld)[0]}
 
-    def on(model: Any, latent: torch.Tensor) -> None:
-        found = sample(pack, microworld, model=model, **ways, **FEW)[0]["samples"]
-        assert found.isfinite().all() and not torch.equal(found, latent)
+    def on(own: Patched) -> None:
+        found = sample(pack, microworld, model=own.model, **ways, **own.few)[0]["samples"]
+        assert found.isfinite().all() and not torch.equal(found, own.plain)
 
     each(models, on)
 
 
-def test_beside_each_regional_reading_is_finite(pack: Any, microworld: Any, two: Any, models: dict[str, Any]):
+def test_beside_each_regional_reading_is_finite(pack: Any, microworld: Any, two: Any, models: dict[str, Patched]):  # noqa: F811
     positive = prompt(pack, two, TWO, "embedding:blue-cat, embedding:green-car")
     ways = {
         "guidance": 0.0,
@@ -206,35 +229,38 @@ def test_beside_each_regional_reading_is_finite(pack: Any, microworld: Any, two:
         "positive": positive,
     }
 
-    def on(model: Any, latent: torch.Tensor) -> None:
-        found = sample(pack, microworld, model=model, **ways, **FEW)[0]["samples"]
-        whole = sample(pack, microworld, model=model, **{**ways, "reading": "whole prompt"}, **FEW)[0]["samples"]
+    def on(own: Patched) -> None:
+        found = sample(pack, microworld, model=own.model, **ways, **own.few)[0]["samples"]
+        whole = sample(pack, microworld, model=own.model, **{**ways, "reading": "whole prompt"}, **own.few)[0][
+            "samples"
+        ]
         assert found.isfinite().all() and not torch.equal(found, whole)
 
     each(models, on)
 
 
 def test_beside_each_guidance_works_or_says_whose_patch_it_cannot_go_through(
-    pack: Any, microworld: Any, models: dict[str, Any]
+    pack: Any, microworld: Any, models: dict[str, Patched]
 ):
     regions = layout(pack, microworld)[0]
-    guided = {"guidance": 3.0, "corrections": 1, "guidance_until": 1.0, **FEW}
+    guided = {"guidance": 3.0, "corrections": 1, "guidance_until": 1.0}
 
-    def guide(model: Any, _: torch.Tensor) -> None:
+    def guide(own: Patched) -> None:
         works_or_says_why(
-            lambda: sample(pack, microworld, model=model, layout=regions, **guided)[0]["samples"], "Guidance"
+            lambda: sample(pack, microworld, model=own.model, layout=regions, **guided, **own.few)[0]["samples"],
+            "Guidance",
         )
 
     each(models, guide)
 
 
 def test_beside_each_training_works_or_says_whose_patch_it_cannot_go_through(
-    pack: Any, microworld: Any, models: dict[str, Any], tmp_path: Path
+    pack: Any, microworld: Any, models: dict[str, Patched], tmp_path: Path
 ):
     chosen = {name: own for name, own in models.items() if not name.startswith(MERGES) or name == f"{MERGES}Simple"}
 
-    def learn(model: Any, _: torch.Tensor) -> None:
-        one = training(pack, (model, *microworld[1:]))
+    def learn(own: Patched) -> None:
+        one = training(pack, (own.model, *microworld[1:]))
         works_or_says_why(
             lambda: one.run(tmp_path, lambda: False, lambda _: None).parameters["plain/clip_l"], "Training"
         )
@@ -242,8 +268,8 @@ def test_beside_each_training_works_or_says_whose_patch_it_cannot_go_through(
     each(chosen, learn)
 
 
-def test_afterwards_the_hosts_own_sampling_is_as_before(pack: Any, microworld: Any, models: dict[str, Any]):
-    each(models, lambda model, latent: _same(ksampler(pack, microworld, model, **FEW), latent))
+def test_afterwards_the_hosts_own_sampling_is_as_before(pack: Any, microworld: Any, models: dict[str, Patched]):
+    each(models, lambda own: _same(ksampler(pack, microworld, own.model, **own.few), own.plain))
 
 
 def _same(one: torch.Tensor, other: torch.Tensor) -> None:
