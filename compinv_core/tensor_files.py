@@ -77,7 +77,7 @@ def write_sealed(state: Mapping[str, Any], path: Path, about: Mapping[str, Any])
     with zipfile.ZipFile(path) as archive:
         seal = _seal(archive)
     with path.open("ab") as file:
-        file.write(seal.encode())
+        file.write(seal)
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - SEAL))
-            seal = file.read().decode("ascii")
+            seal = file.read()
         with zipfile.ZipFile(path) as archive:
             if seal != _seal(archive):
                 raise ValueError("it is damaged, or no file of this version")
@@ -113,9 +113,9 @@ def read_about(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _seal(archive: zipfile.ZipFile) -> str:
+def _seal(archive: zipfile.ZipFile) -> bytes:
     parts = [(part.filename, part.header_offset, part.file_size, part.CRC) for part in archive.infolist()]
-    return hashlib.sha256(repr(parts).encode()).hexdigest()
+    return hashlib.sha256(repr(parts).encode()).hexdigest().encode()
 
 
 def _check_extent(found: Any, size: int) -> None:
