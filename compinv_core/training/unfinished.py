@@ -37,7 +37,8 @@ class Unfinished:
 
     def row(self) -> tuple[str, str, str, str, str]:
         """Its name, class word, step of steps, age and size."""
-        about = next((read_about(file) for file in self.files if file.suffix == STATE), {})
+        states = [file for file in self.files if file.suffix == STATE]
+        about = read_about(states[0]) if states else {}
         steps = f"{about['step']} of {about['steps']}" if about else "nothing to resume"
         age = f"{self.age:.0f} days" if self.age >= 2 else f"{24 * self.age:.0f} hours"
         return self.name, quoted(str(about.get("class word", "")), 40), steps, age, f"{self.size / 2**20:.1f} MB"
