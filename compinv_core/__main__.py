@@ -1,4 +1,4 @@
-"""`python -m compinv_core train config.toml` and `... layouts --checkpoint name`: training without a graph or a server."""
+"""`python -m compinv_core train config.toml`, `... layouts --checkpoint name` and `... runs`: training without a graph or a server."""
 
 import argparse
 import os
@@ -15,6 +15,15 @@ def main() -> int:
         print(f'"{host}" is not a ComfyUI folder; set COMFYUI_PATH to yours.', file=sys.stderr)
         return 2
     sys.path.insert(0, str(host))
+    if asked.what == "runs":
+        from .cli.runs import runs
+
+        try:
+            print(runs(asked.remove, asked.remove_all))
+        except (ValueError, OSError) as error:
+            print(error, file=sys.stderr)
+            return 1
+        return 0
     from .cli.config import ConfigError
     from .cli.train import train_all, train_layouts
 
@@ -48,6 +57,15 @@ def _parser() -> argparse.ArgumentParser:
     layouts.add_argument("--checkpoint", required=True, help="a name in models/checkpoints, or a path")
     for name, kind in SETTINGS.items():
         layouts.add_argument(f"--{name}", type=kind, help="as on the node Train Layout Predictor")
+    kept = commands.add_parser(
+        "runs",
+        help="list the trainings that were cancelled or killed, or remove some; they go by themselves after 30 days",
+    )
+    which = kept.add_mutually_exclusive_group()
+    which.add_argument(
+        "--remove", nargs="+", default=[], metavar="NAME", help="give these up, with what they need to go on"
+    )
+    which.add_argument("--remove-all", action="store_true", help="give up all of them")
     return parser
 
 

@@ -7,6 +7,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from .sentences import quoted
+
 UP, DOWN, ALPHA, DIFF, DIFF_BIAS = ".lora_up.weight", ".lora_down.weight", ".alpha", ".diff", ".diff_b"
 
 
@@ -22,6 +24,11 @@ class Change:
     up: Tensor
     down: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        if self.down is not None and (self.up.ndim < 2 or self.down.ndim < 2 or self.up.shape[1] != len(self.down)):
+            shapes = " and ".join(quoted(str(tuple(part.shape)), 40) for part in (self.up, self.down))
+            raise ValueError(f"A change of low rank is a product of (out, rank) and (rank, in), but got {shapes}.")
+
     @property
     def delta(self) -> Tensor:
         """Of the weight's shape, float32."""
@@ -29,6 +36,13 @@ class Change:
             return self.up.float()
         delta = self.up.float().flatten(1) @ self.down.float().flatten(1)
         return delta.reshape(len(delta), *self.down.shape[1:])  # a convolution's has two axes more
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of the weight. A product may be far larger than its parts, so it is not made for this."""
+        if self.down is None:
+            return self.up.shape
+        return torch.Size((len(self.up), *self.down.shape[1:]))
 
     @property
     def rank(self) -> int:

@@ -19,7 +19,8 @@ WIDTHS = {768: "clip_l", 1280: "clip_g", 1024: "clip_h"}  # of a file that does 
 FORMAT = "compositional inversion"
 MAX_NAME = 100  # letters; of files beside it the names are longer
 MAX_FILE = 2 * 2**30  # bytes; an embedding may come with a LoRA
-MAX_TOLD = 200  # letters of each thing that a file says of itself
+MAX_TOLD, MOST_TOLD = 200, 20  # letters of each thing that a file says of itself, and how many things
+MAX_VECTORS = 1000  # of a word; a prompt of that length is read in fourteen parts
 OF_A_MODEL = re.compile(r"(^|\.)(weight|bias|alpha)$|lora|hada_w|lokr_")  # names of weights, which are no embeddings
 FAMILIES = {"clip_l": "SD 1.x", "clip_h": "SD 2.x", "clip_g, clip_l": "SDXL"}
 
@@ -48,15 +49,15 @@ class Concept:
     def __post_init__(self) -> None:
         self._check_vectors()
         if set(self.table.lines) != set(self.attributes):
-            has, named = ", ".join(self.attributes) or "none", ", ".join(self.table.lines) or "none"
+            has, named = (quoted(", ".join(names), 60) or "none" for names in (self.attributes, self.table.lines))
             raise ValueError(
-                f'The concept "{self.name}" has the attributes {has}, but its table of cells names {named}; both must name the same.'
+                f'The concept "{quoted(self.name, 60)}" has the attributes {has}, but its table of cells names {named}; both must name the same.'
             )
         for attribute in self.attributes:
             own = self.of(attribute)
             if {k: v.shape[1] for k, v in own.vectors.items()} != {k: v.shape[1] for k, v in self.vectors.items()}:
                 raise ValueError(
-                    f'The concept "{self.name}" has vectors of other widths for its {attribute}; those of one model are allowed.'
+                    f'The concept "{quoted(self.name, 60)}" has vectors of other widths for its {quoted(attribute, 60)}; those of one model are allowed.'
                 )
 
     @property
@@ -71,29 +72,32 @@ class Concept:
             ValueError: it has no such attribute.
         """
         if attribute not in self.attributes:
-            has = ", ".join(self.attributes)
+            has = quoted(", ".join(self.attributes))
             what = f"it has {has}" if has else "it was learnt as one word; learn it with Attribute Inversion Train"
-            raise ValueError(f'The concept "{self.name}" has no attribute "{attribute}": {what}.')
+            raise ValueError(
+                f'The concept "{quoted(self.name, 60)}" has no attribute "{quoted(attribute, 40)}": {what}.'
+            )
         return Concept(f"{self.name}-{attribute}", self.attributes[attribute], self.class_word)
 
     def _check_vectors(self) -> None:
+        called = quoted(self.name, 60)
         if not self.vectors:
-            raise ValueError(f'The concept "{self.name}" has no vectors; it needs those of one text encoder or more.')
+            raise ValueError(f'The concept "{called}" has no vectors; it needs those of one text encoder or more.')
         for key, vectors in self.vectors.items():
             if vectors.ndim != 2 or not vectors.numel():
                 raise ValueError(
-                    f'The concept "{self.name}" has vectors of shape {tuple(vectors.shape)} for {key}; the shape (vectors, width) '
+                    f'The concept "{called}" has vectors of shape {quoted(str(tuple(vectors.shape)), 60)} for {key}; the shape (vectors, width) '
                     "with one vector or more is allowed."
                 )
             if not vectors.isfinite().all():
                 raise ValueError(
-                    f'The concept "{self.name}" holds NaN or infinity for {key}, as a training that diverged leaves behind; '
+                    f'The concept "{called}" holds NaN or infinity for {key}, as a training that diverged leaves behind; '
                     "take another embedding, only finite numbers are allowed."
                 )
         if len({len(vectors) for vectors in self.vectors.values()}) > 1:
             counts = ", ".join(f"{key}: {len(vectors)}" for key, vectors in self.vectors.items())
             raise ValueError(
-                f'The concept "{self.name}" has another number of vectors for each text encoder ({counts}); '
+                f'The concept "{called}" has another number of vectors for each text encoder ({counts}); '
                 "the same number is allowed, for their tokens stand side by side."
             )
 
@@ -107,7 +111,9 @@ class Concept:
         family = FAMILIES.get(", ".join(sorted(self.vectors)), "part of SDXL")
         sizes = " and ".join(f"{key} {vectors.shape[1]} wide" for key, vectors in self.vectors.items())
         known = {"class word": self.class_word, "attributes": ", ".join(self.attributes), **self.provenance}
-        described = "".join(f"; {quoted(name, 30)} {quoted(value, MAX_TOLD)}" for name, value in known.items() if value)
+        described = "".join(
+            f"; {quoted(name, 30)} {quoted(value, MAX_TOLD)}" for name, value in [*known.items()][:MOST_TOLD] if value
+        )
         return f'"{self.name}" is an embedding for {family}: {self.count} vector{"s"[: self.count > 1]}, {sizes}{described}.'
 
 
@@ -226,8 +232,12 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]], 
         for word, value in _chosen(raw, key, width).items():
             found = _dense(word, value, path)
             if found.ndim in (1, 2) and found.shape[-1] and (key in named or found.shape[-1] == width):
-                own = found.float().reshape(-1, found.shape[-1])
+                own = found.reshape(-1, found.shape[-1])
                 vectors[key] = torch.cat([vectors[key], own]) if key in vectors else own
+                if len(vectors[key]) > MAX_VECTORS:
+                    raise ValueError(
+                        f'"{quoted(path.name, 60)}" holds more than {MAX_VECTORS} vectors for {key}; that many are no word.'
+                    )
     if attributes and not {*WIDTHS.values()} & {*named}:  # for interfaces that read a concept in all blocks alike
         vectors = mean_of(list(attributes.values()))
     if not vectors:
@@ -310,7 +320,7 @@ def _attributes(entries: Mapping[Any, Any], path: Path) -> dict[str, dict[str, T
         vectors = _dense(name, value, path)
         if vectors.ndim not in (1, 2) or not vectors.numel():
             raise ValueError(
-                f'"{quoted(path.name, 60)}" has vectors of shape {tuple(vectors.shape)} for {quoted(name)}.'
+                f'"{quoted(path.name, 60)}" has vectors of shape {quoted(str(tuple(vectors.shape)), 60)} for {quoted(name)}.'
             )
         vectors = vectors.reshape(-1, vectors.shape[-1])
         if dot:

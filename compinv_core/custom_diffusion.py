@@ -41,11 +41,11 @@ def read_custom_diffusion(
         change = _change(value, own)
         if change is None:
             raise ValueError(
-                f'"{quoted(file.name, 60)}" is damaged: its "{quoted(name, 120)}" is no finite tensor, nor a product of two.'
+                f'"{quoted(file.name, 60)}" is damaged: its "{quoted(name)}" is no finite tensor, nor a product of two.'
             )
-        if change.delta.shape != own.shape:
+        if change.shape != own.shape:
             raise ValueError(
-                f'"{quoted(file.name, 60)}" is for another family of models: its "{name}" has the shape {tuple(change.delta.shape)}, the model\'s '
+                f'"{quoted(file.name, 60)}" is for another family of models: its "{quoted(name)}" has the shape {quoted(str(tuple(change.shape)), 40)}, the model\'s '
                 f"weight {tuple(own.shape)}."
             )
         changes[path] = change

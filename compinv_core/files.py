@@ -34,7 +34,7 @@ def whole_file(path: Path) -> Generator[Path]:
     with _in_one_sentence(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _clear_left_behind(path.parent)
+            clear_left_behind(path.parent)
             yield new
             with new.open("rb+") as file:
                 os.fsync(file.fileno())
@@ -59,7 +59,7 @@ def _writer() -> str:
     return f"{os.getpid()}-{HERE}"
 
 
-def _clear_left_behind(folder: Path) -> None:
+def clear_left_behind(folder: Path) -> None:
     """Remove what writers that were killed have left in a folder; one that lives goes on writing, so its file is younger."""
     for left in folder.glob(".*.new"):
         name = re.fullmatch(r"\..+\.(\d+(?:-[0-9a-f]{8})?)(\.old)?\.new", left.name)

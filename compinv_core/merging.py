@@ -84,10 +84,10 @@ def _check(backbone: Backbone, parts: Sequence[tuple[Concept, Adapter]]) -> None
                     "LoRA loaders for others."
                 )
             shape = tuple(backbone.weight(path).shape)
-            if tuple(change.delta.shape) != shape:
+            if tuple(change.shape) != shape:
                 raise ValueError(
                     f'The adapter of "{concept.name}" is for another family of models: its change of "{path}" has the shape '
-                    f"{tuple(change.delta.shape)}, the model's weight {shape}."
+                    f"{tuple(change.shape)}, the model's weight {shape}."
                 )
 
 

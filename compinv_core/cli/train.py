@@ -38,6 +38,7 @@ from ..training.request import FineTuneRequest, Request, as_paper, as_paper_fine
 from ..training.task import Workers
 from ..training.ways.fine_tune import What
 from .config import Config, ConfigError, Job, read_config
+from .runs import runs_folder
 from .workers import workers as started_workers
 
 log = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ def train_all(path: Path) -> list[str]:
     for training, jobs, done in zip(trainings, groups, learnt, strict=True):
         if done:
             log.info("%s: learnt already, %s", training.placeholders, output.file(jobs[0]))
-            training.forget(_runs())  # which a kill right after the word was written has left
+            training.forget(runs_folder())  # which a kill right after the word was written has left
             continue
         try:
             failures += _learn(training, jobs, output)
@@ -134,11 +135,6 @@ def _groups(config: Config, workers: Workers) -> list[list[Job]]:
     return [[job] for job in jobs]
 
 
-def _runs() -> Path:
-    """Where runs are kept until what they learn is safe."""
-    return Path(folder_paths.get_user_directory()) / "compositional_inversion" / "runs"
-
-
 def _learn(training: ConceptTraining, jobs: Sequence[Job], output: Output) -> list[str]:
     """Train, and write what was learnt.
 
@@ -154,7 +150,7 @@ def _learn(training: ConceptTraining, jobs: Sequence[Job], output: Output) -> li
                 *(progress.evaluation, progress.checkpoint.initial_loss),
             )
 
-    end = training.run(_runs(), lambda: False, report, output.workers)
+    end = training.run(runs_folder(), lambda: False, report, output.workers)
     if output.workers.rank:
         return []
     elsewhere: list[str] = []
@@ -175,7 +171,7 @@ def _learn(training: ConceptTraining, jobs: Sequence[Job], output: Output) -> li
         file = free(output.file(job), job.replace)
         write_concept(concept, file, replace=True)
         log.info("%s: %s", job.placeholder, file)
-    training.forget(_runs())
+    training.forget(runs_folder())
     return elsewhere
 
 

@@ -92,8 +92,9 @@ class Provenance:
 
     def __post_init__(self) -> None:
         counts, shares = (self.recoveries, self.held_out), (self.iou, self.default_iou)
-        if not (all(type(count) is int for count in counts) and all(type(share) in (int, float) for share in shares)):
-            raise TypeError(f"The provenance of a layout predictor needs numbers, but got {counts} and {shares}.")
+        known = all(type(count) is int for count in counts) and all(type(share) in (int, float) for share in shares)
+        if not known or not isinstance(cast(object, self.model), str):
+            raise TypeError("The provenance of a layout predictor needs the name of a model and numbers.")
 
     def describe(self) -> str:
         """What it is worth, in a line."""
@@ -217,7 +218,9 @@ def read_predictor(path: Path, model: str) -> LayoutPredictor:
     try:
         state, metadata = read_tensors(path)
     except ValueError as error:
-        raise ValueError(f"The layout predictor {error} Remove it from {path.parent}, or train it anew.") from error
+        raise ValueError(
+            f"The layout predictor {error} Remove it from {quoted(str(path.parent), 60)}, or train it anew."
+        ) from error
     try:
         provenance = Provenance(**json.loads(metadata[FORMAT]))
         numbers = {name: value for name, own in state.items() if (value := dense(own)) is not None}
@@ -227,11 +230,11 @@ def read_predictor(path: Path, model: str) -> LayoutPredictor:
         network.load_state_dict(numbers)
     except (KeyError, TypeError, ValueError, RuntimeError, RecursionError) as error:
         raise ValueError(
-            f'"{path}" is no layout predictor of this version of Compositional Inversion; remove it or train it anew.'
+            f'"{quoted(str(path), 150)}" is no layout predictor of this version of Compositional Inversion; remove it or train it anew.'
         ) from error
     if provenance.model != model:
         raise ValueError(
-            f'The layout predictor "{path}" was trained on another base model ({quoted(provenance.model, 20)}; this one is {model}); '
+            f'The layout predictor "{quoted(str(path))}" was trained on another base model ({quoted(provenance.model, 20)}; this one is {model}); '
             "remove it or train one for this model."
         )
     return LayoutPredictor(network.eval().requires_grad_(False), provenance)

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -13,8 +13,9 @@ from torch import Tensor
 from ..anchors import COCO_CATEGORIES
 from ..files import whole_file
 from ..prompts.templates import prompts_about
+from ..sentences import quoted
 from .predictor import Example, LayoutPredictor, learn
-from .regions import Layout
+from .regions import Box, Layout
 
 log = logging.getLogger(__name__)
 LIMITS = {
@@ -112,8 +113,8 @@ def train_predictor(
     Raises:
         ValueError: too few layouts could be read.
     """
-    found = _recoveries(file)
     prompts = prompts_about(source.words, request.prompts, request.seed)
+    found = read_recoveries(file, prompts)
     for number in range(len(found), request.prompts):
         stop_if_asked()
         layout, maps, preview = source.recover(*prompts[number], (request.seed + number) % 2**64)
@@ -132,12 +133,17 @@ def train_predictor(
         return learn(examples, source.model)
 
 
-def _recoveries(file: Path) -> list[list[list[float]] | None]:
-    """The recoveries of a training that was interrupted, None for those that could not be read."""
+def read_recoveries(file: Path, prompts: Sequence[tuple[str, Sequence[str]]]) -> list[list[list[float]] | None]:
+    """The recoveries of a training that was interrupted, None for those that could not be read; of as many prompts or fewer, or more."""
     if not file.exists():
         return []
     try:
-        return list(json.loads(file.read_text()))
-    except (ValueError, TypeError) as error:
-        log.warning("The recoveries in %s cannot be read, so they begin anew: %s.", file, error)
+        read: Any = json.loads(file.read_text())
+        found = [boxes if boxes is None else [[float(edge) for edge in edges] for edges in boxes] for boxes in read]
+        for (_, subjects), boxes in zip(prompts, found, strict=False):
+            if boxes is not None and len([Box(*edges) for edges in boxes]) != len(subjects):
+                raise ValueError(f"{len(boxes)} boxes for {len(subjects)} subjects")
+        return found
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        log.warning("The recoveries in %s cannot be read, so they begin anew: %s.", file, quoted(str(error)))
         return []

@@ -14,11 +14,12 @@ from itertools import pairwise
 from typing import get_args
 
 from ..families.unet import Group, Outline
+from ..sentences import quoted
 
 TIMESTEPS = 1000  # what cuts are written in; other schedules are taken as parts of it
 ALL, NONE = "all", "none"
 GROUPS = (*get_args(Group), ALL)
-_PLACE = r"(input|middle|output) \d+"
+_PLACE = r"(input|middle|output) \d{1,3}"
 _NAME = r"[A-Za-z][A-Za-z0-9_-]*"
 
 
@@ -55,13 +56,13 @@ class Table:
         ends = (float(TIMESTEPS), *self.cuts, 0.0)
         if any(not before > after for before, after in pairwise(ends)):
             raise ValueError(
-                f'The table of cells has "stages: {_numbers(self.cuts)}"; numbers that fall, between {TIMESTEPS} and 0, are allowed.'
+                f'The table of cells has "stages: {quoted(_numbers(self.cuts))}"; numbers that fall, between {TIMESTEPS} and 0, are allowed.'
             )
         for name, clauses in self.lines.items():
             for stage in (stage for clause in clauses for stage in clause.stages):
                 if not 1 <= stage <= len(self.cuts) + 1:
                     raise ValueError(
-                        f'The table of cells gives "{name}" the stage {stage}; 1 to {len(self.cuts) + 1} are there.'
+                        f'The table of cells gives "{quoted(name)}" the stage {stage}; 1 to {len(self.cuts) + 1} are there.'
                     )
 
     def __str__(self) -> str:
@@ -134,7 +135,7 @@ def parsed(text: str) -> Table:
         name, colon, rest = (part.strip() for part in line.partition(":"))
         if not colon or not re.fullmatch(_NAME, name) or name in lines:
             raise ValueError(
-                f'The table of cells has the line "{line}"; one line for each attribute is allowed, such as "colour: fine in 1-2".'
+                f'The table of cells has the line "{quoted(line)}"; one line for each attribute is allowed, such as "colour: fine in 1-2".'
             )
         if name == "stages":
             cuts = _cuts(rest)
@@ -148,7 +149,7 @@ def _cuts(text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError:
         raise ValueError(
-            f'The table of cells has "stages: {text}"; timesteps with commas between are allowed, such as "750, 500, 250".'
+            f'The table of cells has "stages: {quoted(text)}"; timesteps with commas between are allowed, such as "750, 500, 250".'
         ) from None
 
 
@@ -158,15 +159,15 @@ def _clause(text: str, line: str) -> Clause:
     for part in named:
         if not (re.fullmatch(_PLACE, part) or all(group.strip() in GROUPS for group in part.split("|"))):
             raise ValueError(
-                f'The table of cells has "{part}" in the line "{line}"; {", ".join(GROUPS)}, or the name of a block such as '
+                f'The table of cells has "{quoted(part, 40)}" in the line "{quoted(line, 60)}"; {", ".join(GROUPS)}, or the name of a block such as '
                 '"output 3", are allowed.'
             )
     numbers: list[int] = []
     for part in stages.split(",") if stages else []:
-        found = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+))?\s*", part)
+        found = re.fullmatch(r"\s*(\d{1,4})\s*(?:-\s*(\d{1,4}))?\s*", part)
         if found is None:
             raise ValueError(
-                f'The table of cells has the stages "{stages}" in the line "{line}"; numbers and ranges are allowed, such as "1, 3-4".'
+                f'The table of cells has the stages "{quoted(stages, 40)}" in the line "{quoted(line, 60)}"; numbers and ranges are allowed, such as "1, 3-4".'
             )
         numbers += range(int(found[1]), int(found[2] or found[1]) + 1)
     return Clause(named, tuple(numbers))
@@ -184,7 +185,7 @@ def _places(outline: Outline, blocks: str, name: str) -> list[str]:
             if group == own:
                 return places
     raise ValueError(
-        f'The table of cells gives "{name}" to "{blocks}", which this model lacks; it has {", ".join(groups)}, and the blocks '
+        f'The table of cells gives "{quoted(name, 40)}" to "{quoted(blocks, 40)}", which this model lacks; it has {", ".join(groups)}, and the blocks '
         f"{', '.join(outline.place_names)}."
     )
 

@@ -3,24 +3,23 @@
 import hashlib
 import logging
 import time
-import zipfile
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..files import whole_file
 from ..sentences import quoted
-from ..tensor_files import dense
+from ..tensor_files import read_sealed, write_sealed
+from .unfinished import ASIDE
 
 SESSION = time.time()  # when this one began
 FINISHED = 30  # runs that ended well are kept
 MAX_FINISHED = 2**21  # bytes that such a run has learnt; with the optimiser's state its file is four times as large
-ASIDE = ".damaged"  # of a run's file that cannot be read
 log = logging.getLogger(__name__)
 WORK_PER_SAVE = (
     20  # times as long as the last save took is worked before the next; a step of the whole UNet saves gigabytes
@@ -101,10 +100,13 @@ class RunFile:
     Attributes:
         path: of the file, which has the run's name.
         probe: what the frozen model says to a fixed question, by which it is known again.
+        class_words, steps: what is told of the run in a list.
     """
 
     path: Path
     probe: Tensor
+    class_words: str = ""
+    steps: int = 0
     _took: float = 0.0
     _saved: float = 0.0
     _step: int = -1
@@ -120,26 +122,25 @@ class RunFile:
         with whole_file(self.path) as new:
             history = [astuple(losses) for losses in checkpoint.history]
             known = {"probe": self.probe.detach().cpu(), "run": self.path.stem}
-            torch.save({**vars(checkpoint), "history": history, **known}, new)
+            about = {"class word": self.class_words, "step": checkpoint.step, "steps": self.steps}
+            write_sealed({**vars(checkpoint), "history": history, **known}, new, about)
         self._saved, self._step = time.monotonic(), checkpoint.step
         self._took = took if (took := self._saved - begun) > QUICK else 0.0
 
     def load(self) -> Checkpoint | None:
         """The checkpoint of a run that stopped; None where there is none, or it was another model's.
 
-        One that is damaged, of another version or of another run is put aside, for whoever wants to look at it.
+        One that is damaged, of another version, of another run or not ours at all is put aside, for whoever wants to look at it.
         """
         if not self.path.exists():
             return None
         try:
-            state = _read(self.path)
+            state = read_sealed(self.path)
             known, run = state.pop("probe"), state.pop("run")
             if run != self.path.stem:
                 raise ValueError(f"it is of the run {quoted(str(run))}")
             state["history"] = tuple(Losses(*losses) for losses in state["history"])
             checkpoint = Checkpoint(**state)
-            if not _is_sound(checkpoint):
-                raise ValueError("it holds something else than a run")
             if _same_model(known, self.probe):
                 return checkpoint
         except Exception as error:  # whatever a damaged file, or one of another version, makes torch and us raise
@@ -180,31 +181,6 @@ class Finished:
             old.unlink(missing_ok=True)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """What a file of ours holds; its checksums are looked at first, for torch does not.
-
-    Raises:
-        Exception: of many kinds, when it is damaged.
-    """
-    with zipfile.ZipFile(path) as archive:
-        if (damaged := archive.testzip()) is not None:
-            raise ValueError(f"its part {damaged} is damaged")
-    return cast("dict[str, Any]", torch.load(path, map_location="cpu", weights_only=True))
-
-
-def _is_sound(checkpoint: Checkpoint) -> bool:
-    """Whether what a file says is of the kinds that it should be."""
-    numbers = (checkpoint.best_loss, checkpoint.initial_loss, checkpoint.loss_scale)
-    tensors = [*checkpoint.parameters.values(), *checkpoint.best.values()]
-    return (
-        checkpoint.step >= 0
-        and checkpoint.micro_batch > 0
-        and all(type(number) in (int, float) for number in numbers)
-        and all(dense(value) is not None for value in tensors)
-        and checkpoint.random.dtype is torch.uint8
-    )
-
-
 def kept(path: Path, probe: Tensor, make: Callable[[], Tensor]) -> Tensor:
     """A tensor that takes long to make: that in the file, where it is of the same model, else one that is made now and kept there.
 
@@ -212,7 +188,7 @@ def kept(path: Path, probe: Tensor, make: Callable[[], Tensor]) -> Tensor:
         probe: see `RunFile`.
     """
     try:
-        state = _read(path)
+        state = read_sealed(path)
         if _same_model(state["probe"], probe):
             return state["made"]
     except FileNotFoundError:
@@ -222,7 +198,7 @@ def kept(path: Path, probe: Tensor, make: Callable[[], Tensor]) -> Tensor:
     made = make()
     try:
         with whole_file(path) as new:
-            torch.save({"probe": probe.cpu(), "made": made.cpu()}, new)
+            write_sealed({"probe": probe.cpu(), "made": made.cpu()}, new, {})
     except OSError as error:  # a full disk must not end the run
         log.warning("What takes long to make cannot be kept: %s", error)
     return made

@@ -24,11 +24,11 @@ from .loop import Surroundings, as_leaves, train
 from .priors import NoPrior, Prior
 from .recipe import Recipe
 from .task import Encode, Task, TrainingData, Workers
+from .unfinished import ENDINGS, MATERIAL, STATE, remove_nobodys
 from .ways import Way
 from .ways.textual_inversion import TextualInversion, Word
 
 log = logging.getLogger(__name__)
-MATERIAL = ".material"  # of the file beside a run's own
 BYTES_PER_NUMBER = 16  # float32: what is learnt, its gradient, AdamW's two moments
 
 
@@ -114,7 +114,7 @@ class TrainingRun(ABC):
 
         Args:
             runs: a folder where the run is kept until what it learns is safe, see `forget`. What was interrupted or killed goes
-                on from there, bit for bit as if it had not been.
+                on from there, bit for bit as if it had not been. Others in it that are nobody's any more are removed.
             interrupted: asked after every step; True ends the run there, as the host's own interruption does at any time.
             on_report: see `Surroundings`.
             workers: processes that learn this together.
@@ -130,7 +130,9 @@ class TrainingRun(ABC):
         session = None
         try:
             with torch.inference_mode(False):  # what a name is made of takes part in a backward later
-                path, first = runs / f"{self.name}.pt", workers is None or workers.rank == 0
+                path, first = runs / f"{self.name}{STATE}", workers is None or workers.rank == 0
+            if first:
+                remove_nobodys(runs, finished, but=self.name)
             with torch.inference_mode():
                 material = self.material(path.with_suffix(MATERIAL) if first else None)
             with torch.inference_mode(False), torch.enable_grad(), ExitStack() as ready:
@@ -152,8 +154,8 @@ class TrainingRun(ABC):
 
     def forget(self, runs: Path) -> None:
         """Give up the run in this folder: what it learnt is safe now."""
-        for suffix in (".pt", MATERIAL):
-            file = (runs / f"{self.name}.pt").with_suffix(suffix)
+        for ending in ENDINGS:
+            file = runs / f"{self.name}{ending}"
             try:
                 remove(file)
             except OSError as error:  # a folder that nobody may write any more
@@ -241,8 +243,9 @@ class _Session:
         moving, start = set(run.way.learning_rates(run.recipe)), run.way.start()
         leaves = as_leaves(start, self.backbone.device, moving)
         probe, fixed, per_image = self._measured(leaves)
-        self.file = RunFile(path, probe)
-        self.finished = None if finished is None else Finished(RunFile(finished / path.name, probe))
+        told = " and ".join(word.class_word for word in run.words), run.recipe.steps
+        self.file = RunFile(path, probe, *told)
+        self.finished = None if finished is None else Finished(RunFile(finished / path.name, probe, *told))
         resume: Checkpoint | None = workers.broadcast(self._known() if workers.rank == 0 else None)
         self.resume = run.reached = resume
         self.leaves = as_leaves(resume.parameters, self.backbone.device, moving) if resume is not None else leaves

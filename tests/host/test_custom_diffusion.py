@@ -146,6 +146,7 @@ KEY = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"
         ({KEY: {"u": torch.zeros(128, 2)}}, "is damaged: its .*to_k.weight. is no finite tensor"),
         ({KEY: {"u": torch.zeros(128, 2), "v": torch.zeros(3, 48)}}, "is damaged: its .*to_k.weight. is no finite tensor"),
         ({KEY: {"u": torch.zeros(320, 2), "v": torch.zeros(2, 768)}}, "is for another family of models"),
+        ({KEY: {"u": torch.zeros(10**6, 1), "v": torch.zeros(1, 10**6)}}, r"has the shape \(1000000, 1000000\)"),
         ({KEY: "a text"}, "is damaged: its .*to_k.weight. is no finite tensor"),
         ({KEY: torch.full((128, 48), float("nan"))}, "is damaged: its .*to_k.weight. is no finite tensor"),
         ({"unet": {KEY: torch.zeros(128, 48)}, "modifier_token": torch.zeros(768)}, 'is damaged: its "modifier_token" is a Tensor'),

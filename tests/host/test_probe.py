@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from test_sampling import ksampler, layout, negative, prompt
-from test_sampling_with_others import on_area
+from test_sampling_with_others import controlnet, on_area  # noqa: F401 - a fixture
 
 
 @pytest.fixture(autouse=True)
@@ -15,8 +15,14 @@ def inference() -> Any:
 
 
 def recovered(pack: Any, microworld: Any, positive: Any, method: str = "from attention", boxes: str = "") -> Any:
+    return recover(pack, microworld, positive, negative(microworld), method, boxes)
+
+
+def recover(
+    pack: Any, microworld: Any, positive: Any, other: Any, method: str = "from attention", boxes: str = ""
+) -> Any:
     return pack.run(
-        "CompInvLayoutRecover", model=microworld[0], positive=positive, negative=negative(microworld),
+        "CompInvLayoutRecover", model=microworld[0], positive=positive, negative=other,
         latent_image={"samples": torch.zeros(1, 4, 8, 8)}, method=method, boxes=boxes, steps=3, cfg=4.0, seed=1,
     )[0]  # fmt: skip
 
@@ -44,6 +50,59 @@ def test_what_stock_nodes_set_on_a_prompt_stays_on_its_probe(pack: Any, microwor
     assert torch.equal(found[1][0], stock[0][0]) and PROBED not in found[1][1]
     (longer,) = nodes.ConditioningConcat().concat(positive, stock)
     assert torch.equal(probe_of(longer)[0][0][:, 77:], stock[0][0])
+
+
+def test_the_probe_asks_a_controlnet_as_often_as_a_sampler_does(pack: Any, microworld: Any, controlnet: Any):  # noqa: F811
+    """In each step, for the positive as for the negative; without it on the positive, for that alone it is not asked."""
+    import nodes
+
+    asked: list[int] = []
+    counting = controlnet.control_model.register_forward_pre_hook(
+        lambda _, inputs, named: asked.append(len(named["x"] if "x" in named else inputs[0])), with_kwargs=True
+    )
+    positive, other = nodes.ControlNetApplyAdvanced().apply_controlnet(
+        prompt(pack, microworld), negative(microworld), controlnet, torch.rand(1, 64, 64, 3), 1.0, 0.0, 1.0
+    )
+    try:
+        found: list[int] = []
+        for own in (positive, prompt(pack, microworld)):
+            asked.clear()
+            recover(pack, microworld, own, other)
+            found.append(sum(asked))
+            asked.clear()
+            latent = {"samples": torch.zeros(1, 4, 8, 8)}
+            ksampler(pack, microworld, positive=own, negative=other, latent_image=latent, steps=3, seed=1)
+            assert found[-1] == sum(asked)
+        assert found == [2 * 3, 3]
+    finally:
+        counting.remove()
+
+
+def test_hooks_on_a_prompt_hold_for_its_probe(pack: Any, microworld: Any):
+    """A LoRA that hangs on both prompts is as one on the MODEL."""
+    import comfy.hooks
+    import comfy.sd
+
+    model, clip, vae = microworld
+    weights = model.model.diffusion_model.state_dict()
+    name = "middle_block.1.transformer_blocks.0.attn2.to_k.weight"
+    change = torch.randn(weights[name].shape, generator=torch.Generator().manual_seed(3))
+    lora = {f"diffusion_model.{name.removesuffix('.weight')}.diff": change}
+    hooks = comfy.hooks.create_hook_lora(lora, 1.0, 0.0)
+    hooked = [
+        comfy.hooks.set_hooks_for_conditioning(own, hooks) for own in (prompt(pack, microworld), negative(microworld))
+    ]
+    found = recover(pack, microworld, *hooked)
+    tuned, _ = comfy.sd.load_lora_for_models(model, clip, lora, 1.0, 0.0)
+    right = recover(pack, (tuned, clip, vae), prompt(pack, microworld), negative(microworld))
+    plain = recover(pack, microworld, prompt(pack, microworld), negative(microworld))
+    assert found == right != plain
+
+
+def test_an_area_over_the_canvas_edge_is_probed_as_the_one_that_is_cut_there(pack: Any, microworld: Any):
+    text = prompt(pack, microworld)
+    over, cut = (recovered(pack, microworld, on_area(text, *area)) for area in ((64, 64, 32, 0), (32, 64, 32, 0)))
+    assert over == cut
 
 
 @pytest.mark.parametrize("method", ["from attention", "default boxes", "predicted"])

@@ -250,10 +250,64 @@ def _packed(folder: Path) -> bytes:
 def test_a_small_file_cannot_ask_for_all_memory(tmp_path: Path):
     torch.save({"string_to_param": {"*": torch.zeros(1, 768).expand(10**7, 768)}}, tmp_path / "wide.pt")
     (tmp_path / "packed.pt").write_bytes(_packed(tmp_path))
-    with pytest.raises(ValueError, match=r'"wide.pt" holds no embedding that can be used'):
+    with pytest.raises(
+        ValueError, match=r'"wide.pt" cannot be read: it has \d+ bytes and would take far more in memory'
+    ):
         read_concept(tmp_path / "wide.pt")
     with pytest.raises(ValueError, match="would take 100000000 in memory"):
         read_concept(tmp_path / "packed.pt")
+
+
+class Called:
+    """Calls something where it is read."""
+
+    def __init__(self, function: object, value: int):
+        self.function, self.value = function, value
+
+    def __reduce__(self):
+        return self.function, (self.value,)
+
+
+SHARED = [torch.zeros(500, 768)]
+for _ in range(6):
+    SHARED = [SHARED] * 10  # a million times the same, in a file of its size once
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ([{f"w{i}": value} for value in [torch.zeros(500, 768)] for i in range(400)], "would take far more in memory"),
+        ({"string_to_param": SHARED}, "would take far more in memory"),
+        ([{"one": value, "two": value} for value in [torch.zeros(400, 768)]] * 3, "holds more than 1000 vectors"),
+        ({"<cat>": Called(bytearray, 10**10)}, "holds a bytearray"),
+        ({"<cat>": Called(torch.Tensor, 10**9)}, "would take far more in memory"),
+    ],
+)
+@pytest.mark.parametrize("older", [False, True])
+def test_what_names_one_thing_many_times_or_asks_for_memory_is_refused(
+    tmp_path: Path, content: object, sentence: str, older: bool
+):
+    torch.save(content, tmp_path / "big.pt", _use_new_zipfile_serialization=not older)
+    with pytest.raises(ValueError, match=f'^"big.pt" .*{sentence}'):
+        read_concept(tmp_path / "big.pt")
+
+
+def test_a_long_name_of_a_class_is_not_searched(tmp_path: Path):
+    """In a time that grows with the square of its length, as torch does: minutes for this one."""
+    with zipfile.ZipFile(tmp_path / "long.pt", "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02c" + b"x" * 10**6 + b"\ny\n.")
+        archive.writestr("archive/version", b"3")
+    with pytest.raises(ValueError, match="it is damaged, or of another kind"):
+        read_concept(tmp_path / "long.pt")
+
+
+@pytest.mark.parametrize("cells", ["colour: fine in 1-99999999999", "colour: fine in " + "9" * 5000, "colour" * 2000])
+def test_a_file_whose_table_has_no_end_is_refused(tmp_path: Path, cells: str):
+    tensors = {"clip_l": torch.zeros(1, 768), "clip_l.colour": torch.zeros(1, 768)}
+    save_file(tensors, tmp_path / "table.safetensors", {"cells": cells})
+    with pytest.raises(ValueError, match="The table of cells") as raised:
+        read_concept(tmp_path / "table.safetensors")
+    assert len(str(raised.value)) <= 300
 
 
 @pytest.mark.parametrize(

@@ -157,6 +157,7 @@ def test_a_foreign_file_is_refused(tmp_path: Path):
         (state, {FORMAT: "{"}),
         (state, {FORMAT: "[" * 100_000}),
         (state, {FORMAT: json.dumps(vars(untrained().provenance) | {"recoveries": "many"})}),
+        (state, {FORMAT: json.dumps(vars(untrained().provenance) | {"model": 1.5})}),
         ({**state, "word.weight": torch.zeros(3, 3)}, {FORMAT: made}),
         (broken, {FORMAT: made}),
     ):

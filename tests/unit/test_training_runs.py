@@ -13,6 +13,7 @@ import torch
 from compositional_inversion.compinv_core.backbone import Encoded, NoiseSchedule
 from compositional_inversion.compinv_core.files import LEFT_BEHIND, whole_file
 from compositional_inversion.compinv_core.memory import MemoryPlan
+from compositional_inversion.compinv_core.tensor_files import write_sealed
 from compositional_inversion.compinv_core.training.checkpoint import Checkpoint, Losses, RunFile, fingerprint
 from compositional_inversion.compinv_core.training.loop import Surroundings, as_leaves, train
 from compositional_inversion.compinv_core.training.recipe import Recipe
@@ -109,11 +110,15 @@ def test_a_run_with_a_damaged_byte_is_begun_anew_and_kept_aside(tmp_path: Path, 
     assert unread > 10 and "training starts anew" in caplog.text
 
 
-@pytest.mark.parametrize("changed", [{"run": "another"}, {"micro_batch": 0}, {"step": "ten"}, {"parameters": {"a": 1}}])
-def test_what_is_no_state_of_this_run_is_not_gone_on_with(tmp_path: Path, changed: dict[str, object]):
-    learn(tmp_path / "run.pt")
-    torch.save({**torch.load(tmp_path / "run.pt"), **changed}, tmp_path / "run.pt")
+def test_what_is_no_state_of_this_run_is_not_gone_on_with(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """Neither another run's, nor what somebody else has written: of that nothing is read."""
+    learn(tmp_path / "other.pt")
+    (tmp_path / "other.pt").rename(tmp_path / "run.pt")
     assert RunFile(tmp_path / "run.pt", PROBE).load() is None and (tmp_path / "run.damaged").exists()
+    state = torch.load(tmp_path / "run.damaged")
+    torch.save({**state, "run": "run", "micro_batch": 0}, tmp_path / "run.pt")
+    assert RunFile(tmp_path / "run.pt", PROBE).load() is None
+    assert "it is of the run other" in caplog.text and "it is damaged, or no file of this version" in caplog.text
 
 
 def test_what_a_kill_has_left_of_a_write_goes_with_the_next_in_its_folder(tmp_path: Path):
@@ -136,7 +141,7 @@ def test_a_run_of_another_version_is_begun_anew_and_said_so(tmp_path: Path, capl
     learn(tmp_path / "run.pt")
     state = torch.load(tmp_path / "run.pt")
     del state["history"]
-    torch.save(state, tmp_path / "run.pt")
+    write_sealed(state, tmp_path / "run.pt", {})
     assert RunFile(tmp_path / "run.pt", PROBE).load() is None
     assert "training starts anew" in caplog.text
 
