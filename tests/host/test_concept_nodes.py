@@ -149,6 +149,21 @@ def test_what_was_learnt_and_may_not_be_saved_under_its_name_is_kept_beside_it_o
     (folder / "test-lost.safetensors").unlink()
 
 
+def test_a_concept_of_layers_is_saved_as_kohya_s_scripts_read_it(pack, concept, folder):
+    from compositional_inversion.compinv_core.concept import Concept
+    from compositional_inversion.compinv_core.reading.table import XTI, layers_named
+
+    how = {"name": "test-xti", "if_it_exists": "refuse", "format": "kohya's XTI"}
+    with pytest.raises(ValueError, match="cannot be saved for kohya's XTI"):
+        pack.run("CompInvSaveConcept", concept=concept, **how)
+    own = {"clip_l": torch.ones(1, 768)}
+    layers = Concept("mine", own, attributes=dict.fromkeys(XTI, own), cells=str(layers_named(XTI)))
+    pack.run("CompInvSaveConcept", concept=layers, **how)
+    loaded, _ = pack.run("CompInvLoadConcept", file="test-xti.safetensors", class_word="cat")
+    assert loaded.cells == layers.cells and loaded.class_word == "cat"
+    (folder / "test-xti.safetensors").unlink()
+
+
 @pytest.mark.parametrize("name", ["../test", "a test", "a/b"])
 def test_saving_stays_in_the_folder(pack, concept, name):
     with pytest.raises(ValueError, match="cannot be used"):
