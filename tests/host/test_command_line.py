@@ -441,7 +441,9 @@ def test_attributes_are_learnt_from_a_file_as_by_their_node(
     wired = {name for name, told in inputs.items() if told[0] in ("MODEL", "CLIP", "VAE", "IMAGE", "MASK")}
     assert {*inputs} - wired <= {field.name for field in fields(Job)}
     (job,) = read_config(config).concepts
-    usual = {n: told.get("default", told.get("options", [None])[0]) for n, (_, told) in inputs.items() if n not in wired}
+    usual = {
+        n: told.get("default", told.get("options", [None])[0]) for n, (_, told) in inputs.items() if n not in wired
+    }
     assert {name: getattr(job, name) for name in usual} == {**usual, **own}
     assert train_all(config) == []
     (made,) = (place / "words").iterdir()
@@ -449,7 +451,9 @@ def test_attributes_are_learnt_from_a_file_as_by_their_node(
     pictures = [picture.pixels for picture in read_folder(base / "input" / "ember").pictures]
     model, clip, vae = microworld
     given = {**usual, **own, "model": model, "clip": clip, "vae": vae}
-    (concept, *_) = pack.run("CompInvTrainAttributes", images=pictures, **{name: [value] for name, value in given.items()})
+    (concept, *_) = pack.run(
+        "CompInvTrainAttributes", images=pictures, **{name: [value] for name, value in given.items()}
+    )
     assert found.cells == concept.cells and [*found.attributes] == ["colour", "style", "object", "layout"]
     for name, vectors in concept.attributes.items():
         assert torch.equal(found.attributes[name]["clip_l"], vectors["clip_l"]), name
