@@ -105,4 +105,4 @@ def inpainting_table(found: Sequence[Record]) -> str:
         for row, own in inpainting(found).items()
     ]
     heads = ["", "own appearance, inside the mask", "other thing still there", "largest change of a latent outside"]
-    return markdown([*heads, "of an 8-bit pixel, 8 pixels away"], lines)
+    return markdown([*heads, "of an 8-bit pixel, 24 pixels away"], lines)

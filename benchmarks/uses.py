@@ -43,7 +43,7 @@ LEARNT = "ours, no layout"  # how concepts are learnt, of `RECIPES`
 FAIR = "three vectors"  # how a class is learnt anew: anchors would draw it to the class word, and its bias
 IMAGES = 96  # of a word, for its colours
 ALONE, SCENES, EACH = 16, 4, 4  # images of a concept alone; drawn scenes, and images of each
-FAR = 8  # pixels from the mask, as far as the decoder's last layers see
+FAR = 24  # pixels from the mask; nearer ones the decoder makes of latents on both sides
 Done = set[tuple[str, ...]]
 
 
@@ -154,7 +154,12 @@ def _inpainted(viewer: Viewer, clip: Any, concept: ConceptSpec, row: str, seed: 
             positive = composition_prompt(clip, text, ["mine", other])
             boxes = {"mine": [0.5, 0, 1, 1], other: [0, 0, 0.5, 1]}
             model = with_layout(
-                bench.model, layout_from_json(json.dumps(boxes)), OURS.steering, OURS.guidance, regional=OURS.regional
+                bench.model,
+                layout_from_json(json.dumps(boxes)),
+                OURS.steering,
+                OURS.guidance,
+                balance=OURS.balance,
+                regional=OURS.regional,
             )
         given = {
             "samples": latent.repeat(EACH, 1, 1, 1),

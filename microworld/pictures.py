@@ -5,13 +5,14 @@ them.
 import argparse
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from .scenes import Scene, balanced_set, draw, half_scene, reference_picture, user_picture
-from .spec import DEFAULT_WORLD, FIRST, World, load_world
+from .spec import DEFAULT_WORLD, FIRST, Look, World, load_world
 
 SIZES = [(320, 320), (384, 320), (320, 400), (400, 400), (360, 320)]  # width, height
 
@@ -50,13 +51,15 @@ def keep(world: World, folder: Path, scene: Callable[[], Scene]) -> None:
 
 
 def keep_for_workflows(world: World, pictures: Path) -> None:
-    """A balanced set of cats; and a room with a chair, transparent where something else goes."""
+    """A balanced set of cats; and a red chair in the snow, transparent where something else goes."""
     side = SIZES[0][0]
     (pictures / "cats").mkdir()
     for i, scene in enumerate(balanced_set(world, "cat"), start=1):
         _image(draw(world, scene, side, side)).save(pictures / "cats" / f"cats_{i}.jpg", quality=90)
     (pictures / "room").mkdir()
-    room = _image(draw(world, half_scene(world, "chair", np.random.default_rng([world.seed, 23])), side, side))
+    scene = half_scene(world, "chair", np.random.default_rng([world.seed, 23]))
+    chair = replace(scene.things[0], look=Look("plain", world.colors["red"], world.colors["red"]))
+    room = _image(draw(world, replace(scene, room="snow", things=(chair,)), side, side))
     alpha = Image.new("L", room.size, 255)
     alpha.paste(0, (side // 2, 0, side, side))
     room.putalpha(alpha)

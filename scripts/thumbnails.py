@@ -17,13 +17,14 @@ from workflow import find
 
 SECOND, SECOND_WORD = "sippy", "cup"
 ZOOM = 4
-USES: dict[str, tuple[dict[str, int], int]] = {
-    "variations_and_scenes": ({"Variations": 2, "Scene": 1, "Another scene": 1}, 2),
-    "bias_reduction": ({"Class word": 4, "Balanced": 4}, 4),
-    "inpainting": ({"Inpainted": 4}, 2),
-    "attributes": ({"Palette": 2, "Style": 2, "Layout": 2}, 3),
+ATTRIBUTES = ("Palette", "Style", "Layout")
+USES: dict[str, tuple[list[tuple[str, int]], int]] = {
+    "variations_and_scenes": ([("Variations", 0), ("Variations", 1), ("Scene", 0), ("Another scene", 0)], 2),
+    "bias_reduction": ([(title, i) for title in ("Class word", "Balanced") for i in range(4)], 4),
+    "inpainting": ([("Inpainted", i) for i in range(4)], 2),
+    "attributes": ([(title, i) for i in range(2) for title in ATTRIBUTES], 3),
 }
-"""How many images of which node are shown, and in how many columns."""
+"""Which image of which node is shown, row by row, and in how many columns."""
 
 
 def grid(images: list[bytes], columns: int = 2) -> Image.Image:
@@ -54,12 +55,11 @@ def main() -> int:
                 outputs, _ = run(server, graph, name)
                 file = PACK / "workflows" / f"compositional_inversion_{name}.jpg"
                 grid(pictures(server, outputs, find(graph, "Composition"))).save(file, quality=90)
-            for name, (titles, columns) in USES.items():
+            for name, (shown, columns) in USES.items():
                 graph = load_graph(server, name)
                 outputs, _ = run(server, graph, name)
-                images = [pictures(server, outputs, find(graph, title))[:count] for title, count in titles.items()]
-                file = PACK / "workflows" / f"compositional_inversion_{name}.jpg"
-                grid([image for own in images for image in own], columns).save(file, quality=90)
+                images = [pictures(server, outputs, find(graph, title))[i] for title, i in shown]
+                grid(images, columns).save(PACK / "workflows" / f"compositional_inversion_{name}.jpg", quality=90)
             run(server, plain(json.loads(text), 1), "a word to repair")
             graph = load_graph(server, "repair_concept")
             outputs, _ = run(server, graph, "repair_concept")
