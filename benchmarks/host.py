@@ -114,3 +114,8 @@ def goal(number: str, name: str, value: float, bound: float, anchor: str = "") -
         missed.append(f"{number} {name}")
     peers = f"  ({anchor})" if anchor else ""
     print(f"{number} {name} {value:.4g} goal<={bound:g} {'pass' if good else 'MISSED'}{peers}", flush=True)
+
+
+def stated(number: str, name: str, value: float, why: str) -> None:
+    """One line for what is measured beside a goal, and has none."""
+    print(f"{number} {name} {value:.4g} no goal  ({why})", flush=True)

@@ -52,10 +52,14 @@ def worn(
 ) -> bool:
     """Whether three fifths of the pixels of a disc within a thing of an image (H, W, 3) are of one of these colours, (hue in degrees,
     saturation, value)."""
+    wanted = np.array([colorsys.hsv_to_rgb(hue % 360 / 360, saturation, value) for hue, saturation, value in colors])
+    near = np.abs(inside(image, place, extent)[:, None] - wanted[None]).max(2).min(1) < NEAR
+    return bool(near.mean() >= 0.6)
+
+
+def inside(image: Tensor, place: tuple[float, float], extent: float) -> np.ndarray:
+    """(P, 3), the 8-bit pixels, in 0..1, of a disc within a thing of an image (H, W, 3)."""
     pixels = np.asarray(Image.fromarray((image.numpy() * 255).round().astype(np.uint8)), np.float32) / 255
     height, width = pixels.shape[:2]
     x, y = np.meshgrid((np.arange(width) + 0.5) / width, (np.arange(height) + 0.5) / height)
-    inside = pixels[np.hypot(x - place[0], y - place[1]) < INNER * extent]
-    wanted = np.array([colorsys.hsv_to_rgb(hue % 360 / 360, saturation, value) for hue, saturation, value in colors])
-    near = np.abs(inside[:, None] - wanted[None]).max(2).min(1) < NEAR
-    return bool(near.mean() >= 0.6)
+    return pixels[np.hypot(x - place[0], y - place[1]) < INNER * extent]

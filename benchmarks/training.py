@@ -1,4 +1,5 @@
-"""What a training step costs against its floor and against diffusers' way of doing one (T1 to T6), and of a fine-tune (T8, T9).
+"""What a training step costs against its floor and against diffusers' way of doing one (T1 to T6), of a fine-tune (T8, T9), and of
+attributes (T10).
 
 The floor of a step is a forward of the frozen UNet and a backward that reaches nothing but what the text gives it: context,
 and SDXL's pooled output, whose gradient runs through every residual block. Forgetting it would be 1.8 % cheaper, and wrong.
@@ -15,7 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from host import SD15, SDXL, Architecture, goal
+from host import SD15, SDXL, Architecture, goal, stated
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
@@ -26,6 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from compinv_core.adapter import Change
 from compinv_core.backbone import Encoded, NoiseSchedule, PreparedPrompts, Vectors
 from compinv_core.host import text_encoder, text_gradient
+from compinv_core.host.attention import outline
 from compinv_core.host.backbone import ComfyBackbone
 from compinv_core.host.latents import noise_schedule
 from compinv_core.host.model import checkpointed, predictor
@@ -33,6 +35,7 @@ from compinv_core.host.weights import Changes, weights_of
 from compinv_core.memory import MemoryPlan
 from compinv_core.prompts.templates import OBJECT_TEMPLATES
 from compinv_core.prompts.vocabulary import Vocabulary
+from compinv_core.reading.table import MATTE, Table, noises_of, per_layer, per_stage
 from compinv_core.training.concept_training import ConceptTraining
 from compinv_core.training.loop import Surroundings, as_leaves, train
 from compinv_core.training.objective import diffusion_loss
@@ -40,6 +43,7 @@ from compinv_core.training.recipe import Recipe
 from compinv_core.training.request import Request
 from compinv_core.training.run import BYTES_PER_NUMBER
 from compinv_core.training.task import Task, TrainingData
+from compinv_core.training.ways.attributes import Attributes, acting_in, combinations
 from compinv_core.training.ways.textual_inversion import TextualInversion, Word
 from compinv_core.training.ways.weight_changes import added
 
@@ -291,6 +295,41 @@ def state_per_number() -> float:
     return (leaf.nbytes + leaf.grad.nbytes + sum(value.nbytes for value in kept)) / leaf.numel()
 
 
+def attribute_flops(step: Step, table: Table) -> int:
+    """Of a step that learns attributes, for one picture, in the stage in which most texts are encoded."""
+    unet = outline(step.model)
+    cells, acting = table.on(unet), combinations(table.on(unet), unet)
+    names = {attribute: f"probe-{attribute}" for attribute in table.lines}
+    placeholders = [[names[attribute] for attribute in own] for own in acting]
+    prompts = [("a photo of " + " ".join(f"embedding:{name}" for name in own), own[0]) for own in placeholders]
+    counts = dict.fromkeys(names.values(), 1)
+    prepared = text_gradient.prepare(step.clip, prompts, counts, [own[1:] for own in placeholders])
+    start = {key: vectors[:1].detach() for key, vectors in step.vectors.items()}
+    backbone: Any = SimpleNamespace(
+        schedule=step.schedule,
+        outline=unet,
+        device=torch.device(step.device),
+        encode=partial(text_gradient.encode_prepared, step.clip),
+        encode_text=lambda _: step.floor_input(),
+    )
+    words = tuple(Word(name, "cat", start) for name in names.values())
+    of_words = TextualInversion(backbone, words, prepared, ("a photo of cat",))
+    way = Attributes(of_words, names, cells, {(0, own): i for i, own in enumerate(acting)})
+    parameters = {name: value.clone().requires_grad_() for name, value in way.start().items()}
+
+    def texts(noise: float) -> int:
+        return len({acting_in(cells, place, noise) for place in unet.place_names} - {()})
+
+    steps = torch.tensor([int(max(noises_of(table.cuts), key=texts) * len(step.schedule.alphas_cumprod))])
+
+    def loss() -> Tensor:
+        with text_gradient.differentiable(step.clip):
+            return step.loss(way.encode([0], parameters, steps))
+
+    way.encode_ordinary([0])  # which a run does once
+    return flops(loss)
+
+
 def seconds(run: Callable[[], Any], times: int = 3) -> float:
     """The quickest of a few."""
     best = float("inf")
@@ -318,6 +357,11 @@ def main() -> None:
             again = flops(lambda s=step: s.loss(s.encode()))
         goal("T5", f"{architecture.name} checkpointed, FLOPs", again / ours, 1.45)
         goal("T8", f"{architecture.name} K,V", fine_tune_flops(step) / ours, 1.05, "2 with class images")
+        for kind, table in (("MATTE", MATTE), ("ProSpect", per_stage())):
+            goal("T10", f"{architecture.name} {kind}", attribute_flops(step, table) / ours, 1.12)
+        layers = per_layer(outline(step.model))
+        cost = attribute_flops(step, layers) / ours
+        stated("T10", f"{architecture.name} P+", cost, f"{len(layers.lines)} texts are encoded, one for each block")
         for name, wanted in PARAMETERS[architecture.name].items():
             what, _, rank = name.partition(" rank ")
             numbers = learnt_numbers(step, what, int(rank or 0))

@@ -1,7 +1,7 @@
 """A learnt word and its file: the embedding that every interface loads, with what made it in the metadata."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from . import __version__
 from .files import TensorFile, unused, write_tensors
-from .reading.table import MATTE, Table, layers_named, parsed
+from .reading.table import MATTE, XTI, Table, layers_named, parsed
 from .sentences import quoted
 from .tensor_files import dense, read_metadata, read_tensors
 
@@ -158,20 +158,46 @@ def prompt_name(stem: str) -> str:
     return re.sub(r"[\s()\\,{}|]+", "-", stem).strip("-") or "concept"
 
 
-def write_concept(concept: Concept, path: Path, replace: bool = False) -> None:
+def write_concept(
+    concept: Concept, path: Path, replace: bool = False, form: Callable[[Concept, Path], TensorFile] | None = None
+) -> None:
     """Write a `.safetensors` embedding, whole or not at all.
+
+    Args:
+        form: `file_of`, which is the default, or `xti_file`.
 
     Raises:
         FileExistsError: the file is there and `replace` is off.
+        ValueError: it cannot be written in this form.
     """
+    file = (form or file_of)(concept, path)
     if path.exists() and not replace:
         raise FileExistsError(f'The embedding "{path.name}" exists already; choose another name, or to replace it.')
-    write_tensors(file_of(concept, path))
+    write_tensors(file)
+
+
+def _metadata(concept: Concept) -> dict[str, str]:
+    return {**concept.provenance, "class_word": concept.class_word, "format": FORMAT, "written_by": __version__}
+
+
+def xti_file(concept: Concept, path: Path) -> TensorFile:
+    """A concept of SD 1.x with a vector or more for each block as kohya's scripts write and read them: 16 keys and no others.
+
+    Raises:
+        ValueError: it was not learnt per layer, or is for other models.
+    """
+    if set(concept.attributes) != set(XTI) or set(concept.vectors) != {"clip_l"}:
+        has = ", ".join(concept.attributes) or "one word for all blocks"
+        raise ValueError(
+            f'The concept "{concept.name}" cannot be saved for kohya\'s XTI, which has the {len(XTI)} blocks of SD 1.x, {XTI[0]} to {XTI[-1]}; '
+            f"it has {quoted(has, 60)}. Train it per layer (P+) on SD 1.x."
+        )
+    return {name: concept.attributes[name]["clip_l"].float().clone() for name in XTI}, path, _metadata(concept)
 
 
 def file_of(concept: Concept, path: Path) -> TensorFile:
     """Its embedding as a `.safetensors` file."""
-    metadata = {**concept.provenance, "class_word": concept.class_word, "format": FORMAT, "written_by": __version__}
+    metadata = _metadata(concept)
     tensors = {key: vectors.float() for key, vectors in concept.vectors.items()}
     for attribute, own in concept.attributes.items():
         tensors |= {

@@ -326,3 +326,28 @@ def user_picture(world: World, concept: ConceptSpec, random: Random) -> Scene:
     return Scene(
         "wallpaper", concept.room, float(random.uniform(0.2, 0.4)), (concept_thing(concept, x, y, extent, random),)
     )
+
+
+def balanced_set(world: World, word: str) -> list[Scene]:
+    """Things of a class by plain walls, one in each colour that has a name."""
+    random = np.random.default_rng([world.seed, 21, world.classes.index(word)])
+    scenes: list[Scene] = []
+    for color in world.colors.values():
+        extent = float(random.uniform(0.27, 0.4))
+        x, y = (float(c) for c in random.uniform(extent, 1 - extent, 2))
+        thing = Thing(word, Look("plain", color, color), x, y, extent, float(random.uniform(-0.2, 0.2)), False)
+        scenes.append(replace(random_room(world, random), room="wall", things=(thing,)))
+    return scenes
+
+
+def half_scene(world: World, word: str, random: Random) -> Scene:
+    """A thing in the left half of a room, the right one empty for something else."""
+    extent = float(random.uniform(0.21, 0.24))
+    color = world.colors[str(random.choice(list(world.colors)))]
+    thing = Thing(
+        word, Look("plain", color, color), 0.25, float(random.uniform(extent, 1 - extent)), extent, 0.0, False
+    )
+    room = random_room(world, random)
+    while room.room == "wallpaper":  # as the concepts' own rooms are
+        room = random_room(world, random)
+    return replace(room, things=(thing,))

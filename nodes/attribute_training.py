@@ -19,7 +19,6 @@ from .pictures import to_image
 from .train import loss_map, loss_plot
 from .types import CATEGORY, ConceptType
 
-MOST_IMAGES = 5
 BEFORE = ("model", "clip", "vae", "images", "placeholder", "class_word", "masks", "resolution", "steps", "batch")
 AFTER = ("learning_rate", "anchor_weight", "seed")
 
@@ -111,11 +110,6 @@ class CompInvTrainAttributes(io.ComfyNode):
     @classmethod
     def execute(cls, **inputs: list[Any]) -> io.NodeOutput:
         one = first_values(inputs)
-        count = sum(len(batch) for batch in inputs["images"])
-        if count > MOST_IMAGES:
-            raise ValueError(
-                f'The input "images" holds {count} pictures; 1 to {MOST_IMAGES} are allowed, with the attributes in common.'
-            )
         check_new_placeholder(one["clip"], one["placeholder"])
         weight = one["anchor_weight"]
         recipe = Recipe(

@@ -41,10 +41,16 @@ class CompInvAttributePrompt(io.ComfyNode):
                     "text",
                     multiline=True,
                     default="a photo of a dog",
-                    tooltip="The prompt. {colour}, {style}, {object} and {layout} say where an attribute goes; one that has no place is written "
-                    "behind the prompt, an object in place of its class word.",
+                    tooltip="The prompt. embedding:my-cat.colour takes an attribute there; that concept's switches are then not read. Of attributes that are "
+                    "switched on, {colour}, {style}, {object} and {layout} say where they go; without a place they are written behind the prompt, an "
+                    "object in place of its class word.",
                 ),
-                ConceptType.Input("concept_1", tooltip="A concept from Attribute Inversion Train, or loaded."),
+                ConceptType.Input(
+                    "concept_1",
+                    optional=True,
+                    tooltip="A concept from Attribute Inversion Train, or loaded. Unconnected: those that the text names, applied or in the "
+                    "embeddings folder.",
+                ),
                 *_switches(1),
                 io.Combo.Input(
                     "cells",
@@ -96,7 +102,7 @@ class CompInvAttributePrompt(io.ComfyNode):
             if (concept := concepts.get(f"concept_{number}")) is not None
         ]
         phrases = [part.strip() for part in re.split(f"{SEPARATORS}|\n", subjects) if part.strip()]
-        conditioning = attribute_prompt(model, clip, text, phrases, uses)
+        conditioning = attribute_prompt(model, clip, text, phrases, uses, chosen)
         check_fit(model, conditioning)
         return io.NodeOutput(conditioning, conditioning[0][1][BY_CELL].described())
 

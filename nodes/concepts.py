@@ -7,13 +7,14 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import io
 
-from ..compinv_core.concept import Concept, check_name, lengthened, read_concept, write_concept
+from ..compinv_core.concept import Concept, check_name, file_of, lengthened, read_concept, write_concept, xti_file
 from ..compinv_core.files import unused
 from ..compinv_core.host.text_encoder import towards_class_word, with_concept
 from ..compinv_core.tensor_files import read_metadata
 from .types import CATEGORY, ConceptType
 
 REFUSE, REPLACE, NUMBER = "refuse", "replace it", "add a number"
+FORMS = {"embedding": file_of, "kohya's XTI": xti_file}
 
 
 class CompInvSaveConcept(io.ComfyNode):
@@ -33,6 +34,13 @@ class CompInvSaveConcept(io.ComfyNode):
                     options=[REFUSE, REPLACE, NUMBER],
                     tooltip="When the file exists: stop with an error, overwrite it, or add a number to the name.",
                 ),
+                io.Combo.Input(
+                    "format",
+                    options=list(FORMS),
+                    optional=True,
+                    tooltip="embedding: a file that every UI loads. kohya's XTI: the 16 keys that kohya's scripts read, of a concept trained per layer "
+                    "(P+) on SD 1.x.",
+                ),
             ],
             outputs=[
                 ConceptType.Output("SAVED", display_name="concept", tooltip="The concept, named as its file."),
@@ -43,7 +51,7 @@ class CompInvSaveConcept(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, concept: Concept, name: str, if_it_exists: str) -> io.NodeOutput:
+    def execute(cls, concept: Concept, name: str, if_it_exists: str, format: str = next(iter(FORMS))) -> io.NodeOutput:
         name = name.strip() or concept.name
         check_name(name)
         folder = Path(folder_paths.get_folder_paths("embeddings")[0])
@@ -53,7 +61,8 @@ class CompInvSaveConcept(io.ComfyNode):
             chosen = f"{name}-{number}"
         saved = replace(concept, name=chosen)
         try:
-            write_concept(saved, folder / f"{chosen}.safetensors", replace=if_it_exists == REPLACE)
+            file = folder / f"{chosen}.safetensors"
+            write_concept(saved, file, replace=if_it_exists == REPLACE, form=FORMS[format])
         except OSError as error:  # it exists, or its folder cannot be written
             raise type(error)(f"{error}{_kept(saved)}") from error
         return io.NodeOutput(saved, f"embedding:{chosen}")

@@ -17,6 +17,14 @@ from workflow import find
 
 SECOND, SECOND_WORD = "sippy", "cup"
 ZOOM = 4
+ATTRIBUTES = ("Palette", "Style", "Layout")
+USES: dict[str, tuple[list[tuple[str, int]], int]] = {
+    "variations_and_scenes": ([("Variations", 0), ("Variations", 1), ("Scene", 0), ("Another scene", 0)], 2),
+    "bias_reduction": ([(title, i) for title in ("Class word", "Balanced") for i in range(4)], 4),
+    "inpainting": ([("Inpainted", i) for i in range(4)], 2),
+    "attributes": ([(title, i) for i in range(2) for title in ATTRIBUTES], 3),
+}
+"""Which image of which node is shown, row by row, and in how many columns."""
 
 
 def grid(images: list[bytes], columns: int = 2) -> Image.Image:
@@ -47,6 +55,11 @@ def main() -> int:
                 outputs, _ = run(server, graph, name)
                 file = PACK / "workflows" / f"compositional_inversion_{name}.jpg"
                 grid(pictures(server, outputs, find(graph, "Composition"))).save(file, quality=90)
+            for name, (shown, columns) in USES.items():
+                graph = load_graph(server, name)
+                outputs, _ = run(server, graph, name)
+                images = [pictures(server, outputs, find(graph, title))[i] for title, i in shown]
+                grid(images, columns).save(PACK / "workflows" / f"compositional_inversion_{name}.jpg", quality=90)
             run(server, plain(json.loads(text), 1), "a word to repair")
             graph = load_graph(server, "repair_concept")
             outputs, _ = run(server, graph, "repair_concept")

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any, Literal, Union, cast, get_args, get_origin
 
 from ..concept import check_name
+from ..reading.table import MATTE
 from ..sentences import quoted
+from ..training.attribute_training import KINDS as ATTRIBUTES
+from ..training.attribute_training import Kind
 from ..training.objective import NoiseLevels
 from ..training.recipe import Optimizer, Recipe
 from ..training.request import LIMITS, TEMPLATES, WHAT, FineTuneRequest, PriorKind
@@ -42,8 +45,9 @@ class Job:
         start_from: an embedding to go on with, a path or a name in the embeddings folder; it says how many vectors there are.
         paper: whether to train as the reference implementation does, whatever else is set but what, the seed, growing, noise_levels,
             rescale, prompts and the rank of a LoRA.
-        what: "word" (the embedding alone), or what of the model is learnt as well: "keys and values" (Custom Diffusion),
-            "attention" (LoRA) or "whole UNet" (DreamBooth). The change is written to a LoRA file of the same name.
+        what: "word" (the embedding alone), "attributes" (embeddings of its colour, style, object and layout), or what of the model is
+            learnt as well: "keys and values" (Custom Diffusion), "attention" (LoRA) or "whole UNet" (DreamBooth). The change is
+            written to a LoRA file of the same name.
         rank: of the change; 0 learns each weight's in full, as the whole UNet always is.
         weights_learning_rate: of the change; in units of the weights' own size.
         prior: "none", "DCO" or "class images": what keeps it from forgetting the class.
@@ -53,6 +57,12 @@ class Job:
         optimizer: "AdamW", or "sphere": vectors keep a typical word's length, and learning_rate is in radians a step (Directional
             Textual Inversion).
         replace: whether files of the same name that are there already, and of another training, are written over.
+        attributes: which ones what = "attributes" learns: "colour, style, object, layout" (MATTE), "per layer (P+)" or
+            "per stage (ProSpect)". Their defaults of vectors, mirror and ignore_background are `OF_ATTRIBUTES`.
+        table: where colour, style, object and layout act, a line for each.
+        colour_words: the true colours, separated by commas; "" finds them in the images.
+        style_word: the ordinary word that the search for a style starts from.
+        colour_style_loss, object_loss: whether each of MATTE's two losses is there, both weighted by anchor_weight.
     """
 
     placeholder: str
@@ -77,7 +87,7 @@ class Job:
     noise_levels: NoiseLevels = DEFAULTS.noise_levels
     prompts: list[str] = field(default_factory=list[str])
     seed: int = 0
-    what: Literal["word"] | What = "word"
+    what: Literal["word", "attributes"] | What = "word"
     rank: int = 16
     weights_learning_rate: float = DEFAULTS.weights_learning_rate
     prior: PriorKind = "DCO"
@@ -87,6 +97,12 @@ class Job:
     anchor_loss: Literal["embedding", "text features"] = "embedding"
     optimizer: Optimizer = "AdamW"
     replace: bool = False
+    attributes: Kind = ATTRIBUTES[0]
+    table: str = str(MATTE)
+    colour_words: str = ""
+    style_word: str = "style"
+    colour_style_loss: bool = True
+    object_loss: bool = True
 
     def __post_init__(self) -> None:
         check_name(self.placeholder)
@@ -106,7 +122,8 @@ class Job:
         choices = {
             "kind": TEMPLATES,
             "noise_levels": get_args(NoiseLevels),
-            "what": ("word", *WHAT),
+            "what": ("word", "attributes", *WHAT),
+            "attributes": ATTRIBUTES,
             "prior": get_args(PriorKind),
             "anchor_loss": ("embedding", "text features"),
             "optimizer": get_args(Optimizer),
@@ -114,6 +131,15 @@ class Job:
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f'{name} is "{quoted(getattr(self, name))}"; {", ".join(known)} are allowed.')
+
+
+OF_ATTRIBUTES: dict[str, Any] = {"vectors": 1, "mirror": False, "ignore_background": False}
+"""Defaults for what = "attributes", as on the node: a layout has a left and a right, and with the style it is of the whole image."""
+
+NOT_OF_ATTRIBUTES = (
+    "anchors", "learn_weights", "start_from", "paper", "kind", "rescale", "rank", "weights_learning_rate", "prior", "prior_images",
+    "prior_count", "prior_weight", "anchor_loss",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -151,11 +177,28 @@ def read_config(path: Path) -> Config:
     if not entries or not isinstance(entries, list) or not all(type(one) is dict for one in cast("list[Any]", entries)):
         raise ConfigError(f'"{path}" lists no concept; write one or more [[concepts]].')
     numbered = enumerate(cast("list[Any]", entries), start=1)
-    jobs = [cast(Job, _made(Job, entry, f"Concept {i}", path)) for i, entry in numbered]
+    jobs = [cast(Job, _made(Job, _by_attribute(entry, i, path), f"Concept {i}", path)) for i, entry in numbered]
     names = [job.placeholder for job in jobs]
     if len(set(names)) < len(names):
         raise ConfigError(f'"{path}" names a placeholder twice: {quoted(", ".join(names))}; each needs its own.')
-    return _made(Config, {**raw, "concepts": jobs}, "The file", path)
+    config = _made(Config, {**raw, "concepts": jobs}, "The file", path)
+    if config.jointly and any(job.what == "attributes" for job in jobs):
+        raise ConfigError(
+            f'"{path}" sets jointly, but attributes are learnt one concept after the other; leave it out.'
+        )
+    return config
+
+
+def _by_attribute(entry: Mapping[str, Any], number: int, path: Path) -> Mapping[str, Any]:
+    """What a concept sets, with the defaults of attributes where it is learnt by these."""
+    if entry.get("what") != "attributes":
+        return entry
+    needless = [name for name in NOT_OF_ATTRIBUTES if name in entry]
+    if needless:
+        raise ConfigError(
+            f'Concept {number} of "{path}" sets "{needless[0]}", which attributes do not have; leave it out.'
+        )
+    return {**OF_ATTRIBUTES, **entry}
 
 
 def _made(kind: Any, entry: Mapping[str, Any], what: str, path: Path) -> Any:

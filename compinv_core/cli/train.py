@@ -28,13 +28,16 @@ from ..host.backbone import ComfyBackbone
 from ..host.predictor import train_predictor
 from ..host.text_encoder import check_new_placeholder, text_encoders, vocabulary
 from ..layout.predictor_training import PredictorTraining
+from ..reading.table import parsed
 from ..sentences import quoted
 from ..tensor_files import read_metadata
+from ..training.attribute_training import AttributeRequest, AttributeTraining
 from ..training.checkpoint import Progress
 from ..training.concept_training import ConceptTraining
 from ..training.picture_folder import READ, PictureFolder, read_folder, read_mask
 from ..training.recipe import Recipe
-from ..training.request import FineTuneRequest, Request, as_paper, as_paper_fine_tune
+from ..training.request import WHAT, FineTuneRequest, Request, as_paper, as_paper_fine_tune
+from ..training.run import TrainingRun
 from ..training.task import Workers
 from ..training.ways.fine_tune import What
 from .config import Config, ConfigError, Job, read_config
@@ -106,14 +109,14 @@ class Output:
         name += "-adapter" * (self.adapters == self.embeddings)
         return self.adapters / f"{name}.safetensors"
 
-    def learnt(self, training: ConceptTraining, jobs: Sequence[Job]) -> bool:
+    def learnt(self, training: TrainingRun, jobs: Sequence[Job]) -> bool:
         """Whether concepts' files, and their adapter's, are what this very training gives.
 
         Raises:
             ConfigError: one is another, and must not be written over.
         """
         files = [(self.file(job), job.replace, "embedding") for job in jobs]
-        if training.fine_tune is not None:
+        if jobs[0].what in WHAT:
             files.append((self.adapter_file(jobs), all(job.replace for job in jobs), "adapter"))
         runs = [_run_of(file) for file, _, _ in files]
         for (file, replace_it, what), run in zip(files, runs, strict=True):
@@ -135,7 +138,7 @@ def _groups(config: Config, workers: Workers) -> list[list[Job]]:
     return [[job] for job in jobs]
 
 
-def _learn(training: ConceptTraining, jobs: Sequence[Job], output: Output) -> list[str]:
+def _learn(training: TrainingRun, jobs: Sequence[Job], output: Output) -> list[str]:
     """Train, and write what was learnt.
 
     Returns:
@@ -215,7 +218,7 @@ def _load(checkpoint: str, base: Path) -> tuple[Any, Any, Any]:
     return model, clip, vae
 
 
-def _training(loaded: tuple[Any, Any, Any], jobs: Sequence[Job], base: Path) -> ConceptTraining:
+def _training(loaded: tuple[Any, Any, Any], jobs: Sequence[Job], base: Path) -> TrainingRun:
     model, clip, vae = loaded
     requests = [_request(clip, job, base) for job in jobs]
     job = jobs[0]
@@ -233,6 +236,8 @@ def _training(loaded: tuple[Any, Any, Any], jobs: Sequence[Job], base: Path) -> 
         optimizer=job.optimizer,
     )
     backbone = ComfyBackbone(model, clip, vae)
+    if job.what == "attributes":
+        return AttributeTraining(backbone, _by_attribute(job, requests[0]), recipe)
     fine_tune = None if job.what == "word" else _fine_tune(job, job.what, base)
     if job.paper and fine_tune is not None:
         vocabularies = backbone.vocabularies.values()
@@ -243,6 +248,18 @@ def _training(loaded: tuple[Any, Any, Any], jobs: Sequence[Job], base: Path) -> 
         pairs = [as_paper(request, recipe) for request in requests]
         requests, recipe = [request for request, _ in pairs], pairs[0][1]
     return ConceptTraining(backbone, requests, recipe, fine_tune)
+
+
+def _by_attribute(job: Job, request: Request) -> AttributeRequest:
+    return AttributeRequest(
+        request,
+        job.attributes,
+        table=parsed(job.table),
+        colour_words=job.colour_words,
+        style_word=job.style_word.strip(),
+        colour_style=job.colour_style_loss,
+        object_class=job.object_loss,
+    )
 
 
 def _fine_tune(job: Job, what: What, base: Path) -> FineTuneRequest:
@@ -273,7 +290,8 @@ def _request(clip: Any, job: Job, base: Path) -> Request:
     check_new_placeholder(clip, job.placeholder)
     known = vocabulary(clip, next(iter(text_encoders(clip))))
     words = tuple([job.class_word] if job.anchors is None else job.anchors)
-    anchors = weigh(job.class_word, words, known) if words and job.anchor_weight else None
+    has_anchors = words and job.anchor_weight and job.what != "attributes"  # which have anchors of their own
+    anchors = weigh(job.class_word, words, known) if has_anchors else None
     if anchors is not None:
         anchors = replace(anchors, learnt=job.learn_weights)
     return Request(

@@ -9,15 +9,16 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from comfy.sd1_clip import SDClipModel
+from comfy.sd1_clip import SDClipModel, expand_directory_list
 from torch import Tensor
 
-from ..concept import Concept, check_family, check_name, is_ours, mixed
+from ..concept import Concept, check_family, check_name, is_ours, mixed, read_concept
 from ..prompts.vocabulary import Vocabulary
 from ..sentences import quoted
 from .model import non_dynamic
 
 KEYS = ("clip_l", "clip_g", "clip_h")
+SUFFIXES = (".safetensors", ".pt", ".bin")
 ENDING = r"(?:\.(?:safetensors|pt|bin)(?![\w.-]))?"  # which ComfyUI takes behind an embedding's name
 SUPPORTED = "the text encoders of SD 1.x, SD 2.x and SDXL are supported"
 _vocabularies: WeakKeyDictionary[Any, Vocabulary] = WeakKeyDictionary()
@@ -142,14 +143,38 @@ def check_new_placeholder(clip: Any, name: str) -> None:
             )
     if name in known_concepts(clip):
         raise ValueError(f'The placeholder "{name}" is already an embedding of this CLIP; choose another name.')
-    directories = next((getattr(clip.tokenizer, key).embedding_directory for key in text_encoders(clip)), None) or []
-    for directory in [directories] if isinstance(directories, str) else directories:
-        for suffix in (".safetensors", ".pt", ".bin"):
-            path = Path(directory) / f"{name}{suffix}"
+    for directory in _embedding_folders(clip):
+        for suffix in SUFFIXES:
+            path = directory / f"{name}{suffix}"
             if path.exists() and not is_ours(path):
                 raise ValueError(
                     f'The placeholder "{name}" is already an embedding ("{path.name}"); choose another name.'
                 )
+
+
+def _embedding_folders(clip: Any) -> list[Path]:
+    """Where ComfyUI looks for the embeddings of a CLIP."""
+    found = next((getattr(clip.tokenizer, key).embedding_directory for key in text_encoders(clip)), None) or []
+    return [Path(folder) for folder in ([found] if isinstance(found, str) else found)]
+
+
+def find_concept(clip: Any, name: str) -> Concept | None:
+    """What a prompt means by embedding:name: a concept that was applied, or that of a file where ComfyUI looks for it, which is
+    also in the folders within.
+
+    Raises:
+        ValueError: the file holds no embedding that we know.
+    """
+    name = re.sub(rf"{ENDING}$", "", name)
+    if name in known_concepts(clip):
+        return known_concepts(clip)[name]
+    if ".." in Path(name).parts:
+        return None
+    for folder in expand_directory_list([str(folder) for folder in _embedding_folders(clip)]):
+        for suffix in SUFFIXES:
+            if (file := Path(folder) / f"{name}{suffix}").is_file():
+                return read_concept(file)
+    return None
 
 
 def encode(clip: Any, text: str) -> list[Any]:
@@ -171,6 +196,12 @@ def check_embeddings(clip: Any, text: str) -> None:
         found = find(embedding_name)
         if found[0] is None:
             applied, name = quoted(", ".join(known_concepts(clip))), embedding_name.split()[0].strip(",")
+            of_whom, dot, _ = name.strip(".").rpartition(".")
+            if dot and (whole := find_concept(clip, of_whom)) is not None and whole.attributes:
+                raise ValueError(
+                    f"The prompt's embedding:{quoted(name)} is an attribute of a concept, which Attribute Prompt alone reads; use that node, or "
+                    f"write embedding:{quoted(of_whom)} for all of it."
+                )
             raise ValueError(
                 f"The prompt's embedding:{quoted(name)} is neither applied nor in the embeddings folder; "
                 f"{f'applied: {applied}' if applied else 'no concept is applied'}."

@@ -243,6 +243,12 @@ layout: all in 1
 """)
 """What the stages of ProSpect (Zhang et al. 2023) are used for: its ten, as far as they differ in that."""
 
+XTI = (
+    "IN01", "IN02", "IN04", "IN05", "IN07", "IN08", "MID",
+    "OUT03", "OUT04", "OUT05", "OUT06", "OUT07", "OUT08", "OUT09", "OUT10", "OUT11",
+)  # fmt: skip
+"""The keys of kohya's XTI files, all of them and no others: the cross-attentions of SD 1.x in the order in which they run."""
+
 PRESETS = {"MATTE": MATTE, "P+": P_PLUS, "ProSpect": PROSPECT, "B-LoRA": B_LORA}
 STAGES_OF_PROSPECT = 10
 

@@ -30,6 +30,7 @@ from .ways.textual_inversion import TextualInversion, Word
 
 Kind = Literal["colour, style, object, layout", "per layer (P+)", "per stage (ProSpect)"]
 KINDS = get_args(Kind)
+MOST_IMAGES = 5
 LAYOUT_WORD = "photo"  # a neutral one, where the search for a layout starts
 
 
@@ -55,6 +56,11 @@ class AttributeRequest:
     object_class: bool = True
 
     def __post_init__(self) -> None:
+        count = sum(len(batch) for batch in self.request.images)
+        if count > MOST_IMAGES:
+            raise ValueError(
+                f'The input "images" holds {count} pictures; 1 to {MOST_IMAGES} are allowed, with the attributes in common.'
+            )
         if self.kind not in KINDS:
             raise ValueError(f'"attributes" is "{self.kind}"; {", ".join(KINDS)} are allowed.')
         unknown = [name for name in self.table.lines if name not in ROLES]

@@ -55,7 +55,7 @@ def attribute_prompt(pack: Any, microworld: Any, concept: Any, text: str = TEXT,
         model=model,
         clip=microworld[1],
         text=text,
-        concept_1=concept,
+        **({"concept_1": concept} if concept is not None else {}),
         **{**where, **off, **inputs},
     )
 
@@ -281,6 +281,114 @@ def test_a_file_with_attributes_is_an_ordinary_embedding_to_comfyui(
     one, other = (attribute_prompt(pack, microworld, c, colour_1=True)[0] for c in (thing, loaded))
     texts = [[p.own.encoded for p in c[0][1]["compinv_by_cell"].prompts] for c in (one, other)]
     assert all(torch.equal(a, b) for a, b in zip(*texts, strict=True))
+
+
+def read_texts(conditioning: Any) -> list[str]:
+    return list(conditioning[0][1]["compinv_by_cell"].texts)
+
+
+def same_reading(one: Any, other: Any) -> bool:
+    mine, theirs = (c[0][1]["compinv_by_cell"] for c in (one, other))
+    encoded = [[p.own.encoded for p in by_cell.prompts] for by_cell in (mine, theirs)]
+    return mine.of_cells == theirs.of_cells and all(torch.equal(a, b) for a, b in zip(*encoded, strict=True))
+
+
+def test_what_the_text_names_is_read_as_what_a_switch_takes(
+    pack: Any, microworld: Any, thing: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Of a concept that is connected, of one that was applied, and of one that is a file in a folder of ComfyUI's."""
+    from compositional_inversion.compinv_core.concept import write_concept
+
+    switched = attribute_prompt(
+        pack, microworld, thing, "a photo of a {colour} {object} on grass", colour_1=True, object_1=True
+    )
+    text = "a photo of a embedding:thing.colour embedding:thing.object on grass"
+    model, clip, vae = microworld
+    (applied_clip, _) = pack.run("CompInvApplyConcept", clip=clip, concept=thing)
+    (tmp_path / "within").mkdir()
+    write_concept(thing, tmp_path / "within" / "thing.safetensors")
+    wired = attribute_prompt(pack, microworld, thing, text, style_1=True)
+    applied_concept = attribute_prompt(pack, (model, applied_clip, vae), None, text)
+    monkeypatch.setattr(clip.tokenizer.clip_l, "embedding_directory", [str(tmp_path)])
+    of_file = attribute_prompt(pack, microworld, None, text)
+    in_folder = attribute_prompt(pack, microworld, None, text.replace("embedding:", "embedding:within/"))
+    for found in (wired, applied_concept, of_file, in_folder):
+        assert same_reading(found[0], switched[0]) and found[1] == switched[1]
+
+
+def test_two_things_of_a_prompt_take_the_same_attribute_of_two_concepts(pack: Any, microworld: Any, thing: Any):
+    text = "(embedding:thing.colour:1.2) cat and a embedding:one.colour car, embedding:thing.colour."
+    other = of_words(microworld, "one", colour="red")
+    positive = attribute_prompt(pack, microworld, thing, text, concept_2=other)[0]
+    assert read_texts(positive) == [
+        "cat and a car,.", "(embedding:thing-colour:1.2) cat and a embedding:one-colour car, embedding:thing-colour.",
+    ]  # fmt: skip
+    text = "embedding:thing.colour cat and a embedding:one.colour car"
+    subjects = "embedding:thing.colour cat, embedding:one.colour car"
+    ((_, entry),) = attribute_prompt(pack, microworld, thing, text, concept_2=other, subjects=subjects)[0]
+    assert [subject.phrase for subject in entry["compinv_subjects"]] == ["cat", "car"]
+    learnt = entry["compinv_by_cell"].prompts[1].learnt
+    for subject, own in ((0, "blue cat and a car"), (1, "cat and a red car")):
+        assert torch.equal(learnt[subject].encoded, negative(microworld, own)[0][0])
+
+
+@pytest.mark.parametrize(("class_word", "ordinary"), [("cat", "cat"), ("", "embedding:layers")])
+def test_a_concept_of_layers_or_stages_that_the_text_names_is_read_each_in_its_place(
+    pack: Any, microworld: Any, class_word: str, ordinary: str
+):
+    from dataclasses import replace
+
+    layers = of_words(
+        microworld, "layers", "IN01: input 1\nMID: middle 0\nOUT03: output 3", IN01="red", MID="car", OUT03="blue"
+    )
+    positive = attribute_prompt(
+        pack,
+        microworld,
+        replace(layers, class_word=class_word),
+        "a photo of a embedding:layers",
+        colour_1=True,
+        object_1=True,
+    )[0]
+    assert read_texts(positive)[0] == f"a photo of a {ordinary}"
+    places = {"input 1": "red", "middle 0": "car", "output 3": "blue"}
+    by_cell = positive[0][1]["compinv_by_cell"]
+    for place, word in places.items():
+        own = by_cell.prompts[by_cell.of_cells[place, 1]].own.encoded
+        assert torch.equal(own, negative(microworld, f"a photo of a {word}")[0][0])
+    assert set(by_cell.of_cells) == {(place, 1) for place in places}
+    shape = attribute_prompt(pack, microworld, layers, "a photo of a embedding:layers.object")[0]
+    assert set(shape[0][1]["compinv_by_cell"].of_cells) == {("middle 0", 1)}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a embedding:thing.color cat", 'The concept "thing" has no attribute "color": it has colour, style, object, layout.'),
+        ("a embedding:layers.IN01 cat", 'has no attribute "IN01": of one that was learnt per layer or stage, colour, style, object, layout are'),
+        ("a embedding:nothing.colour cat", "embedding:nothing.colour is neither applied nor in the embeddings folder"),
+        ("a embedding:../thing.colour cat", "is neither applied nor in the embeddings folder"),
+    ],
+)  # fmt: skip
+def test_an_attribute_in_text_that_is_not_there_gets_one_sentence(
+    pack: Any, microworld: Any, thing: Any, text: str, said: str
+):
+    layers = of_words(microworld, "layers", "IN01: input 1", IN01="red")
+    with pytest.raises(ValueError) as error:
+        attribute_prompt(pack, microworld, thing, text, concept_2=layers)
+    assert said in str(error.value)
+
+
+def test_other_prompts_say_who_reads_an_attribute_in_text(pack: Any, microworld: Any, thing: Any):
+    (clip, _) = pack.run("CompInvApplyConcept", clip=microworld[1], concept=thing)
+    with pytest.raises(
+        ValueError, match=r"embedding:thing\.colour is an attribute of a concept, which Attribute Prompt alone reads"
+    ):
+        pack.run("CompInvPrompt", clip=clip, text="a embedding:thing.colour cat", subjects="cat")
+
+
+def test_an_attribute_alone_is_no_subject(pack: Any, microworld: Any, thing: Any):
+    with pytest.raises(ValueError, match="is an attribute alone; name the thing that has it"):
+        attribute_prompt(pack, microworld, thing, "a embedding:thing.colour cat", subjects="embedding:thing.colour")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """`python -m compinv_core`: from a file to embeddings, in one process and in two; from a checkpoint to its layout predictor."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -295,7 +296,7 @@ def test_a_file_sets_what_the_nodes_do(place: Path, base: Path, pack: Any, monke
     assert paper.examples[0].prompts[0] == "a photo of a embedding:my-old cat"
 
 
-TUNED = {"what": "attention"}
+TUNED, PARTED = {"what": "attention"}, {"what": "attributes"}
 ARRIVES: dict[str, tuple[Any, dict[str, Any], Callable[[Any], Any], Any]] = {
     "placeholder": ("other", {}, lambda t: t.requests[0].name, "other"),
     "class_word": ("car", {}, lambda t: (t.requests[0].class_word, t.words[0].anchors.words), ("car", ("car",))),
@@ -328,6 +329,12 @@ ARRIVES: dict[str, tuple[Any, dict[str, Any], Callable[[Any], Any], Any]] = {
     "prior_weight": (0.4, TUNED, lambda t: t.fine_tune.prior_weight, 0.4),
     "anchor_loss": ("text features", {}, lambda t: t.recipe.anchor_loss, "text features"),
     "optimizer": ("sphere", {}, lambda t: t.recipe.optimizer, "sphere"),
+    "attributes": ("per layer (P+)", PARTED, lambda t: t.asked.kind, "per layer (P+)"),
+    "table": ("colour: fine\nobject: coarse", PARTED, lambda t: str(t.cells), "colour: fine\nobject: coarse"),
+    "colour_words": ("blue, red", PARTED, lambda t: t.words[0].anchors.words, ("blue", "red")),
+    "style_word": ("striped", PARTED, lambda t: t.words[1].class_word, "striped"),
+    "colour_style_loss": (False, PARTED, lambda t: t.attributes.colour_style, False),
+    "object_loss": (False, PARTED, lambda t: t.attributes.object_class, False),
 }  # fmt: skip
 """By key: a value that is not its default, what must be set as well, where it arrives in the training, and as what."""
 
@@ -345,6 +352,7 @@ def test_every_key_of_the_file_arrives_in_the_training(base: Path, tmp_path: Pat
             shutil.copy(picture, tmp_path / folder)
     write_concept(Concept("old", {"clip_l": torch.randn(5, 96)}), tmp_path / "old.safetensors")
     plain = {"placeholder": "mine", "class_word": "cat", "pictures": str(base / "input" / "mittens"), "resolution": 64}
+    plain |= {"style_word": "plain"}  # the micro world has no "style"
     for key, (value, besides, where, right) in ARRIVES.items():
         jobs = [Job(**{**plain, **besides, **changed}) for changed in ({}, {key: value})]
         before, after = (where(_training(microworld, [job], tmp_path)) for job in jobs)
@@ -405,3 +413,57 @@ def test_a_layout_predictor_that_cannot_be_trained_is_refused(pack: Any):
         train_layouts("nowhere.safetensors", {})
     with pytest.raises(ValueError, match="prompts is 2; 20 to 100000 is allowed"):
         train_layouts("nowhere.safetensors", {"prompts": 2})
+
+
+def test_attributes_are_learnt_from_a_file_as_by_their_node(
+    place: Path, base: Path, pack: Any, microworld: Any, own_folders: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A key for each input of the node, the same defaults, and the same concept in the end."""
+    from compositional_inversion.compinv_core.cli.config import ConfigError, Job, read_config
+    from compositional_inversion.compinv_core.cli.train import train_all
+    from compositional_inversion.compinv_core.concept import read_concept
+    from compositional_inversion.compinv_core.training.picture_folder import read_folder
+
+    config = place / "config.toml"
+    own = {
+        "placeholder": "my-ember",
+        "class_word": "cat",
+        "steps": 2,
+        "batch": 2,
+        "resolution": 64,
+        "style_word": "plain",
+    }
+    lines = [f"{key} = {json.dumps(value)}" for key, value in own.items()]
+    head = [config.read_text().splitlines()[0], 'output = "words"', "[[concepts]]", f'pictures = "{base}/input/ember"']
+    config.write_text("\n".join([*head, 'what = "attributes"', *lines]))
+    kinds = pack.nodes["CompInvTrainAttributes"].INPUT_TYPES()
+    inputs = {name: told for part in ("required", "optional") for name, told in kinds[part].items()}
+    wired = {name for name, told in inputs.items() if told[0] in ("MODEL", "CLIP", "VAE", "IMAGE", "MASK")}
+    assert {*inputs} - wired <= {field.name for field in fields(Job)}
+    (job,) = read_config(config).concepts
+    usual = {
+        n: told.get("default", told.get("options", [None])[0]) for n, (_, told) in inputs.items() if n not in wired
+    }
+    assert {name: getattr(job, name) for name in usual} == {**usual, **own}
+    assert train_all(config) == []
+    (made,) = (place / "words").iterdir()
+    found = read_concept(made)
+    pictures = [picture.pixels for picture in read_folder(base / "input" / "ember").pictures]
+    model, clip, vae = microworld
+    given = {**usual, **own, "model": model, "clip": clip, "vae": vae}
+    (concept, *_) = pack.run(
+        "CompInvTrainAttributes", images=pictures, **{name: [value] for name, value in given.items()}
+    )
+    assert found.cells == concept.cells and [*found.attributes] == ["colour", "style", "object", "layout"]
+    for name, vectors in concept.attributes.items():
+        assert torch.equal(found.attributes[name]["clip_l"], vectors["clip_l"]), name
+    for line, said in (
+        ('anchors = ["cat"]', 'sets "anchors", which attributes do not have'),
+        ('attributes = "all"', 'attributes is "all"; colour, style, object, layout, per layer'),
+    ):
+        config.write_text("\n".join([*head, 'what = "attributes"', *lines, line]))
+        with pytest.raises(ConfigError, match=said):
+            train_all(config)
+    config.write_text("\n".join(["jointly = true", *head, 'what = "attributes"', *lines]))
+    with pytest.raises(ConfigError, match="sets jointly, but attributes are learnt one concept after the other"):
+        train_all(config)

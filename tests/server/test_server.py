@@ -3,10 +3,13 @@
 import json
 import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from compositional_inversion.compinv_core.concept import Concept, write_concept
 from stock import pixels, stock
 from workflow import find, to_prompt
 
@@ -77,6 +80,44 @@ def test_the_shipped_workflows_run_and_leave_the_model_as_it_was(server: Any, ba
         prompt = graph(server, name)
         inputs_of(prompt, "CompInvRegularizedSampler")["steps"] = 4
         assert server.run(prompt)[find(prompt, "Composition")]["images"]
+
+
+@pytest.fixture
+def zippy(base: Path) -> Iterator[None]:
+    """A concept of its name, where none is saved yet."""
+    file = base / "models" / "embeddings" / "zippy.safetensors"
+    had = file.exists()
+    if not had:
+        write_concept(Concept("zippy", {"clip_l": torch.ones(1, 96)}, "car"), file)
+    yield
+    if not had:
+        file.unlink()
+
+
+USES = {
+    "variations_and_scenes": ("Variations", "Scene", "Another scene"),
+    "bias_reduction": ("Class word", "Balanced"),
+    "inpainting": ("Inpainted",),
+    "attributes": ("Palette", "Style", "Layout"),
+}
+
+
+@pytest.mark.usefixtures("zippy")
+@pytest.mark.parametrize("name", USES)
+def test_the_workflows_of_the_uses_run(server: Any, name: str):
+    prompt = graph(server, name)
+    for node in prompt.values():
+        if "steps" in node["inputs"]:
+            node["inputs"]["steps"] = 2
+    outputs = server.run(prompt)
+    shown = [
+        [pixels(server.picture(image)) for image in outputs[find(prompt, title)]["images"]] for title in USES[name]
+    ]
+    assert len({data for images in shown for data in images}) == sum(map(len, shown)) > 0  # no two are alike
+    if name == "inpainting":
+        colours = torch.tensor([list(data) for data in shown[0]]).reshape(-1, 64, 64, 3)
+        outside, inside = colours[:, :, :8], colours[:, :, 40:]  # nearer to the mask the decoder mixes both
+        assert (outside - outside[:1]).abs().max() <= 3 < (inside - inside[:1]).abs().max()
 
 
 def test_the_workflow_of_a_fine_tune_runs_and_stock_nodes_give_its_images_from_its_files(server: Any, base: Path):

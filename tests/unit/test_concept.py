@@ -7,7 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from compositional_inversion.compinv_core.concept import Concept, check_name, is_ours, read_concept, write_concept
+from compositional_inversion.compinv_core.concept import (
+    Concept,
+    check_name,
+    is_ours,
+    mean_of,
+    read_concept,
+    write_concept,
+    xti_file,
+)
+from compositional_inversion.compinv_core.reading.table import XTI, layers_named
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 CONCEPT = Concept("my-cat", {"clip_l": torch.randn(2, 768), "clip_g": torch.randn(2, 1280)}, "cat", {"steps": "30"})
@@ -167,6 +177,52 @@ def test_kohyas_xti_is_a_concept_with_an_attribute_for_each_block(tmp_path):
     assert set(read.cells.splitlines()) == {"IN01: input 1", "MID: middle 0", "OUT11: output 11"}
     assert all(torch.equal(read.attributes[name]["clip_l"], layers[name]) for name in layers)
     assert torch.allclose(read.vectors["clip_l"], torch.stack([*layers.values()]).mean(0))
+
+
+def per_layer_of_sd1() -> Concept:
+    attributes = {name: {"clip_l": torch.randn(2, 768)} for name in XTI}
+    return Concept("my-cat", mean_of([*attributes.values()]), "cat", {"steps": "7"}, attributes, str(layers_named(XTI)))
+
+
+def test_kohyas_xti_is_written_with_its_sixteen_keys_and_read_as_it_was(tmp_path):
+    """kohya's scripts refuse a file with another key, and put its vectors one behind the other as they come."""
+    concept, file = per_layer_of_sd1(), tmp_path / "my-cat.safetensors"
+    write_concept(concept, file, form=xti_file)
+    keys = [
+        "IN01",
+        "IN02",
+        "IN04",
+        "IN05",
+        "IN07",
+        "IN08",
+        "MID",
+        "OUT03",
+        "OUT04",
+        "OUT05",
+        "OUT06",
+        "OUT07",
+        "OUT08",
+        "OUT09",
+        "OUT10",
+        "OUT11",
+    ]
+    with safe_open(file, framework="pt") as stored:
+        assert list(stored.keys()) == keys
+        assert {tuple(stored.get_tensor(key).shape) for key in keys} == {(2, 768)}
+    read = read_concept(file)
+    assert read.cells == concept.cells and read.class_word == "cat" and read.provenance["steps"] == "7"
+    assert [*read.attributes] == keys
+    assert all(torch.equal(read.attributes[key]["clip_l"], concept.attributes[key]["clip_l"]) for key in keys)
+    assert torch.equal(read.vectors["clip_l"], concept.vectors["clip_l"]) and is_ours(file)
+
+
+def test_what_has_not_the_blocks_of_sd1_is_not_written_as_xti(tmp_path):
+    whole = per_layer_of_sd1()
+    fewer = {name: own for name, own in whole.attributes.items() if name != "MID"}
+    for concept in (CONCEPT, BY_ATTRIBUTE, replace(whole, attributes=fewer, cells=str(layers_named([*fewer])))):
+        with pytest.raises(ValueError, match="cannot be saved for kohya's XTI") as error:
+            write_concept(concept, tmp_path / "a.safetensors", form=xti_file)
+        assert len(str(error.value)) <= 300 and not list(tmp_path.iterdir())
 
 
 def test_attributes_that_do_not_belong_together_are_refused():

@@ -6,6 +6,7 @@ from compositional_inversion.compinv_core.reading.table import (
     MATTE,
     PRESETS,
     ROLES,
+    XTI,
     Cells,
     noises_of,
     parsed,
@@ -73,7 +74,7 @@ def test_b_lora_names_blocks_of_sdxl():
 def test_every_block_has_an_attribute_of_its_own_as_kohya_names_it():
     table = per_layer(SD15)
     kohya = "IN01 IN02 IN04 IN05 IN07 IN08 MID OUT03 OUT04 OUT05 OUT06 OUT07 OUT08 OUT09 OUT10 OUT11"
-    assert [*table.lines] == kohya.split()
+    assert [*table.lines] == kohya.split() == [*XTI]
     cells = table.on(SD15)
     assert [cells.acting(place, 0.3) for place in SD15.place_names] == [[name] for name in kohya.split()]
 
