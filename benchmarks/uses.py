@@ -53,7 +53,7 @@ def colour_of(viewer: Viewer, images: Tensor, word: str) -> list[str | None]:
     known = lab(torch.from_numpy(np.stack([rgb(color) for color in colors.values()])))
     found: list[str | None] = []
     for shown in viewer.see(images, [word]):
-        if shown is None:
+        if shown.place is None or shown.looks is None:
             found.append(None)
             continue
         pixels = lab(torch.from_numpy(inside(shown.image, shown.place, shown.looks.extent)))
@@ -169,13 +169,13 @@ def _inpainted(viewer: Viewer, clip: Any, concept: ConceptSpec, row: str, seed: 
         (sampled,) = nodes.common_ksampler(model, seed, STEPS, CFG, "euler", "normal", positive, negative, masked)
         images, before = (bench.vae.decode(samples).clamp(0, 1) for samples in (sampled["samples"], latent))
         shown = viewer.see(images, [concept.word])
-        named_there = [one is not None and one.place[0] > 0.5 and concept.name in one.present for one in shown]
+        named_there = [one.place is not None and one.place[0] > 0.5 and concept.name in one.present for one in shown]
         others = viewer.see(images, [other])
         half = latent.shape[-1] // 2
         kept = slice(0, images.shape[2] // 2 - FAR)
         change = (images[:, :, kept] - before[:, :, kept]).abs()
         said["look"].append([int(one) for one in named_there])
-        said["other"].append([int(one is not None and one.place[0] < 0.5) for one in others])
+        said["other"].append([int(one.place is not None and one.place[0] < 0.5) for one in others])
         said["latent"].append((sampled["samples"][..., :half] - latent[..., :half]).abs().amax().item())
         said["pixel"].append(round(255 * change.amax().item(), 3))
     return said
