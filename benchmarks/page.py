@@ -10,6 +10,7 @@ import findings
 import frontier
 import numpy as np
 import tuning_tables
+import use_tables
 from cells import decimals, markdown, percent, ratio, relative
 from intervals import Estimate, true_share
 from rows import (
@@ -82,6 +83,8 @@ def tables(report: Report) -> dict[str, str]:
         },
         "attributes alone": made(attribute_tables.alone_table, "attributes alone"),
         "attributes together": made(attribute_tables.together_table, "attributes together"),
+        "bias": made(use_tables.bias_table, "bias"),
+        "inpainting": made(use_tables.inpainting_table, "inpainting"),
         "attribute cells": made(attribute_tables.table, "attribute cells"),
         "judge": judge_table(report["judge"]),
         "second, judge": made(judge_table, "second judge"),

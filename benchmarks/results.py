@@ -24,6 +24,7 @@ import findings
 import frontier
 import goals
 import tuning_tables
+import use_tables
 from page import NOT_YET, in_short, page, revived, with_table
 from recorded import FOLDER, latest, records
 from rows import BASELINES, CEILING
@@ -49,6 +50,7 @@ RUNS = (
     ("judging.py",),
     ("attributes.py", "--cells"),
     ("attributes.py",),
+    ("uses.py",),
     ("composition.py", "--world", SECOND),
     ("judging.py", "--world", SECOND),
 )
@@ -73,6 +75,7 @@ def report() -> dict[str, Any]:
     of_attributes = latest(records(FOLDER / "attributes.jsonl"))
     single = goals.attributes(attribute_tables.hits(of_attributes), attribute_tables.leaks(of_attributes))
     answered = goals.composition(by_setting) + goals.training(learning) + goals.repair(gains) + single
+    uses = records(FOLDER / "uses.jsonl")
     return {
         "settings": {setting: comparison.summary(table) for setting, table in by_setting.items()},
         "ceiling": CEILING,
@@ -83,6 +86,8 @@ def report() -> dict[str, Any]:
         **second_world(),
         "attributes alone": attribute_tables.alone(of_attributes),
         "attributes together": attribute_tables.together(of_attributes),
+        "bias": use_tables.bias(uses),
+        "inpainting": use_tables.inpainting(uses),
         "attribute cells": attribute_tables.shares(records(FOLDER / "attribute_cells.jsonl")),
         "frontier": frontier.ways(latest(kept["frontier"])),
         "repair": gains,

@@ -61,7 +61,7 @@ def bias(found: Sequence[Record]) -> dict[str, dict[str, Estimate]]:
     return result
 
 
-def bias_table(found: Sequence[Record]) -> str:
+def bias_table(said: Mapping[str, Mapping[str, Estimate]]) -> str:
     """In bits."""
     lines = [
         [
@@ -71,7 +71,7 @@ def bias_table(found: Sequence[Record]) -> str:
             f"{own['balanced set'].value:.3f}",
             percent(own["learnt, of the balanced set"]),
         ]
-        for name, own in bias(found).items()
+        for name, own in said.items()
     ]
     return markdown(
         ["class", "class word", "learnt", "balanced set", f"learnt, of the balanced set (goal {GOAL:.0%})"], lines
@@ -94,7 +94,7 @@ def inpainting(found: Sequence[Record]) -> Mapping[str, Mapping[str, Estimate]]:
     return result
 
 
-def inpainting_table(found: Sequence[Record]) -> str:
+def inpainting_table(said: Mapping[str, Mapping[str, Estimate]]) -> str:
     lines = [
         [
             row,
@@ -102,7 +102,7 @@ def inpainting_table(found: Sequence[Record]) -> str:
             percent(own["other"]) if "other" in own else "",
             *(f"{own[key].value:.3g}" if key in own else "" for key in ("latent", "pixel")),
         ]
-        for row, own in inpainting(found).items()
+        for row, own in said.items()
     ]
     heads = ["", "own appearance, inside the mask", "other thing still there", "largest change of a latent outside"]
     return markdown([*heads, "of an 8-bit pixel, 24 pixels away"], lines)

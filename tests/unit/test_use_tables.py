@@ -8,7 +8,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
-from use_tables import bias, bias_table, entropy, entropy_of, inpainting_table
+from use_tables import bias, bias_table, entropy, entropy_of, inpainting, inpainting_table
 
 FOUR = ["red", "blue", "green", "pink"]
 
@@ -37,7 +37,7 @@ def test_a_learnt_word_is_set_against_its_balanced_set_where_all_rows_are_there(
     found += [of_class("cat", "learnt", FOUR * 8), of_class("cup", "learnt", FOUR)]
     assert set(bias(found)) == {"cat", "all"}
     assert bias(found)["cat"]["learnt, of the balanced set"].value == pytest.approx(1)
-    assert bias_table(found).splitlines()[2].startswith("| cat | 0.000 (0.000 to 0.000) | 2.000")
+    assert bias_table(bias(found)).splitlines()[2].startswith("| cat | 0.000 (0.000 to 0.000) | 2.000")
 
 
 def test_inpainting_tells_shares_and_the_largest_change():
@@ -50,6 +50,6 @@ def test_inpainting_tells_shares_and_the_largest_change():
         }
         for unit, latent in (("one", 0.0), ("two", 1e-6))
     ]  # fmt: skip
-    lines = inpainting_table(found).splitlines()
+    lines = inpainting_table(inpainting(found)).splitlines()
     assert lines[2].startswith("| alone | 50%") and lines[2].endswith("|  |  |  |")
     assert lines[3].startswith("| KSampler | 75%") and lines[3].endswith("| 100% (100 to 100) | 1e-06 | 1 |")
