@@ -10,7 +10,7 @@ from ..compinv_core.host.composition import subjects_of
 from ..compinv_core.host.folders import predictor_files
 from ..compinv_core.host.predictor import predicted_layout
 from ..compinv_core.host.recovery import check_latent, outside_their_place, plain_layout, recover_layout
-from ..compinv_core.layout.regions import layout_from_json
+from ..compinv_core.layout.editing import layout_from_json
 from ..compinv_core.sampling.conditioning import check_layout
 from .live_text import say
 from .pictures import from_image, layout_picture
@@ -116,11 +116,12 @@ class CompInvLayoutRecover(io.ComfyNode):
         latent = latent_image["samples"]
         check_latent(latent)
         canvas = (latent.shape[-2], latent.shape[-1])
-        maps = preview = None
+        maps = None
         if method == ATTENTION:
             empty = torch.zeros_like(latent)
             how = {"seed": seed, "steps": steps, "cfg": cfg, "images": pictures}
             layout, maps, preview = recover_layout(model, positive, negative, empty, **how)
+            layout = replace(layout, preview=preview)
         elif method == PREDICTED:
             layout = predicted_layout(model, positive, canvas)
         elif method == DEFAULT:
@@ -132,7 +133,7 @@ class CompInvLayoutRecover(io.ComfyNode):
         height, width = latent.shape[-2] * 8, latent.shape[-1] * 8
         masks = torch.stack([region.cells(height, width) for region in layout.regions])
         say(cls, f"from: {layout.source}{f'; {layout.note}' if layout.note else ''}")
-        return io.NodeOutput(layout, from_image(layout_picture(layout, maps, preview)), masks, layout.to_json())
+        return io.NodeOutput(layout, from_image(layout_picture(layout, maps, layout.preview)), masks, layout.to_json())
 
 
 NODES = [CompInvLayoutRecover]

@@ -4,7 +4,8 @@
     python3 scripts/host.py python -m pytest      run something with the host's Python, making the host if need be
 
 COMFYUI_PATH names an existing ComfyUI to use instead, COMFYUI_PYTHON its Python (else its venv, else this Python).
-COMPINV_CACHE names another cache folder. Needs nothing but a bare Python.
+COMPINV_CACHE names another cache folder, COMPINV_FRONT_END another front end (the static folder of a comfyui-frontend-package).
+Needs nothing but a bare Python.
 """
 
 import fcntl
