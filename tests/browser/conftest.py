@@ -48,7 +48,9 @@ def browser(server: Any, words: None) -> Iterator[Any]:
 def page(browser: Any, server: Any) -> Iterator[tuple[Any, list[str]]]:
     """A page on which the front end is up, and the console errors that come from us."""
     errors: list[str] = []
-    page = browser.new_page(viewport={"width": 1600, "height": 1000})
+    server.fetch("/settings/Comfy.TutorialCompleted", True)  # else the first page shows the templates over all else
+    page = browser.new_page(viewport={"width": 1200, "height": 750})
+    page.set_default_timeout(120_000)
     page.on(
         "console", lambda m: errors.append(m.text) if m.type == "error" and "compositional" in m.text.lower() else None
     )

@@ -9,18 +9,19 @@ def render_with(page: Any, nodes_2: bool) -> None:
     page.wait_for_timeout(500)
 
 
-def run(page: Any, seconds: float = 120) -> None:
-    """Queue what the page shows, and wait for its end; raises on an error of a node."""
+def run(page: Any, server: Any) -> None:
+    """Run what the page shows, and show what it gives. The server runs it first, without the page, whose drawing takes far longer;
+    the page's own run is then answered from the cache."""
+    server.run(page.evaluate("window.app.graphToPrompt().then(result => result.output)"))
     page.evaluate("""() => {
         window.ended = new Promise((resolve, reject) => {
-            window.app.api.addEventListener("execution_success", () => resolve())
-            window.app.api.addEventListener("execution_error", event => reject(event.detail.exception_message))
+            window.app.api.addEventListener("execution_success", () => resolve(), { once: true })
+            window.app.api.addEventListener("execution_error", event => reject(event.detail.exception_message), { once: true })
         })
         return window.app.queuePrompt(0)
     }""")
-    page.set_default_timeout(1000 * seconds)
     page.evaluate("() => window.ended")
-    page.wait_for_timeout(500)  # for the previews to load
+    page.wait_for_timeout(1000)  # for the previews to load
 
 
 RECTANGLES = """nodes_2 => window.app.graph._nodes.map(node => {
@@ -34,7 +35,7 @@ RECTANGLES = """nodes_2 => window.app.graph._nodes.map(node => {
 
 def overlaps(page: Any, nodes_2: bool) -> list[str]:
     """Which nodes lie on each other, and how far in pixels of the graph, by what the page draws."""
-    page.evaluate("() => { Object.assign(window.app.canvas.ds, { scale: 0.3 }); window.app.canvas.ds.offset = [600, 400] }")
+    page.evaluate("() => { Object.assign(window.app.canvas.ds, { scale: 0.2 }); window.app.canvas.ds.offset = [600, 400] }")
     page.evaluate("() => window.app.canvas.setDirty(true, true)")
     page.wait_for_timeout(700)
     rectangles = page.evaluate(RECTANGLES, nodes_2)

@@ -115,7 +115,7 @@ def editor(pack: Any, **inputs: Any) -> Any:
 
 
 def test_the_editor_gives_a_layout_on_as_it_came_and_shows_it_over_its_preview(pack: Any, microworld: Any):
-    recovered = layout(pack, microworld)[0]
+    recovered = layout(pack, microworld, method="from attention")[0]
     assert recovered.preview is not None
     out = editor(pack, layout=recovered)
     shown, boxes, masks, picture, text = out.args
