@@ -17,7 +17,7 @@ from .learning import Picture, learn
 from .live_text import lasting
 from .pictures import to_image
 from .train import loss_map, loss_plot
-from .types import CATEGORY, ConceptType
+from .types import CATEGORY, ConceptType, found_by
 
 MOST_IMAGES = 5
 BEFORE = ("model", "clip", "vae", "images", "placeholder", "class_word", "masks", "resolution", "steps", "batch")
@@ -32,6 +32,7 @@ class CompInvTrainAttributes(io.ComfyNode):
             node_id="CompInvTrainAttributes",
             display_name="Attribute Inversion Train",
             category=CATEGORY,
+            **found_by("MATTE", "P+", "ProSpect", "extended textual inversion"),
             description="Trains one concept whose colour, style, object and layout are embeddings of their own, each read where it acts; or an "
             "embedding for each block (P+) or each stage (ProSpect).",
             is_input_list=True,

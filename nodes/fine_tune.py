@@ -19,7 +19,7 @@ from .learning import Picture, learn
 from .live_text import lasting, say
 from .pictures import to_image
 from .train import loss_map, loss_plot, progress_text, second_of
-from .types import CATEGORY, ConceptType
+from .types import CATEGORY, ConceptType, found_by
 
 KEYS_AND_VALUES = "keys and values (Custom Diffusion)"
 ATTENTION = "LoRA on attention (DreamBooth)"
@@ -36,6 +36,7 @@ class CompInvTrainModel(io.ComfyNode):
             node_id="CompInvTrainModel",
             display_name="Compositional Fine-Tune",
             category=CATEGORY,
+            **found_by("dreambooth", "custom diffusion", "train lora", "fine-tuning"),
             description="Trains an embedding and a small change of the model together (Custom Diffusion, DreamBooth), with anchors. The change "
             "comes out as a LoRA; your model is not changed.",
             is_input_list=True,

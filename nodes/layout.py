@@ -14,7 +14,7 @@ from ..compinv_core.layout.editing import layout_from_json
 from ..compinv_core.sampling.conditioning import check_layout
 from .live_text import lasting
 from .pictures import from_image, layout_picture
-from .types import CATEGORY, LayoutType
+from .types import CATEGORY, LayoutType, found_by
 
 ATTENTION, PREDICTED, DEFAULT, MINE = "from attention", "predicted", "default boxes", "my boxes"
 
@@ -26,6 +26,7 @@ class CompInvLayoutRecover(io.ComfyNode):
             node_id="CompInvLayoutRecover",
             display_name="Spatial Layout Recover",
             category=CATEGORY,
+            **found_by("heatmap", "attention map", "cross-attention", "regional prompt"),
             description="Recovers a layout, a region for each subject of a prompt: from the model's cross-attention in a short sampling run "
             "with class words, from the model's layout predictor, or from boxes.",
             inputs=[

@@ -9,7 +9,7 @@ from ..compinv_core.layout.editing import edited, fingerprint, whole_json
 from ..compinv_core.layout.regions import Layout
 from .pictures import from_image, layout_picture
 from .regions import boxes_and_masks, canvas_inputs, region_outputs
-from .types import CATEGORY, LayoutType
+from .types import CATEGORY, LayoutType, found_by
 
 
 class CompInvLayoutEditor(io.ComfyNode):
@@ -19,6 +19,7 @@ class CompInvLayoutEditor(io.ComfyNode):
             node_id="CompInvLayoutEditor",
             display_name="Layout Editor",
             category=CATEGORY,
+            **found_by("box editor", "bounding box", "regional prompt", "draw boxes", "mask"),
             description="Edits a layout on the node: drag, resize, add and remove the subjects' boxes. Draws a layout from scratch, or corrects "
             "a recovered one; edits last until that changes.",
             is_output_node=True,

@@ -8,7 +8,7 @@ from comfy_api.latest import io
 from ..compinv_core.training.picture_folder import PictureFolder, read_folder
 from .live_text import lasting
 from .pictures import from_image, picture_sheet
-from .types import CATEGORY
+from .types import CATEGORY, found_by
 
 
 class CompInvLoadPictures(io.ComfyNode):
@@ -18,6 +18,7 @@ class CompInvLoadPictures(io.ComfyNode):
             node_id="CompInvLoadPictures",
             display_name="Load Concept Pictures",
             category=CATEGORY,
+            **found_by("image folder", "dataset"),
             description="Loads a folder of training images: sorted by name, turned upright, what is transparent on white and as masks, with "
             "the captions beside them.",
             inputs=[

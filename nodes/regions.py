@@ -12,7 +12,7 @@ from ..compinv_core.layout.editing import MINE
 from ..compinv_core.layout.regions import Box, Layout, Region, region_from_mask
 from ..compinv_core.sentences import quoted
 from .pictures import COLORS, from_image, layout_picture
-from .types import CATEGORY, LayoutType
+from .types import CATEGORY, LayoutType, found_by
 
 BoundingBox = io.Custom("BOUNDING_BOX")  # pixels: {"x", "y", "width", "height"}, or lists of these, one list a picture
 AnyBoxes = io.Custom("BOUNDING_BOX,BOUNDING_BOXES,ARRAY")  # what box editors and detectors give
@@ -71,6 +71,7 @@ class CompInvSetRegion(io.ComfyNode):
             node_id="CompInvSetRegion",
             display_name="Set Region",
             category=CATEGORY,
+            **found_by("mask", "regional prompt", "bounding box", "area"),
             description="Sets one subject's region from a mask, a bounding box, or the four edges below. Chain one per subject, "
             "or correct a recovered layout.",
             inputs=[
@@ -214,6 +215,7 @@ class CompInvLayoutToBoxes(io.ComfyNode):
             node_id="CompInvLayoutToBoxes",
             display_name="Layout to Boxes",
             category=CATEGORY,
+            **found_by("bounding box", "mask"),
             description="Converts a layout to bounding boxes, masks and JSON, for regional prompting, detailers and box editors.",
             inputs=[
                 LayoutType.Input("layout", tooltip="The layout to convert."),
@@ -250,6 +252,7 @@ class CompInvBoxesToLayout(io.ComfyNode):
             node_id="CompInvBoxesToLayout",
             display_name="Boxes to Layout",
             category=CATEGORY,
+            **found_by("bounding box", "detection"),
             description="Makes a layout of bounding boxes, from a box editor or a detector: each box is the region of the subject that its label "
             "names, or of the subject in the same place of the list.",
             inputs=[

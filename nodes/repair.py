@@ -15,7 +15,7 @@ from ..compinv_core.training.repair import LIMITS, RECIPE, STEPS, Repair, Repair
 from ..compinv_core.training.request import LIMITS as TRAINING_LIMITS
 from .learning import Picture, kept, learn
 from .live_text import lasting, say
-from .types import CATEGORY, ConceptType
+from .types import CATEGORY, ConceptType, found_by
 
 DEFAULTS = RepairRequest("")
 
@@ -27,6 +27,7 @@ class CompInvRepairConcept(io.ComfyNode):
             node_id="CompInvRepairConcept",
             display_name="Repair Concept",
             category=CATEGORY,
+            **found_by("fix embedding", "textual inversion"),
             description="Retrains an embedding that dominates its prompts, without its training images: a new embedding, anchored at the class "
             "word, is distilled from the images that the old one gives.",
             hidden=[io.Hidden.unique_id],

@@ -19,7 +19,7 @@ from .inputs import first_values, recipe_of, requests_of, training_inputs
 from .learning import Picture, learn
 from .live_text import lasting, say
 from .pictures import from_image, to_image
-from .types import CATEGORY, ConceptType
+from .types import CATEGORY, ConceptType, found_by
 
 
 class CompInvTrain(io.ComfyNode):
@@ -29,7 +29,8 @@ class CompInvTrain(io.ComfyNode):
             node_id="CompInvTrain",
             display_name="Compositional Inversion Train",
             category=CATEGORY,
-            description="Trains an embedding for the concept in your images. With anchors (semantic inversion), it stays close to ordinary words "
+            **found_by("textual inversion", "TI", "train embedding", "embedding training"),
+            description="Trains an embedding (textual inversion) for the concept in your images. With anchors (semantic inversion), it stays close to ordinary words "
             "and does not dominate the rest of the prompt.",
             is_input_list=True,
             hidden=[io.Hidden.unique_id],

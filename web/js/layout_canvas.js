@@ -107,7 +107,7 @@ export class LayoutCanvas {
         this.removing = button("✕", "Remove the box (Delete)", () => this.remove())
         this.undoing = button("↶", "Undo (Ctrl+Z)", () => this.undo())
         this.redoing = button("↷", "Redo (Ctrl+Y)", () => this.redo())
-        this.snapping = button("⌗", "Snap to other boxes, edges and the middle", () => this.toggleSnap())
+        this.snapping = button("snap", "Snap to other boxes, edges and the middle", () => this.toggleSnap())
         this.resetting = button("⟲", "Back to the layout as it came", () => this.reset())
         this.backdrop = element("select", "", { title: "The picture behind the boxes", onchange: () => onBackdrop(this.backdrop.value) })
         for (const [value, text] of [["preview", "latent preview"], ["result", "last result"], ["none", "no picture"]])

@@ -86,6 +86,7 @@ function edit(node) {
     }
 
     edits.hidden = edits.options.hidden = true
+    edits.computeSize = () => [0, -4] // else the classic canvas leaves its room free
     const height = () => canvas.heightAt(node.size[0] - MARGIN) + MARGIN
     const options = { serialize: false, hideOnZoom: false, getMinHeight: height, getMaxHeight: height }
     node.addDOMWidget("layout canvas", "compinv_layout", canvas.element, options).serialize = false
