@@ -256,7 +256,9 @@ class CompInvBoxesToLayout(io.ComfyNode):
             description="Makes a layout of bounding boxes, from a box editor or a detector: each box is the region of the subject that its label "
             "names, or of the subject in the same place of the list.",
             inputs=[
-                AnyBoxes.Input("boxes", tooltip="Bounding boxes of one image, in pixels of a canvas of width x height."),
+                AnyBoxes.Input(
+                    "boxes", tooltip="Bounding boxes of one image, in pixels of a canvas of width x height."
+                ),
                 io.String.Input(
                     "subjects",
                     default="",
@@ -336,9 +338,7 @@ def _box(value: Any, width: int, height: int, name: str = "bounding_box") -> Box
     try:
         left, top, wide, tall = (float(value[key]) for key in ("x", "y", "width", "height"))
     except (TypeError, KeyError, ValueError, OverflowError) as error:
-        raise ValueError(
-            f'The input "{name}" cannot be read; a box has x, y, width and height in pixels.'
-        ) from error
+        raise ValueError(f'The input "{name}" cannot be read; a box has x, y, width and height in pixels.') from error
     return Box(left / width, top / height, (left + wide) / width, (top + tall) / height)
 
 

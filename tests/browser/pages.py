@@ -35,7 +35,9 @@ RECTANGLES = """nodes_2 => window.app.graph._nodes.map(node => {
 
 def overlaps(page: Any, nodes_2: bool) -> list[str]:
     """Which nodes lie on each other, and how far in pixels of the graph, by what the page draws."""
-    page.evaluate("() => { Object.assign(window.app.canvas.ds, { scale: 0.2 }); window.app.canvas.ds.offset = [600, 400] }")
+    page.evaluate(
+        "() => { Object.assign(window.app.canvas.ds, { scale: 0.2 }); window.app.canvas.ds.offset = [600, 400] }"
+    )
     page.evaluate("() => window.app.canvas.setDirty(true, true)")
     page.wait_for_timeout(700)
     rectangles = page.evaluate(RECTANGLES, nodes_2)

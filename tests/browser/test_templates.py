@@ -8,7 +8,11 @@ import pytest
 from pages import overlaps, render_with, run
 
 WORKFLOWS = sorted((Path(__file__).parent.parent.parent / "workflows").glob("*.json"))
-QUICK = {"CompInvTrain": 12, "CompInvTrainModel": 12, "CompInvRepairConcept": 12}  # steps; the size of nodes is the same
+QUICK = {
+    "CompInvTrain": 12,
+    "CompInvTrainModel": 12,
+    "CompInvRepairConcept": 12,
+}  # steps; the size of nodes is the same
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)

@@ -140,7 +140,9 @@ def test_boxes_that_cannot_be_are_refused(text: str):
 
 MASK = torch.tensor([[0.0, 1.0], [0.2, 0.6]])
 WHOLE_LAYOUT = Layout(
-    (Region("cat", Box(0.1, 0.2, 1 / 3, 0.9), None, 0.25), Region("embedding:zippy", LEFT, MASK)), "attention", "separated"
+    (Region("cat", Box(0.1, 0.2, 1 / 3, 0.9), None, 0.25), Region("embedding:zippy", LEFT, MASK)),
+    "attention",
+    "separated",
 )
 
 

@@ -13,7 +13,8 @@ const HELP =
     "Keys: arrows move (Shift: far, Ctrl: resize), Enter names, Delete removes, Ctrl+Z and Ctrl+Y undo and redo. Alt drags without snapping."
 
 const STYLE = `
-.compinv-layout { display: flex; flex-direction: column; gap: 4px; width: 100%; box-sizing: border-box; font: 12px sans-serif;
+.compinv-layout { display: flex; flex-direction: column; gap: 4px; width: 100%; contain: inline-size; box-sizing: border-box;
+    font: 12px sans-serif;
     color: var(--input-text, #ddd); user-select: none; pointer-events: auto }
 .compinv-layout .bar { display: flex; gap: 3px; height: ${BAR - 6}px; align-items: stretch }
 .compinv-layout .bar > * { min-width: 0; border: 1px solid var(--border-color, #4e4e4e); border-radius: 4px; padding: 0 6px; font: inherit;
