@@ -10,6 +10,7 @@ import pytest
 import torch
 from compositional_inversion.compinv_core.concept import Concept, write_concept
 from needs import need
+from pages import render_with
 
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -18,7 +19,7 @@ FLAGS = [
 ROOT = Path(__file__).parent.parent.parent
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def words(base: Path) -> Iterator[None]:
     """The concepts that the workflows load: newer front ends mark a node whose file is missing."""
     nodes = [node for path in (ROOT / "workflows").glob("*.json") for node in json.loads(path.read_text())["nodes"]]
@@ -32,7 +33,7 @@ def words(base: Path) -> Iterator[None]:
         file.unlink()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def browser(server: Any, words: None) -> Iterator[Any]:
     chromium = shutil.which("chromium")
     need(bool(chromium), "Debian's chromium is not installed")
@@ -44,20 +45,31 @@ def browser(server: Any, words: None) -> Iterator[Any]:
         running.close()
 
 
-@pytest.fixture
-def page(browser: Any, server: Any) -> Iterator[tuple[Any, list[str]]]:
-    """A page on which the front end is up, and the console errors that come from us."""
+@pytest.fixture(scope="session")
+def loaded(browser: Any, server: Any) -> Iterator[tuple[Any, list[str]]]:
+    """One page for all tests, as loading it takes longer than most of them, and the console errors that come from us."""
     errors: list[str] = []
     server.fetch("/settings/Comfy.TutorialCompleted", True)  # else the first page shows the templates over all else
     page = browser.new_page(viewport={"width": 1200, "height": 750})
-    page.set_default_timeout(120_000)
+    page.set_default_timeout(300_000)
     page.on(
         "console", lambda m: errors.append(m.text) if m.type == "error" and "compositional" in m.text.lower() else None
     )
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.goto(server.url)
     page.wait_for_function(
-        "Boolean(window.app?.graph && window.LiteGraph?.registered_node_types?.CompInvTrain)", timeout=120_000
+        "Boolean(window.app?.graph && window.LiteGraph?.registered_node_types?.CompInvTrain)", timeout=300_000
     )
     yield page, errors
     page.close()
+
+
+@pytest.fixture
+def page(loaded: tuple[Any, list[str]]) -> Iterator[tuple[Any, list[str]]]:
+    """The page, empty, in the classic canvas unless a test chooses, and the errors of this test."""
+    here, errors = loaded
+    here.evaluate("window.app.graph.clear()")
+    errors.clear()
+    yield loaded
+    here.keyboard.press("Escape")  # closes what a test left open
+    render_with(here, nodes_2=False)
