@@ -91,6 +91,7 @@ function edit(node) {
     const options = { serialize: false, hideOnZoom: false, getMinHeight: height, getMaxHeight: height }
     node.addDOMWidget("layout canvas", "compinv_layout", canvas.element, options).serialize = false
     node.setSize([Math.max(node.size[0], WIDTH), node.size[1]])
+    node.setSize([node.size[0], node.computeSize()[1]]) // which depends on the width
     for (const widget of sizes) after(widget, "callback", showPicture)
     after(node, "onExecuted", onOutput)
     after(node, "onConfigure", () => {
