@@ -5,7 +5,7 @@ import hashlib
 import io
 import json
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from PIL import Image
@@ -39,11 +39,11 @@ def layout_from_json(text: str, name: str = "boxes") -> Layout:
     """
     try:
         raw: Any = json.loads(text)
-        listed = raw.get("regions")
-        whole = isinstance(listed, list) and not any(isinstance(entry, (int, float)) for entry in listed)
+        listed: Any = raw.get("regions")
+        whole = isinstance(listed, list) and not any(isinstance(one, (int, float)) for one in cast("list[Any]", listed))
         entries: list[Entry]
         if whole:
-            entries = [_entry(entry) for entry in listed]
+            entries = [_entry(one) for one in cast("list[Any]", listed)]
         else:
             entries = [(str(phrase), _edges(box), None, 1.0) for phrase, box in raw.items()]
         if not entries:
@@ -116,7 +116,8 @@ def _edges(box: Any) -> list[float]:
 
 
 def _levels(mask: Tensor, steps: int) -> bytes:
-    return bytes((mask.detach().float().cpu().clamp(0, 1) * steps).round().byte().flatten().tolist())
+    levels = (mask.detach().float().cpu().clamp(0, 1) * steps).round().byte()
+    return bytes(cast("list[int]", levels.flatten().tolist()))
 
 
 def _to_png(mask: Tensor) -> str:
