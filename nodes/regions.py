@@ -306,12 +306,11 @@ def _one_image(boxes: Any) -> list[Any]:
     Raises:
         ValueError: of several images, or none at all.
     """
-    found: Any = boxes
-    while isinstance(found, (list, tuple)) and found and isinstance(found[0], (list, tuple)):
+    found: list[Any] = list(boxes) if isinstance(boxes, (list, tuple)) else [boxes]
+    while found and isinstance(found[0], (list, tuple)):
         if len(found) > 1:
             raise ValueError(f'The input "boxes" holds the boxes of {len(found)} images; give those of one.')
-        found = found[0]
-    found = list(found) if isinstance(found, (list, tuple)) else [found]
+        found = list(found[0])
     if not found:
         raise ValueError('The input "boxes" holds no box; at least one is needed.')
     return found
