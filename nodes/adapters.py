@@ -18,7 +18,7 @@ from ..compinv_core.host.backbone import ComfyBackbone
 from ..compinv_core.host.weights import adapter_of, adapter_of_any, diffusers_paths, lora_names, own_weight
 from ..compinv_core.merging import merged_adapter
 from .concepts import NUMBER, REFUSE, REPLACE
-from .types import CATEGORY, ConceptType
+from .types import CATEGORY, ConceptType, found_by
 
 LoraType = io.Custom("LORA_MODEL")
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -33,6 +33,7 @@ class CompInvSaveAdapter(io.ComfyNode):
             node_id="CompInvSaveAdapter",
             display_name="Save Concept Adapter",
             category=CATEGORY,
+            **found_by("save lora", "dreambooth"),
             description="Saves a concept's embedding in the embeddings folder and its adapter, under the same name, in the loras folder; stock "
             "Load LoRA loads it. Of an adapter of two concepts, both embeddings.",
             is_output_node=True,

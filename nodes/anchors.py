@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..compinv_core.anchors import COCO_CATEGORIES, similarity, weigh
 from ..compinv_core.host.text_encoder import text_encoders, vocabulary
-from .types import CATEGORY, AnchorsType
+from .types import CATEGORY, AnchorsType, found_by
 
 SIMILAR, LEARNT = "by similarity", "learnt while training"
 CLASS_WORD, NEAREST, MINE, COCO = "class word only", "nearest words", "my words", "COCO categories"
@@ -21,6 +21,7 @@ class CompInvAnchorSelect(io.ComfyNode):
             node_id="CompInvAnchorSelect",
             display_name="Anchor Select",
             category=CATEGORY,
+            **found_by("regularization", "nearest words", "embedding"),
             description="Chooses the anchors: ordinary words towards which an embedding is regularised while it is trained.",
             inputs=[
                 io.Clip.Input(

@@ -14,10 +14,10 @@ from ..compinv_core.training.recipe import Recipe
 from ..compinv_core.training.request import Request
 from .inputs import first_values, training_inputs
 from .learning import Picture, learn
-from .live_text import say
+from .live_text import lasting
 from .pictures import to_image
 from .train import loss_map, loss_plot
-from .types import CATEGORY, ConceptType
+from .types import CATEGORY, ConceptType, found_by
 
 BEFORE = ("model", "clip", "vae", "images", "placeholder", "class_word", "masks", "resolution", "steps", "batch")
 AFTER = ("learning_rate", "anchor_weight", "seed")
@@ -31,6 +31,7 @@ class CompInvTrainAttributes(io.ComfyNode):
             node_id="CompInvTrainAttributes",
             display_name="Attribute Inversion Train",
             category=CATEGORY,
+            **found_by("MATTE", "P+", "ProSpect", "extended textual inversion"),
             description="Trains one concept whose colour, style, object and layout are embeddings of their own, each read where it acts; or an "
             "embedding for each block (P+) or each stage (ProSpect).",
             is_input_list=True,
@@ -146,16 +147,18 @@ class CompInvTrainAttributes(io.ComfyNode):
     def _run(cls, training: AttributeTraining) -> io.NodeOutput:
         looks = list[torch.Tensor]()
 
-        def on_evaluation(progress: Progress) -> Picture | None:
+        def on_evaluation(progress: Progress) -> tuple[str, Picture | None]:
             looked = training.recipe.previews(progress.step)
             if looked:
                 looks[:] = [training.preview(progress.checkpoint.parameters)]  # the last while the run is on disk
-            say(cls, progress_text(training, progress))
-            return ("JPEG", to_image(torch.cat(list(looks[0]), dim=1)), 512) if looked else None
+            picture = ("JPEG", to_image(torch.cat(list(looks[0]), dim=1)), 512) if looked else None
+            return progress_text(training, progress), picture
 
-        end = learn(cls, training, on_evaluation)
+        end, said = learn(cls, training, on_evaluation)
         (concept,) = training.concepts(end)
-        return io.NodeOutput(concept, looks[0], loss_plot(end.history), loss_map(end), str(training.cells))
+        return io.NodeOutput(
+            concept, looks[0], loss_plot(end.history), loss_map(end), str(training.cells), ui=lasting(said)
+        )
 
 
 def progress_text(training: AttributeTraining, progress: Progress) -> str:

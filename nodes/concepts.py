@@ -11,7 +11,7 @@ from ..compinv_core.concept import Concept, check_name, file_of, lengthened, rea
 from ..compinv_core.files import unused
 from ..compinv_core.host.text_encoder import towards_class_word, with_concept
 from ..compinv_core.tensor_files import read_metadata
-from .types import CATEGORY, ConceptType
+from .types import CATEGORY, ConceptType, found_by
 
 REFUSE, REPLACE, NUMBER = "refuse", "replace it", "add a number"
 FORMS = {"embedding": file_of, "kohya's XTI": xti_file}
@@ -24,7 +24,8 @@ class CompInvSaveConcept(io.ComfyNode):
             node_id="CompInvSaveConcept",
             display_name="Save Concept",
             category=CATEGORY,
-            description="Saves a concept's embedding in ComfyUI's embeddings folder; prompts use it as embedding:name.",
+            **found_by("save embedding", "textual inversion"),
+            description="Saves a concept's embedding (textual inversion) in ComfyUI's embeddings folder; prompts use it as embedding:name.",
             is_output_node=True,
             inputs=[
                 ConceptType.Input("concept", tooltip="From Compositional Inversion Train or Repair Concept."),
@@ -75,6 +76,7 @@ class CompInvLoadConcept(io.ComfyNode):
             node_id="CompInvLoadConcept",
             display_name="Load Concept",
             category=CATEGORY,
+            **found_by("load embedding", "textual inversion"),
             description="Loads an embedding: .safetensors (this pack's or others'), A1111's .pt, diffusers' .bin.",
             inputs=[
                 io.Combo.Input("file", options=_files(), tooltip="A file in ComfyUI's embeddings folders."),
@@ -117,6 +119,7 @@ class CompInvApplyConcept(io.ComfyNode):
             node_id="CompInvApplyConcept",
             display_name="Apply Concept",
             category=CATEGORY,
+            **found_by("embedding", "textual inversion"),
             description="Adds a concept's embedding to a CLIP, without a file. Chain one node per concept.",
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder. It is not changed."),

@@ -16,10 +16,10 @@ from ..compinv_core.training.request import FineTuneRequest, as_paper_fine_tune
 from ..compinv_core.training.ways.fine_tune import What
 from .inputs import first_values, recipe_of, requests_of, training_inputs
 from .learning import Picture, learn
-from .live_text import say
+from .live_text import lasting, say
 from .pictures import to_image
 from .train import loss_map, loss_plot, progress_text, second_of
-from .types import CATEGORY, ConceptType
+from .types import CATEGORY, ConceptType, found_by
 
 KEYS_AND_VALUES = "keys and values (Custom Diffusion)"
 ATTENTION = "LoRA on attention (DreamBooth)"
@@ -36,6 +36,7 @@ class CompInvTrainModel(io.ComfyNode):
             node_id="CompInvTrainModel",
             display_name="Compositional Fine-Tune",
             category=CATEGORY,
+            **found_by("dreambooth", "custom diffusion", "train lora", "fine-tuning"),
             description="Trains an embedding and a small change of the model together (Custom Diffusion, DreamBooth), with anchors. The change "
             "comes out as a LoRA; your model is not changed.",
             is_input_list=True,
@@ -167,20 +168,21 @@ class CompInvTrainModel(io.ComfyNode):
         if training.notices:
             say(cls, "\n".join(training.notices))
 
-        def on_evaluation(progress: Progress) -> Picture | None:
-            say(cls, progress_text(training, progress, None))
+        def on_evaluation(progress: Progress) -> tuple[str, Picture | None]:
+            text = progress_text(training, progress, None)
             if not training.recipe.previews(progress.step):
-                return None
+                return text, None
             looks[:] = [training.preview(progress.checkpoint.parameters).images]
-            return "JPEG", to_image(torch.cat(list(looks[0]), dim=1)), 512
+            return text, ("JPEG", to_image(torch.cat(list(looks[0]), dim=1)), 512)
 
-        end = learn(cls, training, on_evaluation)
+        end, said = learn(cls, training, on_evaluation)
         concepts, adapter = training.concepts(end), training.adapter(end)
         assert adapter is not None
         lora = adapter.to_lora(training.backbone.lora_names)
         tuned, _ = comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0.0)
         return io.NodeOutput(
-            concepts[0], lora, tuned, loss_map(end), looks[0], loss_plot(end.history), training.learnt(), second_of(concepts)
+            concepts[0], lora, tuned, loss_map(end), looks[0], loss_plot(end.history), training.learnt(), second_of(concepts),
+            ui=lasting(said),
         )  # fmt: skip
 
 

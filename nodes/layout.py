@@ -10,11 +10,11 @@ from ..compinv_core.host.composition import subjects_of
 from ..compinv_core.host.folders import predictor_files
 from ..compinv_core.host.predictor import predicted_layout
 from ..compinv_core.host.recovery import check_latent, outside_their_place, plain_layout, recover_layout
-from ..compinv_core.layout.regions import layout_from_json
+from ..compinv_core.layout.editing import layout_from_json
 from ..compinv_core.sampling.conditioning import check_layout
-from .live_text import say
+from .live_text import lasting
 from .pictures import from_image, layout_picture
-from .types import CATEGORY, LayoutType
+from .types import CATEGORY, LayoutType, found_by
 
 ATTENTION, PREDICTED, DEFAULT, MINE = "from attention", "predicted", "default boxes", "my boxes"
 
@@ -26,9 +26,9 @@ class CompInvLayoutRecover(io.ComfyNode):
             node_id="CompInvLayoutRecover",
             display_name="Spatial Layout Recover",
             category=CATEGORY,
+            **found_by("heatmap", "attention map", "cross-attention", "regional prompt"),
             description="Recovers a layout, a region for each subject of a prompt: from the model's cross-attention in a short sampling run "
             "with class words, from the model's layout predictor, or from boxes.",
-            hidden=[io.Hidden.unique_id],
             inputs=[
                 io.Model.Input("model", tooltip="The model that you will sample with. It is not changed."),
                 io.Conditioning.Input("positive", tooltip="From Composition Prompt."),
@@ -116,11 +116,12 @@ class CompInvLayoutRecover(io.ComfyNode):
         latent = latent_image["samples"]
         check_latent(latent)
         canvas = (latent.shape[-2], latent.shape[-1])
-        maps = preview = None
+        maps = None
         if method == ATTENTION:
             empty = torch.zeros_like(latent)
             how = {"seed": seed, "steps": steps, "cfg": cfg, "images": pictures}
             layout, maps, preview = recover_layout(model, positive, negative, empty, **how)
+            layout = replace(layout, preview=preview)
         elif method == PREDICTED:
             layout = predicted_layout(model, positive, canvas)
         elif method == DEFAULT:
@@ -131,8 +132,9 @@ class CompInvLayoutRecover(io.ComfyNode):
             layout = replace(layout, note=outside_their_place(layout, positive, canvas))
         height, width = latent.shape[-2] * 8, latent.shape[-1] * 8
         masks = torch.stack([region.cells(height, width) for region in layout.regions])
-        say(cls, f"from: {layout.source}{f'; {layout.note}' if layout.note else ''}")
-        return io.NodeOutput(layout, from_image(layout_picture(layout, maps, preview)), masks, layout.to_json())
+        picture = from_image(layout_picture(layout, maps, layout.preview))
+        text = f"from: {layout.source}{f'; {layout.note}' if layout.note else ''}"
+        return io.NodeOutput(layout, picture, masks, layout.to_json(), ui=lasting(text))
 
 
 NODES = [CompInvLayoutRecover]

@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ..compinv_core.host.predictor import train_predictor
 from ..compinv_core.layout.predictor_training import LIMITS, PredictorTraining
 from ..compinv_core.layout.regions import Layout
-from .live_text import say
+from .live_text import lasting
 from .pictures import layout_picture
 from .types import CATEGORY
 
@@ -27,7 +27,6 @@ class CompInvTrainLayoutPredictor(io.ComfyNode):
             description="Trains a layout predictor, once per base model; Spatial Layout Recover's method "
             '"predicted" then needs milliseconds and no sampling.',
             is_output_node=True,
-            hidden=[io.Hidden.unique_id],
             inputs=[
                 io.Model.Input(
                     "model",
@@ -86,8 +85,7 @@ class CompInvTrainLayoutPredictor(io.ComfyNode):
         stop_if_asked = management.throw_exception_if_processing_interrupted
         predictor, file = train_predictor(model, clip, request, stop_if_asked=stop_if_asked, on_recovery=on_recovery)
         report = f"{predictor.provenance.describe()}\n{file}"
-        say(cls, report)
-        return io.NodeOutput(report)
+        return io.NodeOutput(report, ui=lasting(report))
 
 
 NODES = [CompInvTrainLayoutPredictor]

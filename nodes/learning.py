@@ -13,23 +13,25 @@ from PIL import Image
 
 from ..compinv_core.training.checkpoint import Checkpoint, Progress
 from ..compinv_core.training.run import TrainingRun
-from .live_text import say
+from .live_text import say, warn
 
 log = logging.getLogger(__name__)
 Picture = tuple[str, Image.Image, int]
 
 
-def learn(cls: type[io.ComfyNode], run: TrainingRun, on_evaluation: Callable[[Progress], Picture | None]) -> Checkpoint:
+def learn(
+    cls: type[io.ComfyNode], run: TrainingRun, on_evaluation: Callable[[Progress], tuple[str, Picture | None]]
+) -> tuple[Checkpoint, str]:
     """Run it with a progress bar. What a run had learnt that was cancelled or failed is kept in output/embeddings,
     where Load Concept will not list it until the user moves it there.
 
     Args:
-        on_evaluation: called at every evaluation; what it returns is shown on the node.
+        on_evaluation: called at every evaluation; the text and the picture that it returns are shown on the node.
 
     Returns:
-        The state at the end.
+        The state at the end, and the last text.
     """
-    management, steps = comfy.model_management, run.recipe.steps
+    management, steps, said = comfy.model_management, run.recipe.steps, ""
     bar = comfy.utils.ProgressBar(steps)
 
     def interrupted() -> bool:
@@ -39,7 +41,12 @@ def learn(cls: type[io.ComfyNode], run: TrainingRun, on_evaluation: Callable[[Pr
         return False
 
     def on_report(progress: Progress) -> None:
-        bar.update_absolute(progress.step, steps, None if progress.evaluation is None else on_evaluation(progress))
+        nonlocal said
+        picture = None
+        if progress.evaluation is not None:
+            said, picture = on_evaluation(progress)
+            say(cls, said)
+        bar.update_absolute(progress.step, steps, picture)
 
     own = Path(folder_paths.get_user_directory()) / "compositional_inversion"
     folder = own / "runs"
@@ -49,7 +56,7 @@ def learn(cls: type[io.ComfyNode], run: TrainingRun, on_evaluation: Callable[[Pr
             management.interrupt_current_processing(False)  # as raising it does
             raise management.InterruptProcessingException
     run.forget(folder)
-    return end
+    return end, said
 
 
 @contextmanager
@@ -69,5 +76,5 @@ def kept(cls: type[io.ComfyNode], run: TrainingRun) -> Generator[None]:
         output = Path(folder_paths.get_output_directory())
         notice = f"Training {how} {run.keep(output / 'embeddings', output / 'loras')}"
         log.info(notice)
-        say(cls, notice)
+        warn(cls, f"Training {how}", notice)
         raise

@@ -1,7 +1,8 @@
-"""A line of text under a node while it works."""
+"""Text under a node: while it works, and what of it stays when its job has ended (web/js/notices.js)."""
 
 import re
 import sys
+from typing import Any
 
 from comfy_api.latest import io
 
@@ -19,7 +20,25 @@ def harmless(text: str) -> str:
 
 def say(cls: type[io.ComfyNode], text: str) -> None:
     """Show it where a server is running and the node asked for its id."""
-    host = sys.modules.get("server")
-    server = getattr(getattr(host, "PromptServer", None), "instance", None)
-    if server is not None and cls.hidden is not None and cls.hidden.unique_id:
+    if server := _server(cls):
         server.send_progress_text(harmless(text), cls.hidden.unique_id)
+
+
+def lasting(text: str) -> dict[str, Any]:
+    """The same as a part of a node's output, by which it stays below the node and in the history."""
+    return {"text": [harmless(text)], "text_lasts": [True]}
+
+
+def warn(cls: type[io.ComfyNode], title: str, text: str) -> None:
+    """Show it below a node that will have no output, and in a message that stays until it is closed."""
+    say(cls, text)
+    if server := _server(cls):
+        notice = {"node": cls.hidden.unique_id, "title": title, "text": harmless(text)}
+        server.send_sync("compinv_notice", notice, server.client_id)
+
+
+def _server(cls: type[io.ComfyNode]) -> Any:
+    """None without one, or for a node that did not ask for its id."""
+    host = sys.modules.get("server")
+    asked = cls.hidden is not None and cls.hidden.unique_id
+    return getattr(getattr(host, "PromptServer", None), "instance", None) if asked else None

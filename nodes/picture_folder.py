@@ -6,9 +6,9 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..compinv_core.training.picture_folder import PictureFolder, read_folder
-from .live_text import say
+from .live_text import lasting
 from .pictures import from_image, picture_sheet
-from .types import CATEGORY
+from .types import CATEGORY, found_by
 
 
 class CompInvLoadPictures(io.ComfyNode):
@@ -18,9 +18,9 @@ class CompInvLoadPictures(io.ComfyNode):
             node_id="CompInvLoadPictures",
             display_name="Load Concept Pictures",
             category=CATEGORY,
+            **found_by("image folder", "dataset"),
             description="Loads a folder of training images: sorted by name, turned upright, what is transparent on white and as masks, with "
             "the captions beside them.",
-            hidden=[io.Hidden.unique_id],
             inputs=[
                 io.Combo.Input("folder", options=_folders(), tooltip="A folder within ComfyUI's input folder."),
             ],
@@ -56,10 +56,9 @@ class CompInvLoadPictures(io.ComfyNode):
     def execute(cls, folder: str) -> io.NodeOutput:
         found = read_folder(_path(folder))
         text = _described(found)
-        say(cls, text)
         images = [picture.pixels for picture in found.pictures]
         sheet = picture_sheet([(picture.file.name, picture.pixels[0]) for picture in found.pictures])
-        return io.NodeOutput(images, found.masks, found.captions, from_image(sheet), text)
+        return io.NodeOutput(images, found.masks, found.captions, from_image(sheet), text, ui=lasting(text))
 
 
 def _folders() -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..compinv_core.host.composition import composition_prompt
-from .types import CATEGORY
+from .types import CATEGORY, found_by
 
 SEPARATORS = "[,;\uff0c\uff1b\u3001]"  # those of Chinese and Japanese, too
 
@@ -18,6 +18,7 @@ class CompInvPrompt(io.ComfyNode):
             node_id="CompInvPrompt",
             display_name="Composition Prompt",
             category=CATEGORY,
+            **found_by("CLIP text encode", "attention couple", "embedding"),
             description="Encodes a prompt exactly as CLIP Text Encode does, and stores which tokens belong to which subject.",
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder, with your concepts applied. It is not changed."),

@@ -1,18 +1,51 @@
-"""Set Region, Merge Layouts, Swap Regions, Layout to Boxes: a layout is the user's, in and out of ComfyUI's own types."""
+"""Set Region, Merge Layouts, Swap Regions, Layout to Boxes, Boxes to Layout: a layout is the user's, in and out of ComfyUI's own types."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..compinv_core.layout.editing import MINE
 from ..compinv_core.layout.regions import Box, Layout, Region, region_from_mask
-from .pictures import from_image, layout_picture
-from .types import CATEGORY, LayoutType
+from ..compinv_core.sentences import quoted
+from .pictures import COLORS, from_image, layout_picture
+from .types import CATEGORY, LayoutType, found_by
 
 BoundingBox = io.Custom("BOUNDING_BOX")  # pixels: {"x", "y", "width", "height"}, or lists of these, one list a picture
-MINE = "my boxes"
+AnyBoxes = io.Custom("BOUNDING_BOX,BOUNDING_BOXES,ARRAY")  # what box editors and detectors give
+
+
+def canvas_inputs(of: str = "") -> list[Any]:
+    """The pixels that boxes and masks are in."""
+    return [
+        io.Int.Input(name, default=512, min=8, max=16384, tooltip=f"Canvas {name}{of}, in pixels.")
+        for name in ("width", "height")
+    ]
+
+
+def region_outputs() -> list[Any]:
+    """A layout's regions in ComfyUI's own types."""
+    return [
+        BoundingBox.Output(
+            "BOUNDING_BOXES", display_name="boxes", tooltip="One list of bounding boxes, one per subject, in pixels."
+        ),
+        io.Mask.Output("MASKS", display_name="masks", tooltip="One mask per subject, in the same order as the boxes."),
+    ]
+
+
+def boxes_and_masks(layout: Layout, width: int, height: int) -> tuple[list[list[dict[str, Any]]], Tensor]:
+    """A layout's regions as BOUNDING_BOX, labelled as ComfyUI's own box editor labels them, and as masks (R, height, width)."""
+    boxes: list[dict[str, Any]] = []
+    for i, region in enumerate(layout.regions):
+        left, top = round(region.box.left * width), round(region.box.top * height)
+        right, bottom = round(region.box.right * width), round(region.box.bottom * height)
+        label = {"type": "obj", "text": "", "desc": region.phrase, "palette": [COLORS[i % len(COLORS)]]}
+        size = {"width": max(1, right - left), "height": max(1, bottom - top)}
+        boxes.append({"x": left, "y": top, **size, "metadata": label})
+    return [boxes], torch.stack([region.cells(height, width) for region in layout.regions])
 
 
 def _layout_outputs() -> list[Any]:
@@ -25,7 +58,7 @@ def _layout_outputs() -> list[Any]:
 
 
 def _shown(layout: Layout) -> io.NodeOutput:
-    return io.NodeOutput(layout, from_image(layout_picture(layout)))
+    return io.NodeOutput(layout, from_image(layout_picture(layout, preview=layout.preview)))
 
 
 class CompInvSetRegion(io.ComfyNode):
@@ -38,6 +71,7 @@ class CompInvSetRegion(io.ComfyNode):
             node_id="CompInvSetRegion",
             display_name="Set Region",
             category=CATEGORY,
+            **found_by("mask", "regional prompt", "bounding box", "area"),
             description="Sets one subject's region from a mask, a bounding box, or the four edges below. Chain one per subject, "
             "or correct a recovered layout.",
             inputs=[
@@ -181,21 +215,14 @@ class CompInvLayoutToBoxes(io.ComfyNode):
             node_id="CompInvLayoutToBoxes",
             display_name="Layout to Boxes",
             category=CATEGORY,
+            **found_by("bounding box", "mask"),
             description="Converts a layout to bounding boxes, masks and JSON, for regional prompting, detailers and box editors.",
             inputs=[
                 LayoutType.Input("layout", tooltip="The layout to convert."),
-                io.Int.Input("width", default=512, min=8, max=16384, tooltip="Canvas width in pixels."),
-                io.Int.Input("height", default=512, min=8, max=16384, tooltip="Canvas height in pixels."),
+                *canvas_inputs(),
             ],
             outputs=[
-                BoundingBox.Output(
-                    "BOUNDING_BOXES",
-                    display_name="boxes",
-                    tooltip="One list of bounding boxes, one per subject, in pixels.",
-                ),
-                io.Mask.Output(
-                    "MASKS", display_name="masks", tooltip="One mask per subject, in the same order as the boxes."
-                ),
+                *region_outputs(),
                 io.String.Output(
                     "JSON",
                     display_name="json",
@@ -213,33 +240,105 @@ class CompInvLayoutToBoxes(io.ComfyNode):
     def execute(cls, layout: Layout, width: int, height: int) -> io.NodeOutput:
         if not layout.regions:
             raise ValueError('The input "layout" has no region; set one with Set Region.')
-        boxes: list[dict[str, int]] = []
-        for region in layout.regions:
-            left, top = round(region.box.left * width), round(region.box.top * height)
-            right, bottom = round(region.box.right * width), round(region.box.bottom * height)
-            boxes.append({"x": left, "y": top, "width": max(1, right - left), "height": max(1, bottom - top)})
-        masks = torch.stack([region.cells(height, width) for region in layout.regions])
+        boxes, masks = boxes_and_masks(layout, width, height)
         names = "\n".join(region.phrase for region in layout.regions)
-        return io.NodeOutput([boxes], masks, layout.to_json(), names)
+        return io.NodeOutput(boxes, masks, layout.to_json(), names)
+
+
+class CompInvBoxesToLayout(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CompInvBoxesToLayout",
+            display_name="Boxes to Layout",
+            category=CATEGORY,
+            **found_by("bounding box", "detection"),
+            description="Makes a layout of bounding boxes, from a box editor or a detector: each box is the region of the subject that its label "
+            "names, or of the subject in the same place of the list.",
+            inputs=[
+                AnyBoxes.Input(
+                    "boxes", tooltip="Bounding boxes of one image, in pixels of a canvas of width x height."
+                ),
+                io.String.Input(
+                    "subjects",
+                    default="",
+                    multiline=True,
+                    tooltip="The subjects as in the prompt, separated by commas or lines; a concept as embedding:name. A box whose label is "
+                    "one of them is its region; boxes without labels take them in order. Empty: the boxes' labels.",
+                ),
+                *canvas_inputs(" that the boxes refer to"),
+            ],
+            outputs=_layout_outputs(),
+        )
+
+    @classmethod
+    def execute(cls, boxes: Any, subjects: str, width: int, height: int) -> io.NodeOutput:
+        found = [(_label(box), _box(box, width, height, "boxes")) for box in _one_image(boxes)]
+        names = [name for line in subjects.splitlines() for part in line.split(",") if (name := part.strip())]
+        return _shown(Layout(tuple(Region(name, box) for name, box in _named(found, names)), MINE))
+
+
+def _named(found: list[tuple[str, Box]], names: list[str]) -> Iterator[tuple[str, Box]]:
+    """Each box with its subject: the one that its label is, bare or as embedding:name, else the next of the list that no label is.
+
+    Raises:
+        ValueError: two boxes of one subject, or a box without one.
+    """
+    whose = {name.removeprefix("embedding:"): name for name in names}
+    labels = [label.removeprefix("embedding:") for label, _ in found]
+    rest = iter([name for bare, name in whose.items() if bare not in labels])
+    taken = set[str]()
+    for number, (label, (written, box)) in enumerate(zip(labels, found, strict=True), 1):
+        name = whose.get(label) or (next(rest, "") if names else written)
+        if not name:
+            raise ValueError(
+                f'The input "subjects" names {len(names)} and the input "boxes" holds {len(found)}: box {number} has no subject.'
+            )
+        if name in taken:
+            raise ValueError(f'The input "boxes" holds two boxes of "{quoted(name)}"; a subject has one region.')
+        taken.add(name)
+        yield name, box
+
+
+def _one_image(boxes: Any) -> list[Any]:
+    """The boxes of one image: a box, a list of them, or a list of one such list.
+
+    Raises:
+        ValueError: of several images, or none at all.
+    """
+    found: list[Any] = list(boxes) if isinstance(boxes, (list, tuple)) else [boxes]
+    while found and isinstance(found[0], (list, tuple)):
+        if len(found) > 1:
+            raise ValueError(f'The input "boxes" holds the boxes of {len(found)} images; give those of one.')
+        found = list(found[0])
+    if not found:
+        raise ValueError('The input "boxes" holds no box; at least one is needed.')
+    return found
+
+
+def _label(box: Any) -> str:
+    """What a box says that it shows: a detector's label, or the description that ComfyUI's own box editor gives it."""
+    metadata = box.get("metadata") if isinstance(box, dict) else None
+    places = [box if isinstance(box, dict) else {}, metadata if isinstance(metadata, dict) else {}]
+    said = (str(place.get(key) or "").strip() for place in places for key in ("label", "desc"))
+    return next(filter(None, said), "")
 
 
 def _renamed(region: Region, known: Region) -> Region:
     return Region(known.phrase, region.box, region.mask)
 
 
-def _box(value: Any, width: int, height: int) -> Box:
+def _box(value: Any, width: int, height: int, name: str = "bounding_box") -> Box:
     """The one box of a BOUNDING_BOX, however deep in lists."""
     while isinstance(value, (list, tuple)):
         if len(value) != 1:
-            raise ValueError(f'The input "bounding_box" holds {len(value)} boxes; a region has one.')
+            raise ValueError(f'The input "{name}" holds {len(value)} boxes; a region has one.')
         value = value[0]
     try:
-        left, top, wide, tall = (float(value[name]) for name in ("x", "y", "width", "height"))
+        left, top, wide, tall = (float(value[key]) for key in ("x", "y", "width", "height"))
     except (TypeError, KeyError, ValueError, OverflowError) as error:
-        raise ValueError(
-            'The input "bounding_box" cannot be read; a box has x, y, width and height in pixels.'
-        ) from error
+        raise ValueError(f'The input "{name}" cannot be read; a box has x, y, width and height in pixels.') from error
     return Box(left / width, top / height, (left + wide) / width, (top + tall) / height)
 
 
-NODES = [CompInvSetRegion, CompInvMergeLayouts, CompInvSwapRegions, CompInvLayoutToBoxes]
+NODES = [CompInvSetRegion, CompInvMergeLayouts, CompInvSwapRegions, CompInvLayoutToBoxes, CompInvBoxesToLayout]

@@ -13,9 +13,9 @@ from ..compinv_core.training.checkpoint import Progress
 from ..compinv_core.training.recipe import Recipe
 from ..compinv_core.training.repair import LIMITS, RECIPE, STEPS, Repair, RepairRequest
 from ..compinv_core.training.request import LIMITS as TRAINING_LIMITS
-from .learning import kept, learn
-from .live_text import say
-from .types import CATEGORY, ConceptType
+from .learning import Picture, kept, learn
+from .live_text import lasting, say
+from .types import CATEGORY, ConceptType, found_by
 
 DEFAULTS = RepairRequest("")
 
@@ -27,6 +27,7 @@ class CompInvRepairConcept(io.ComfyNode):
             node_id="CompInvRepairConcept",
             display_name="Repair Concept",
             category=CATEGORY,
+            **found_by("fix embedding", "textual inversion"),
             description="Retrains an embedding that dominates its prompts, without its training images: a new embedding, anchored at the class "
             "word, is distilled from the images that the old one gives.",
             hidden=[io.Hidden.unique_id],
@@ -146,20 +147,19 @@ class CompInvRepairConcept(io.ComfyNode):
 
     @classmethod
     def _run(cls, repair: Repair) -> io.NodeOutput:
-        def on_evaluation(progress: Progress) -> None:
+        def on_evaluation(progress: Progress) -> tuple[str, Picture | None]:
             end = progress.checkpoint
-            say(
-                cls,
+            text = (
                 f"step {progress.step}/{repair.recipe.steps}: validation loss {progress.evaluation:.3g} (initial: "
-                f"{end.initial_loss:.3g})\n{repair.describe(repair.way.words(end.parameters)[repair.request.name])}",
+                f"{end.initial_loss:.3g})\n{repair.describe(repair.way.words(end.parameters)[repair.request.name])}"
             )
+            return text, None
 
-        end = learn(cls, repair, on_evaluation)
+        end, _ = learn(cls, repair, on_evaluation)
         with kept(cls, repair):
             report = repair.report(end, end.history[-1].evaluation or 0.0)
-        say(cls, report)
         (repaired,) = repair.concepts(end)
-        return io.NodeOutput(repaired, report)
+        return io.NodeOutput(repaired, report, ui=lasting(report))
 
 
 NODES = [CompInvRepairConcept]

@@ -22,7 +22,7 @@ from ..compinv_core.report.measuring import (
 )
 from ..compinv_core.training.request import LIMITS
 from .pictures import from_image, to_image
-from .types import CATEGORY, ConceptType
+from .types import CATEGORY, ConceptType, found_by
 
 TILE, LINE, WIDTHS = 192, 24, (330, 360, 330)
 NO_GRID = "No VAE connected: figures only, no images."
@@ -35,6 +35,7 @@ class CompInvConceptReport(io.ComfyNode):
             node_id="CompInvConceptReport",
             display_name="Concept Report",
             category=CATEGORY,
+            **found_by("inspect embedding", "embedding report"),
             description="Measures an embedding against its class word: its distance to the vocabulary, its share of cross-attention beside other "
             "words, and images of both with the same noise.",
             inputs=[

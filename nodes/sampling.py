@@ -19,7 +19,7 @@ from ..compinv_core.sampling.guidance import Guidance
 from ..compinv_core.sampling.report import Report, described
 from ..compinv_core.sampling.schedules import Balance, Steering
 from .pictures import from_image, heat_pictures, overlays
-from .types import CATEGORY, LayoutType
+from .types import CATEGORY, LayoutType, found_by
 
 PAPER = Guidance()
 DEFAULT = Steering()
@@ -131,7 +131,8 @@ class CompInvRegularizedSampler(io.ComfyNode):
             node_id="CompInvRegularizedSampler",
             display_name="Regularized Sampler",
             category=CATEGORY,
-            description="KSampler that keeps each subject's cross-attention in its region. With no layout and balance 0 it equals KSampler.",
+            **found_by("attention couple", "heatmap", "regional prompt", "attend and excite", "KSampler"),
+            description="KSampler that keeps each subject's cross-attention in its region (the idea of attention couple), and draws it as heatmaps. With no layout and balance 0 it equals KSampler.",
             inputs=[
                 io.Model.Input("model", tooltip="The model. It is not changed."),
                 io.Conditioning.Input("positive", tooltip="From Composition Prompt."),
@@ -244,6 +245,7 @@ class CompInvRegularizeModel(io.ComfyNode):
             node_id="CompInvRegularizeModel",
             display_name="Apply Spatial Regularization",
             category=CATEGORY,
+            **found_by("attention couple", "regional prompt", "attend and excite"),
             description="Patches a model so that any sampler keeps each subject in its region. The positive prompt must come from "
             "Composition Prompt.",
             inputs=[

@@ -17,9 +17,9 @@ from ..compinv_core.training.preview import Preview
 from ..compinv_core.training.request import as_paper
 from .inputs import first_values, recipe_of, requests_of, training_inputs
 from .learning import Picture, learn
-from .live_text import say
+from .live_text import lasting, say
 from .pictures import from_image, to_image
-from .types import CATEGORY, ConceptType
+from .types import CATEGORY, ConceptType, found_by
 
 
 class CompInvTrain(io.ComfyNode):
@@ -29,7 +29,8 @@ class CompInvTrain(io.ComfyNode):
             node_id="CompInvTrain",
             display_name="Compositional Inversion Train",
             category=CATEGORY,
-            description="Trains an embedding for the concept in your images. With anchors (semantic inversion), it stays close to ordinary words "
+            **found_by("textual inversion", "TI", "train embedding", "embedding training"),
+            description="Trains an embedding (textual inversion) for the concept in your images. With anchors (semantic inversion), it stays close to ordinary words "
             "and does not dominate the rest of the prompt.",
             is_input_list=True,
             hidden=[io.Hidden.unique_id],
@@ -89,17 +90,17 @@ class CompInvTrain(io.ComfyNode):
         if training.notices:
             say(cls, "\n".join(training.notices))
 
-        def on_evaluation(progress: Progress) -> Picture | None:
+        def on_evaluation(progress: Progress) -> tuple[str, Picture | None]:
             looked = training.recipe.previews(progress.step)
             if looked:
                 looks[:] = [training.preview(progress.checkpoint.parameters)]  # the last while the run is on disk
-            say(cls, progress_text(training, progress, looks[0].dominance if looks else None))
-            return ("JPEG", to_image(torch.cat(list(looks[0].images), dim=1)), 512) if looked else None
+            picture = ("JPEG", to_image(torch.cat(list(looks[0].images), dim=1)), 512) if looked else None
+            return progress_text(training, progress, looks[0].dominance if looks else None), picture
 
-        end = learn(cls, training, on_evaluation)
+        end, said = learn(cls, training, on_evaluation)
         last, best = training.concepts(end), training.concepts(end, best=True)
         return io.NodeOutput(
-            last[0], loss_plot(end.history), looks[0].images, best[0], loss_map(end), training.learnt(), second_of(last)
+            last[0], loss_plot(end.history), looks[0].images, best[0], loss_map(end), training.learnt(), second_of(last), ui=lasting(said)
         )  # fmt: skip
 
 

@@ -72,6 +72,8 @@ class ComfyServer:
         command = [sys.executable, str(comfyui / "main.py"), "--cpu", "--base-directory", str(self.base)]
         command += ["--listen", "127.0.0.1", "--port", str(self.port), "--disable-auto-launch", "--disable-api-nodes"]
         command += ["--database-url", "sqlite:///:memory:"]
+        if front_end := os.environ.get("COMPINV_FRONT_END"):
+            command += ["--front-end-root", front_end]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 command, cwd=comfyui, stdout=log, stderr=subprocess.STDOUT, start_new_session=True

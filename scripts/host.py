@@ -6,7 +6,8 @@
                                                   the same on another ComfyUI, with its own requirements in a Python of its own
 
 COMFYUI_PATH names an existing ComfyUI to use instead, COMFYUI_PYTHON its Python (else its venv, else this Python).
-COMPINV_CACHE names another cache folder. Needs nothing but a bare Python.
+COMPINV_CACHE names another cache folder, COMPINV_FRONT_END another front end (the static folder of a comfyui-frontend-package).
+Needs nothing but a bare Python.
 """
 
 import argparse

@@ -11,19 +11,12 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from needs import need
 from package import package
 
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT))  # last: our `nodes` must not shadow ComfyUI's module of that name
 sys.path.append(str(ROOT / "scripts"))
-
-
-def need(condition: bool, reason: str) -> None:
-    """Skip, or fail where `make test` promised that everything is there."""
-    if not condition:
-        if os.environ.get("COMPINV_REQUIRE_HOST"):
-            pytest.fail(reason)
-        pytest.skip(reason)
 
 
 @pytest.fixture(autouse=True)

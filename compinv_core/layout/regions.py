@@ -2,8 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -113,11 +112,13 @@ class Layout:
     Attributes:
         source: "attention", "predicted", "default boxes" or "my boxes".
         note: what was done to it that its user should know, or "".
+        preview: (h, w, 3) in 0..1, the image that it was recovered from as far as it was sampled, or None.
     """
 
     regions: tuple[Region, ...]
     source: str
     note: str = ""
+    preview: Tensor | None = field(default=None, compare=False, repr=False)
 
     def region(self, phrase: str) -> Region:
         """A subject's; a concept is found by its bare name, too.
@@ -135,7 +136,8 @@ class Layout:
         """These regions, and another layout's, which count where both have a subject."""
         regions = {region.phrase: region for region in (*self.regions, *other.regions)}
         source = self.source if self.source == other.source else f"{self.source} and {other.source}"
-        return Layout(tuple(regions.values()), source)
+        preview = other.preview if self.preview is None else self.preview
+        return Layout(tuple(regions.values()), source, preview=preview)
 
     def swapped(self, first: str, second: str) -> "Layout":
         """Two subjects in each other's place.
@@ -145,32 +147,14 @@ class Layout:
         """
         a, b = self.region(first), self.region(second)
         places = {a.phrase: replace(b, phrase=a.phrase), b.phrase: replace(a, phrase=b.phrase)}
-        return Layout(tuple(places.get(region.phrase, region) for region in self.regions), self.source)
+        return replace(self, regions=tuple(places.get(region.phrase, region) for region in self.regions), note="")
 
     def to_json(self) -> str:
+        """Its boxes, for a person to edit."""
         boxes = {
             r.phrase: [round(e, 4) for e in (r.box.left, r.box.top, r.box.right, r.box.bottom)] for r in self.regions
         }
         return json.dumps(boxes)
-
-
-def layout_from_json(text: str) -> Layout:
-    """A layout written by hand: {"cat": [left, top, right, bottom], ...}.
-
-    Raises:
-        ValueError: not of that form, or edges outside 0..1.
-    """
-    try:
-        raw: Any = json.loads(text)
-        edges = {str(phrase): [float(edge) for edge in box] for phrase, box in raw.items()}
-        if not edges or any(len(box) != 4 for box in edges.values()):
-            raise ValueError("a box has four edges")
-    except (TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
-        raise ValueError(
-            f'The input "boxes" cannot be read ({quoted(str(error))}); write {{"cat": [left, top, right, bottom]}} in fractions of 1.'
-        ) from error
-    boxes = {phrase: Box(*box) for phrase, box in edges.items()}
-    return Layout(tuple(Region(phrase, box) for phrase, box in boxes.items()), "my boxes")
 
 
 def region_from_mask(phrase: str, mask: Tensor) -> Region:

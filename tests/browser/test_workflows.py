@@ -1,7 +1,6 @@
 """The real page in a real browser: every shipped workflow opens from the template browser, whole; texts are no markup."""
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,57 +8,9 @@ from typing import Any
 import pytest
 import torch
 from compositional_inversion.compinv_core.concept import Concept, write_concept
-from conftest import need
 
 ROOT = Path(__file__).parent.parent.parent
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def words(base: Path) -> Iterator[None]:
-    """The files that the workflows load: newer front ends mark a node whose file is missing."""
-    nodes = [node for path in WORKFLOWS for node in json.loads(path.read_text())["nodes"]]
-    names = {node["widgets_values"][0] for node in nodes if node["type"] == "CompInvLoadConcept"}
-    files = [base / "models" / "embeddings" / name for name in names if name]
-    missing = [file for file in files if not file.exists()]
-    for file in missing:
-        file.touch()
-    yield
-    for file in missing:
-        file.unlink()
-
-
-@pytest.fixture(scope="module")
-def browser(server: Any, words: None) -> Iterator[Any]:
-    chromium = shutil.which("chromium")
-    need(bool(chromium), "Debian's chromium is not installed")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        yield running
-        running.close()
-
-
-@pytest.fixture
-def page(browser: Any, server: Any) -> Iterator[tuple[Any, list[str]]]:
-    """A page on which the front end is up, and the console errors that come from us."""
-    errors: list[str] = []
-    page = browser.new_page(viewport={"width": 1600, "height": 1000})
-    page.on(
-        "console", lambda m: errors.append(m.text) if m.type == "error" and "compositional" in m.text.lower() else None
-    )
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.goto(server.url)
-    page.wait_for_function(
-        "Boolean(window.app?.graph && window.LiteGraph?.registered_node_types?.CompInvTrain)", timeout=120_000
-    )
-    yield page, errors
-    page.close()
 
 
 def test_five_workflows_ship():

@@ -37,19 +37,28 @@ class Reader(HTMLParser):
 )  # fmt: skip
 def test_a_text_reaches_the_page_as_written_and_without_markup(pack: Any, monkeypatch: Any, text: str):
     sent: list[tuple[str, str]] = []
-    server = SimpleNamespace(send_progress_text=lambda text, node: sent.append((text, node)))
+    server = SimpleNamespace(
+        client_id="page",
+        send_progress_text=lambda text, node: sent.append((text, node)),
+        send_sync=lambda event, notice, client: sent.append((notice["text"], notice["node"])),
+    )
     monkeypatch.setitem(sys.modules, "server", SimpleNamespace(PromptServer=SimpleNamespace(instance=server)))
-    say = sys.modules["compositional_inversion.nodes.live_text"].say
-    say(SimpleNamespace(hidden=SimpleNamespace(unique_id="7")), text)
-    ((said, node),) = sent
-    page = Reader()
-    page.feed(said)
-    page.close()
-    assert node == "7" and not page.tags
-    assert page.shown.replace("\u2060", "") == said.replace("\u2060", "") == text
-    assert not re.search(r"\[\[|__", said)  # the front end's own links
+    live_text = sys.modules["compositional_inversion.nodes.live_text"]
+    node = SimpleNamespace(hidden=SimpleNamespace(unique_id="7"))
+    live_text.say(node, text)
+    live_text.warn(node, "Training stopped", text)
+    assert len(sent) == 3
+    for said, to in [*sent, (live_text.lasting(text)["text"][0], "7")]:
+        page = Reader()
+        page.feed(said)
+        page.close()
+        assert to == "7" and not page.tags
+        assert page.shown.replace("\u2060", "") == said.replace("\u2060", "") == text
+        assert not re.search(r"\[\[|__", said)  # the front end's own links
 
 
-def test_no_node_sends_a_text_but_by_say():
-    sending = re.compile(r"send_progress_text|send_sync|PromptServer|\bui\b")
+def test_no_node_sends_a_text_but_by_live_text():
+    sending = re.compile(
+        r"send_progress_text|send_sync|PromptServer|\bui=(?!lasting\(|canvas\()|\bui\.(?!PreviewImage)"
+    )
     assert [path.name for path in sorted(NODES.glob("*.py")) if sending.search(path.read_text())] == ["live_text.py"]

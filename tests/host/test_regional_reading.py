@@ -39,7 +39,7 @@ def two(microworld: Any) -> Any:
 
 def boxes(**places: list[float]) -> Any:
     """A layout of subjects by their bare names, "_" for "-"."""
-    from compositional_inversion.compinv_core.layout.regions import layout_from_json
+    from compositional_inversion.compinv_core.layout.editing import layout_from_json
 
     return layout_from_json(json.dumps({name.replace("_", "-"): edges for name, edges in places.items()}))
 

@@ -1,5 +1,6 @@
 """A layout is the user's: set by hand, by mask or by box, merged and swapped, and out again in ComfyUI's own types."""
 
+import json
 import math
 from typing import Any
 
@@ -53,11 +54,94 @@ def test_a_mask_becomes_a_region_with_its_box(pack: Any):
 def test_boxes_go_out_and_come_in_again(pack: Any, nested: int):
     one = region(pack, top=0.25)
     boxes, masks, text, subjects = pack.run("CompInvLayoutToBoxes", layout=one, width=64, height=128)
-    assert boxes == [[{"x": 0, "y": 32, "width": 32, "height": 96}]]
+    label = {"type": "obj", "text": "", "desc": "cat", "palette": ["#d1590b"]}  # as ComfyUI's own box editor writes it
+    assert boxes == [[{"x": 0, "y": 32, "width": 32, "height": 96, "metadata": label}]]
     assert masks.shape == (1, 128, 64) and "cat" in text and subjects == "cat"
     given = boxes if nested == 2 else boxes[0] if nested == 1 else boxes[0][0]
     again = region(pack, bounding_box=given, width=64, height=128)
     assert again.region("cat").box == one.region("cat").box
+
+
+def to_layout(pack: Any, boxes: Any, subjects: str = "") -> Any:
+    return pack.run("CompInvBoxesToLayout", boxes=boxes, subjects=subjects, width=64, height=64)[0]
+
+
+def test_all_boxes_of_a_layout_come_back_by_their_labels(pack: Any):
+    both = region(pack, "embedding:zippy", layout=region(pack, top=0.25), left=0.5, right=1.0)
+    boxes = pack.run("CompInvLayoutToBoxes", layout=both, width=64, height=64)[0]
+    for given in (boxes, boxes[0], [boxes[0][::-1]]):
+        again = to_layout(pack, given)
+        assert {r.phrase: r.box for r in again.regions} == {r.phrase: r.box for r in both.regions}
+
+
+LEFT, RIGHT = {"x": 0, "y": 0, "width": 32, "height": 64}, {"x": 32, "y": 0, "width": 32, "height": 64}
+
+
+@pytest.mark.parametrize(
+    ("boxes", "subjects", "placed"),
+    [
+        ([LEFT, RIGHT], "cat, car", {"cat": 0, "car": 0.5}),
+        ([LEFT, RIGHT], "cat\ncar\n", {"cat": 0, "car": 0.5}),
+        (LEFT, "cat", {"cat": 0}),
+        ([{**LEFT, "label": "car"}, {**RIGHT, "label": "cat"}], "cat, car", {"car": 0, "cat": 0.5}),
+        ([{**LEFT, "label": "car"}, RIGHT], "cat, car", {"car": 0, "cat": 0.5}),
+        ([{**LEFT, "label": "zippy"}, RIGHT], "car, embedding:zippy", {"embedding:zippy": 0, "car": 0.5}),
+        ([{**LEFT, "label": "thing"}, {**RIGHT, "label": "thing"}], "cat, car", {"cat": 0, "car": 0.5}),
+    ],
+)
+def test_a_box_is_of_the_subject_that_its_label_names_or_of_the_next(pack: Any, boxes: Any, subjects: str, placed: Any):
+    assert {r.phrase: r.box.left for r in to_layout(pack, boxes, subjects).regions} == placed
+
+
+@pytest.mark.parametrize(
+    ("boxes", "subjects", "sentence"),
+    [
+        ([], "", "holds no box"),
+        ([[LEFT], [RIGHT]], "cat", "boxes of 2 images"),
+        ([LEFT, RIGHT], "cat", "box 2 has no subject"),
+        ([LEFT], "", "box 1 has no subject"),
+        ([{**LEFT, "label": "cat"}] * 2, "", 'two boxes of "cat"'),
+        ([3], "cat", '"boxes" cannot be read'),
+        ([{**LEFT, "width": 65}], "cat", "A box needs"),
+    ],
+)
+def test_boxes_that_make_no_layout_are_refused(pack: Any, boxes: Any, subjects: str, sentence: str):
+    with pytest.raises(ValueError, match=sentence):
+        to_layout(pack, boxes, subjects)
+
+
+def editor(pack: Any, **inputs: Any) -> Any:
+    return pack.nodes["CompInvLayoutEditor"].execute(**{"edits": "", "width": 64, "height": 32, **inputs})
+
+
+def test_the_editor_gives_a_layout_on_as_it_came_and_shows_it_over_its_preview(pack: Any, microworld: Any):
+    recovered = layout(pack, microworld, method="from attention")[0]
+    assert recovered.preview is not None
+    out = editor(pack, layout=recovered)
+    shown, boxes, masks, picture, text = out.args
+    assert shown is recovered and masks.shape == (2, 32, 64) and picture.ndim == 4
+    assert [box["metadata"]["desc"] for box in boxes[0]] == [r.phrase for r in recovered.regions]
+    assert out.ui["layout_json"] == [text] and out.ui["layout_background"]
+
+
+def test_the_editors_edits_count_until_another_layout_comes(pack: Any):
+    first, second = region(pack), region(pack, left=0.25)
+    (made_of,) = editor(pack, layout=first).ui["layout_upstream"]
+    edits = json.dumps({"regions": [{"subject": "cat", "box": [0, 0, 1, 1]}], "upstream": made_of})
+    assert editor(pack, layout=first, edits=edits)[0].region("cat").box.right == 1
+    assert editor(pack, layout=second, edits=edits)[0] is second
+    assert editor(pack, edits=edits)[0].region("cat").box.right == 1
+
+
+def test_the_editor_works_without_a_page(pack: Any):
+    shown, boxes, masks, _, text = editor(pack, edits='{"cat": [0, 0, 0.5, 1]}').args
+    assert boxes[0][0]["width"] == 32 and masks[0, 0].tolist() == [1.0] * 32 + [0.0] * 32
+    assert editor(pack, edits=text)[0] == shown
+
+
+def test_an_editor_with_nothing_to_show_says_what_to_do(pack: Any):
+    with pytest.raises(ValueError, match='"edits" is empty and no layout is connected; draw a box'):
+        editor(pack)
 
 
 def test_of_two_layouts_the_second_counts(pack: Any):

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from compositional_inversion.compinv_core.layout.regions import layout_from_json
+from compositional_inversion.compinv_core.layout.editing import layout_from_json
 from test_sampling import GUIDANCE, layout, negative, prompt, sample
 from test_steering import STEER
 

@@ -1,3 +1,6 @@
+import json
+from dataclasses import replace
+
 import pytest
 import torch
 from compositional_inversion.compinv_core.attention.energy import layout_energy
@@ -7,12 +10,13 @@ from compositional_inversion.compinv_core.attention.maps import (
     attention_probabilities,
     foreground_weights,
 )
+from compositional_inversion.compinv_core.layout.editing import edited, fingerprint, layout_from_json, whole_json
 from compositional_inversion.compinv_core.layout.recovery import layout_from_attention
 from compositional_inversion.compinv_core.layout.regions import (
     Box,
+    Layout,
     Region,
     default_layout,
-    layout_from_json,
     region_from_mask,
 )
 from compositional_inversion.compinv_core.reading.rules import balancing_bias, steering_bias
@@ -132,6 +136,78 @@ def test_a_layout_survives_json():
 def test_boxes_that_cannot_be_are_refused(text: str):
     with pytest.raises(ValueError, match=r"boxes|box needs"):
         layout_from_json(text)
+
+
+MASK = torch.tensor([[0.0, 1.0], [0.2, 0.6]])
+WHOLE_LAYOUT = Layout(
+    (Region("cat", Box(0.1, 0.2, 1 / 3, 0.9), None, 0.25), Region("embedding:zippy", LEFT, MASK)),
+    "attention",
+    "separated",
+)
+
+
+def test_the_whole_of_a_layout_comes_back_from_its_json():
+    again = layout_from_json(whole_json(WHOLE_LAYOUT))
+    assert (again.source, again.note) == ("attention", "separated")
+    for region, read in zip(WHOLE_LAYOUT.regions, again.regions, strict=True):
+        assert (read.phrase, read.box, read.confidence) == (region.phrase, region.box, region.confidence)
+    assert again.regions[0].mask is None and again.regions[1].mask is not None
+    assert torch.allclose(again.regions[1].mask, MASK, atol=0.5 / 255)  # a PNG has 256 levels
+    assert whole_json(again) == whole_json(WHOLE_LAYOUT)
+
+
+def test_a_subject_may_be_called_regions_or_upstream():
+    text = '{"regions": [0, 0, 0.5, 1], "upstream": [0.5, 0, 1, 1]}'
+    assert [region.phrase for region in edited(WHOLE_LAYOUT, text).regions] == ["regions", "upstream"]
+
+
+@pytest.mark.parametrize(
+    ("region", "said"),
+    [
+        ({}, "cannot be read"), ({"subject": "cat"}, "cannot be read"), ({"subject": "cat", "box": [0, 0, 1]}, "four edges"),
+        ({"subject": "cat", "box": [0, 0, 1, 2]}, "A box needs"), ({"subject": "cat", "box": [0, 0, 1, 1], "mask": "x"}, "no PNG"),
+        ({"subject": "cat", "box": [0, 0, 1, 1], "confidence": 2}, "0 to 1"),
+    ],
+)  # fmt: skip
+def test_a_region_that_cannot_be_is_refused_in_a_sentence(region: dict[str, object], said: str):
+    with pytest.raises(ValueError, match=said) as raised:
+        edited(None, json.dumps({"regions": [region]}))
+    assert len(str(raised.value)) <= 300
+
+
+def test_a_subject_has_one_region():
+    regions = [{"subject": "cat", "box": [0, 0, 1, 1]}] * 2
+    with pytest.raises(ValueError, match='"edits" has two regions of "cat"'):
+        edited(None, json.dumps({"regions": regions}))
+
+
+def edits_of(layout: Layout) -> str:
+    """What the editor writes when the cat has been moved."""
+    box = {"regions": [{"subject": "cat", "box": [0, 0, 0.5, 0.5]}], "source": "my boxes"}
+    return json.dumps({**box, "upstream": fingerprint(layout)})
+
+
+def test_edits_count_until_another_layout_comes():
+    other = replace(WHOLE_LAYOUT, regions=(Region("cat", LEFT),))
+    assert edited(WHOLE_LAYOUT, edits_of(WHOLE_LAYOUT)).region("cat").box == Box(0, 0, 0.5, 0.5)
+    assert edited(other, edits_of(WHOLE_LAYOUT)) is other
+    assert edited(None, edits_of(WHOLE_LAYOUT)).region("cat").box == Box(0, 0, 0.5, 0.5)
+
+
+def test_without_edits_the_layout_is_as_it_came_and_edits_by_hand_always_count():
+    assert edited(WHOLE_LAYOUT, " ") is WHOLE_LAYOUT
+    preview = torch.zeros(2, 2, 3)
+    by_hand = edited(replace(WHOLE_LAYOUT, preview=preview), '{"cat": [0, 0, 1, 1]}')
+    assert by_hand.region("cat").box == Box(0, 0, 1, 1) and by_hand.preview is preview
+    with pytest.raises(ValueError, match='"edits" is empty and no layout is connected'):
+        edited(None, "")
+
+
+def test_layouts_that_look_the_same_have_one_fingerprint():
+    near = replace(WHOLE_LAYOUT.regions[0], box=Box(0.1, 0.2, 1 / 3 + 1e-5, 0.9))
+    masked = replace(WHOLE_LAYOUT.regions[1], mask=1 - MASK)
+    assert fingerprint(WHOLE_LAYOUT) == fingerprint(replace(WHOLE_LAYOUT, regions=(near, WHOLE_LAYOUT.regions[1])))
+    assert fingerprint(WHOLE_LAYOUT) != fingerprint(replace(WHOLE_LAYOUT, regions=(WHOLE_LAYOUT.regions[0], masked)))
 
 
 def test_a_half_precision_models_small_gradients_are_not_lost():

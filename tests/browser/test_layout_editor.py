@@ -1,0 +1,123 @@
+"""The layout editor on its node, in both renderers: drag, draw, keys, undo, reload, another run, another layout."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pages import render_with, run
+
+ROOT = Path(__file__).parent.parent.parent
+SCRIPT = "<img src=x onerror=window.ran=1>"
+
+
+def graph(right: float = 0.5) -> dict[str, Any]:
+    edges = {"top": 0.2, "bottom": 0.8, "width": 64, "height": 64}
+    return {
+        "1": {"class_type": "CompInvSetRegion", "inputs": {"subject": SCRIPT, "left": 0.1, "right": right, **edges}},
+        "2": {
+            "class_type": "CompInvSetRegion",
+            "inputs": {"subject": "car", "left": 0.55, "right": 0.95, **edges, "layout": ["1", 0]},
+        },
+        "3": {"class_type": "CompInvLayoutEditor", "inputs": {"edits": "", "width": 64, "height": 64, "layout": ["2", 0]}},
+    }  # fmt: skip
+
+
+class Editor:
+    """The one on a page."""
+
+    def __init__(self, page: Any):
+        self.page = page
+        self.boxes, self.stage = page.locator(".compinv-layout .box"), page.locator(".compinv-layout .stage")
+
+    def show(self) -> None:
+        """Bring it into view, at its full size."""
+        self.page.evaluate("""() => {
+            const { pos } = window.app.graph._nodes.find(node => node.type === "CompInvLayoutEditor")
+            window.app.canvas.ds.scale = 1
+            window.app.canvas.ds.offset = [120 - pos[0], -20 - pos[1]]
+            window.app.canvas.setDirty(true, true)
+        }""")
+        self.page.wait_for_timeout(1000)
+
+    def edits(self) -> dict[str, list[float]]:
+        """The boxes by subject in what the workflow holds, {} for none."""
+        text = self.page.evaluate("""() => window.app.graph._nodes.find(node => node.type === "CompInvLayoutEditor")
+            .widgets.find(widget => widget.name === "edits").value""")
+        return {region["subject"]: region["box"] for region in json.loads(text)["regions"]} if text else {}
+
+    def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
+        """From one place of the stage to another, in fractions."""
+        at = self.stage.bounding_box()
+        (x, y), (to_x, to_y) = ((at["x"] + a * at["width"], at["y"] + b * at["height"]) for a, b in (start, end))
+        self.page.mouse.move(x, y)
+        self.page.mouse.down()
+        self.page.mouse.move(to_x, to_y, steps=3)
+        self.page.mouse.up()
+
+    def position(self) -> list[float]:
+        return self.page.evaluate('[...window.app.graph._nodes.find(node => node.type === "CompInvLayoutEditor").pos]')
+
+
+@pytest.mark.parametrize("nodes_2", [False, True], ids=["classic", "Nodes 2.0"])
+def test_a_layout_is_edited_on_its_node(page: tuple[Any, list[str]], server: Any, nodes_2: bool, tmp_path: Path):
+    here, errors = page
+    editor, press = Editor(here), here.keyboard.press
+    render_with(here, nodes_2)
+    here.evaluate("window.ran = 0")
+    here.evaluate("graph => window.app.loadApiJson(graph, 'graph')", graph())
+    here.wait_for_timeout(1000)
+    run(here, server)
+    editor.show()
+    assert editor.boxes.all_inner_texts() == [SCRIPT, "car"] and editor.edits() == {}  # as it came, the graph as it was
+    node = here.evaluate("window.app.graph._nodes.find(node => node.type === 'CompInvLayoutEditor').size[0]")
+    assert editor.stage.bounding_box()["width"] <= node
+
+    where = editor.position()
+    editor.drag((0.3, 0.6), (0.4, 0.65))
+    assert editor.edits()[SCRIPT] == pytest.approx([0.2, 0.25, 0.6, 0.85], abs=0.02)
+    assert editor.position() == where  # the box was dragged, not its node
+    moved = editor.edits()
+    press("Control+z")
+    here.wait_for_timeout(500)
+    assert editor.edits() == {} and here.evaluate("window.app.graph._nodes.length") == 3
+    press("Control+y")
+    assert editor.edits() == moved
+
+    editor.boxes.nth(1).focus()
+    press("ArrowRight")
+    press("Control+ArrowDown")
+    assert editor.edits()["car"] == pytest.approx([0.56, 0.2, 0.96, 0.81])
+    editor.drag((0.96, 0.505), (0.8, 0.505))
+    assert editor.edits()["car"] == pytest.approx([0.56, 0.2, 0.8, 0.81], abs=0.02)
+    press("Delete")
+    assert list(editor.edits()) == [SCRIPT] and here.evaluate("window.app.graph._nodes.length") == 3
+    editor.drag((0.7, 0.02), (0.95, 0.17))
+    here.keyboard.type("boat")
+    press("Enter")
+    assert editor.edits()["boat"] == pytest.approx([0.7, 0.0, 0.95, 0.18], abs=0.03)
+    here.screenshot(path=str(tmp_path / "edited.png"))
+
+    edited = editor.edits()
+    saved = here.evaluate("window.app.graph.serialize()")
+    here.evaluate("() => { window.app.graph.clear(); window.app.nodeOutputs = {} }")
+    here.evaluate("workflow => window.app.loadGraphData(workflow)", saved)
+    here.wait_for_timeout(1000)
+    assert editor.edits() == edited and editor.boxes.count() == 2
+    run(here, server)
+    assert editor.edits() == edited and editor.boxes.all_inner_texts() == [SCRIPT, "boat"]
+    here.evaluate("""() => {
+        const region = window.app.graph._nodes.find(node => node.type === "CompInvSetRegion" && node.inputs[0].link === null)
+        region.widgets.find(widget => widget.name === "right").value = 0.4
+    }""")
+    run(here, server)
+    assert editor.boxes.all_inner_texts() == [SCRIPT, "car"]  # another layout came: the edits no longer count
+    assert here.evaluate("window.ran") == 0
+    assert not errors
+
+
+def test_the_boxes_have_the_colours_of_the_pictures():
+    of_page = re.search(r"COLORS = (\[.*?\])", (ROOT / "web/js/layout_canvas.js").read_text())
+    of_pictures = re.search(r"COLORS = (\[.*?\])", (ROOT / "nodes/pictures.py").read_text())
+    assert of_page and of_pictures and json.loads(of_page[1]) == json.loads(of_pictures[1])

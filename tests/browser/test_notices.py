@@ -1,0 +1,37 @@
+"""What a node had to say is still there when its job has ended, also when it was cancelled."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pages import run
+
+TRAINING = Path(__file__).parent.parent.parent / "workflows" / "compositional_inversion_train_and_compose.json"
+
+
+def test_a_text_that_matters_stays_below_its_node(page: tuple[Any, list[str]], server: Any):
+    here, errors = page
+    pictures = {"class_type": "CompInvLoadPictures", "inputs": {"folder": "zippy"}}
+    sheet = {"class_type": "PreviewImage", "inputs": {"images": ["1", 3]}}
+    here.evaluate("graph => window.app.loadApiJson(graph, 'graph')", {"1": pictures, "2": sheet})
+    run(here, server)
+    assert here.get_by_text("5 pictures.").count() == 1
+    assert not errors
+
+
+def test_a_cancelled_training_says_so_in_a_message_and_below_its_node(page: tuple[Any, list[str]]):
+    here, errors = page
+    here.evaluate("workflow => window.app.loadGraphData(workflow)", json.loads(TRAINING.read_text()))
+    here.evaluate("""() => {
+        const { api } = window.app
+        const cancel = ({ detail }) => detail.value === 2 && api.interrupt()
+        api.addEventListener("progress", cancel)
+        window.ended = new Promise(resolve => api.addEventListener("execution_interrupted", () => resolve(), { once: true }))
+        window.ended.then(() => api.removeEventListener("progress", cancel))
+        return window.app.queuePrompt(0)
+    }""")
+    here.evaluate("() => window.ended")
+    here.wait_for_timeout(2000)
+    said = here.get_by_text("Training was cancelled")
+    assert here.locator(".p-toast").get_by_text("Training was cancelled").count() and said.count() > 1
+    assert not errors

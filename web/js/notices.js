@@ -1,0 +1,26 @@
+/** What a node said that still matters when its job has ended: newer front ends clear all texts below nodes then. */
+
+import { app } from "../../../scripts/app.js"
+
+const ENDS = ["execution_success", "execution_error", "execution_interrupted"]
+const lasting = new Map() // of the job that runs: node id -> text
+
+function say() {
+    for (const [nodeId, text] of lasting) app.api.dispatchCustomEvent("progress_text", { nodeId, text })
+    lasting.clear()
+}
+
+app.registerExtension({
+    name: "CompositionalInversion.Notices",
+    setup() {
+        app.api.addEventListener("execution_start", () => lasting.clear())
+        app.api.addEventListener("executed", ({ detail: { node, output } }) => {
+            if (output?.text_lasts) lasting.set(node, output.text[0])
+        })
+        app.api.addEventListener("compinv_notice", ({ detail: { node, title, text } }) => {
+            lasting.set(node, text)
+            app.extensionManager.toast.add({ severity: "warn", summary: title, detail: text })
+        })
+        for (const end of ENDS) app.api.addEventListener(end, () => setTimeout(say)) // after the front end has cleared them
+    }
+})
