@@ -16,7 +16,7 @@ def noise_schedule(model: Any) -> NoiseSchedule:
     """The schedule and prediction target of a loaded MODEL.
 
     Raises:
-        ValueError: an architecture that is not of the kind of SD 1.x, SD 2.x or SDXL.
+        ValueError: an architecture that is not of the kind of SD 1.x, SD 2.x or SDXL, or a patch that makes it sample as others do.
     """
     sampling = model.get_model_object("model_sampling")
     sigmas = getattr(sampling, "sigmas", None)
@@ -26,7 +26,14 @@ def noise_schedule(model: Any) -> NoiseSchedule:
         and isinstance(sampling, model_sampling.EPS)
         and not isinstance(sampling, (model_sampling.X0, model_sampling.ModelSamplingDiscreteEDM))
     )
-    if sigmas is None or not supported or not hasattr(unet, "input_blocks") or unet.in_channels != 4:
+    known = hasattr(unet, "input_blocks") and unet.in_channels == 4
+    if known and not supported and sampling is not model.model.model_sampling:
+        kind = ", ".join(base.__name__ for base in type(sampling).__bases__)
+        raise ValueError(
+            f'The input "model" has a patch that sets how it samples ({kind}), for which training knows no noise schedule; '
+            "connect the MODEL from before that node."
+        )
+    if sigmas is None or not supported or not known:
         raise ValueError(
             f'The input "model" is a {type(model.model).__name__} that training does not know; {SUPPORTED}.'
         )

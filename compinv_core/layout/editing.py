@@ -16,6 +16,7 @@ from .regions import Box, Layout, Region
 
 MINE = "my boxes"
 PNG = "data:image/png;base64,"
+MAX_SIDE = 4096  # pixels of a mask; a small file may say that it has any number
 Entry = tuple[str, list[float], Tensor | None, float]  # of a region: its subject, edges, mask and confidence
 
 
@@ -130,8 +131,12 @@ def _to_png(mask: Tensor) -> str:
 def _from_png(text: str) -> Tensor:
     """Raises ValueError when it is none."""
     try:
-        image = Image.open(io.BytesIO(base64.b64decode(text.removeprefix(PNG), validate=True))).convert("L")
+        file = io.BytesIO(base64.b64decode(text.removeprefix(PNG), validate=True))
+        image = Image.open(file, formats=["PNG"])
+        if max(image.size) > MAX_SIDE:
+            raise ValueError(f"it has {image.width} x {image.height} pixels, up to {MAX_SIDE} a side are read")
+        image = image.convert("L")
     except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"a mask is no PNG: {error}") from error
+        raise ValueError(f"a mask cannot be read: {error}") from error
     levels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     return levels.view(image.height, image.width).float() / 255

@@ -195,8 +195,13 @@ def each(models: dict[str, Patched], attempt: Callable[[Patched], None]) -> None
 
 
 def works_or_says_why(attempt: Callable[[], Any], what: str) -> None:
+    """The sentence names the patch."""
     try:
         found = attempt()
+    except ValueError as error:
+        text = str(error)
+        assert what == "Training" and len(text) <= 300, text
+        assert text.startswith('The input "model" has a patch that sets how it samples ('), text
     except RuntimeError as error:
         text = str(error)
         assert text.startswith(f"{what} needs gradients") and len(text) <= 300 and "\n" not in text, text
@@ -264,10 +269,11 @@ def test_beside_each_training_works_or_says_whose_patch_it_cannot_go_through(
     pack: Any, microworld: Any, models: dict[str, Patched], tmp_path: Path
 ):
     def learn(own: Patched) -> None:
-        one = training(pack, (own.model, *microworld[1:]))
-        works_or_says_why(
-            lambda: one.run(tmp_path, lambda: False, lambda _: None).parameters["plain/clip_l"], "Training"
-        )
+        def attempt() -> Any:
+            one = training(pack, (own.model, *microworld[1:]))
+            return one.run(tmp_path, lambda: False, lambda _: None).parameters["plain/clip_l"]
+
+        works_or_says_why(attempt, "Training")
 
     each(models, learn)
 

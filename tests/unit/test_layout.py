@@ -165,7 +165,7 @@ def test_a_subject_may_be_called_regions_or_upstream():
     ("region", "said"),
     [
         ({}, "cannot be read"), ({"subject": "cat"}, "cannot be read"), ({"subject": "cat", "box": [0, 0, 1]}, "four edges"),
-        ({"subject": "cat", "box": [0, 0, 1, 2]}, "A box needs"), ({"subject": "cat", "box": [0, 0, 1, 1], "mask": "x"}, "no PNG"),
+        ({"subject": "cat", "box": [0, 0, 1, 2]}, "A box needs"), ({"subject": "cat", "box": [0, 0, 1, 1], "mask": "x"}, "mask cannot be read"),
         ({"subject": "cat", "box": [0, 0, 1, 1], "confidence": 2}, "0 to 1"),
     ],
 )  # fmt: skip
@@ -173,6 +173,12 @@ def test_a_region_that_cannot_be_is_refused_in_a_sentence(region: dict[str, obje
     with pytest.raises(ValueError, match=said) as raised:
         edited(None, json.dumps({"regions": [region]}))
     assert len(str(raised.value)) <= 300
+
+
+def test_a_mask_that_says_it_is_huge_is_not_unpacked():
+    text = whole_json(Layout((Region("cat", LEFT, torch.ones(1, 5000)),), "hand", ""))
+    with pytest.raises(ValueError, match="5000 x 1 pixels, up to 4096 a side"):
+        edited(None, text)
 
 
 def test_a_subject_has_one_region():
