@@ -30,7 +30,7 @@ from compinv_core.host.backbone import ComfyBackbone
 from compinv_core.host.composition import composition_prompt
 from compinv_core.host.sampler import with_layout
 from compinv_core.host.text_encoder import encode, with_concept
-from compinv_core.layout.regions import layout_from_json
+from compinv_core.layout.editing import layout_from_json
 from compinv_core.training.concept_training import ConceptTraining
 from compinv_core.training.palette import lab
 from compinv_core.training.request import Request

@@ -73,7 +73,7 @@ def write_sealed(state: Mapping[str, Any], path: Path, about: Mapping[str, Any])
     torch.save(dict(state), path)
     with zipfile.ZipFile(path, "a") as archive:
         folder = archive.namelist()[0].split("/")[0]  # torch wants all parts in one
-        archive.writestr(f"{folder}/{ABOUT}", json.dumps(about))
+        archive.writestr(zipfile.ZipInfo(f"{folder}/{ABOUT}"), json.dumps(about))  # without the time
     with zipfile.ZipFile(path) as archive:
         seal = _seal(archive)
     with path.open("ab") as file:

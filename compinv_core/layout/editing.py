@@ -17,6 +17,7 @@ from .regions import Box, Layout, Region
 MINE = "my boxes"
 PNG = "data:image/png;base64,"
 MAX_SIDE = 4096  # pixels of a mask; a small file may say that it has any number
+MAX_TEXT = 2**24  # letters; masks make it long
 Entry = tuple[str, list[float], Tensor | None, float]  # of a region: its subject, edges, mask and confidence
 
 
@@ -39,6 +40,8 @@ def layout_from_json(text: str, name: str = "boxes") -> Layout:
         ValueError: of neither form, a subject twice, edges outside 0..1, or a mask that is no picture.
     """
     try:
+        if len(text) > MAX_TEXT:
+            raise ValueError(f"it has {len(text)} letters, up to {MAX_TEXT} are read")
         raw: Any = json.loads(text)
         listed: Any = raw.get("regions")
         whole = isinstance(listed, list) and not any(isinstance(one, (int, float)) for one in cast("list[Any]", listed))

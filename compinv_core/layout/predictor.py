@@ -20,6 +20,7 @@ FORMAT = "compositional inversion, layout predictor 1"
 HIDDEN = 64  # as in the reference implementation
 DROPOUT = 0.3  # of what each layer reads, while it learns: places are noisy and words few
 STEPS, LEARNING_RATE, DECAY = 300, 1e-3, 0.1
+MOST = 2**53  # of what is counted
 HOLD_OUT_EVERY = 5  # one in so many sets of words is not learnt from
 
 
@@ -92,7 +93,8 @@ class Provenance:
 
     def __post_init__(self) -> None:
         counts, shares = (self.recoveries, self.held_out), (self.iou, self.default_iou)
-        known = all(type(count) is int for count in counts) and all(type(share) in (int, float) for share in shares)
+        known = all(type(count) is int and 0 <= count < MOST for count in counts)
+        known = known and all(type(share) in (int, float) and 0 <= share <= 1 for share in shares)
         if not known or not isinstance(cast(object, self.model), str):
             raise TypeError("The provenance of a layout predictor needs the name of a model and numbers.")
 
@@ -117,10 +119,17 @@ class LayoutPredictor:
             phrases: S subjects, in any order.
             rows: (S, E), the mean of each one's tokens in the encoded prompt.
             places: where each stands in the prompt: anything that sorts.
+
+        Raises:
+            ValueError: weights that give no numbers.
         """
         order = sorted(range(len(phrases)), key=lambda i: places[i])
         with torch.no_grad():
             predicted = self.network(rows[order][None].float())[0]
+        if not predicted.isfinite().all():
+            raise ValueError(
+                "The layout predictor gives no boxes, for numbers in its file are too large; train it again with Train Layout Predictor."
+            )
         boxes = dict(zip(order, cast("list[list[float]]", predicted.tolist()), strict=True))
         sure = self.provenance.iou
         return Layout(tuple(Region(p, Box(*boxes[i]), None, sure) for i, p in enumerate(phrases)), "predicted")

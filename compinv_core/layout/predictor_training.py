@@ -17,6 +17,7 @@ from ..sentences import quoted
 from .predictor import Example, LayoutPredictor, learn
 from .regions import Box, Layout
 
+MAX_RECOVERIES = 2**24  # bytes; those of ten thousand prompts take a tenth of it
 log = logging.getLogger(__name__)
 LIMITS = {
     "prompts": {"min": 20, "max": 100_000},
@@ -138,6 +139,8 @@ def read_recoveries(file: Path, prompts: Sequence[tuple[str, Sequence[str]]]) ->
     if not file.exists():
         return []
     try:
+        if (size := file.stat().st_size) > MAX_RECOVERIES:
+            raise ValueError(f"it has {size} bytes")
         read: Any = json.loads(file.read_text())
         found = [boxes if boxes is None else [[float(edge) for edge in edges] for edges in boxes] for boxes in read]
         for (_, subjects), boxes in zip(prompts, found, strict=False):

@@ -1,5 +1,6 @@
 """The pack's own doors, one for each kind of file: what is fed to them, and what they must do with whatever comes."""
 
+import json
 import logging
 import math
 import re
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from compositional_inversion.compinv_core.concept import Concept, is_ours, read_concept, write_concept
 from compositional_inversion.compinv_core.custom_diffusion import read_custom_diffusion
+from compositional_inversion.compinv_core.layout.editing import layout_from_json, whole_json
 from compositional_inversion.compinv_core.layout.predictor import (  # fmt: skip
     FORMAT,
     BoxPredictor,
@@ -23,7 +25,7 @@ from compositional_inversion.compinv_core.layout.predictor import (  # fmt: skip
     write_predictor,
 )
 from compositional_inversion.compinv_core.layout.predictor_training import read_recoveries
-from compositional_inversion.compinv_core.layout.regions import layout_from_json
+from compositional_inversion.compinv_core.layout.regions import Box, Layout, Region
 from compositional_inversion.compinv_core.training.recipe import Recipe
 from compositional_inversion.compinv_core.training.request import FineTuneRequest
 from fake_training import training
@@ -193,7 +195,11 @@ def read_adapter(path: Path, _: bytes) -> bool:
 
 def layouts(random: Random) -> tuple[str, bytes]:
     boxes: Any = {"cat": [0, 0.25, 0.5, 1], "red car": [0.5, 0, 1, 1.0]}
-    if random.random() < 0.4:
+    form = random.random()
+    if form < 0.3:
+        regions = (Region("cat", Box(0, 0.25, 0.5, 1)), Region("red car", Box(0.5, 0, 1, 1), torch.ones(8, 8), 0.5))
+        boxes = json.loads(whole_json(Layout(regions, "attention", "a note")))
+    elif form < 0.6:
         boxes = [[[0, 0, 0.5, 1], [0.5, 0, 1, 1]], None, [[0.25, 0, 1, 1]]]
     tree = boxes
     for _ in range(random.randint(0, 3)):
@@ -217,7 +223,7 @@ def read_layout(path: Path, data: bytes) -> bool:
     for region in found.regions:
         if not region.cells(8, 8).isfinite().all():
             raise RawError("a region that is not finite")
-    layout_from_json(found.to_json())
+    layout_from_json(whole_json(found))
     return True
 
 
@@ -245,7 +251,10 @@ def read_predictor_file(path: Path, _: bytes) -> bool:
         found = read_predictor(path, "mine")
     except Exception as error:
         return not refused(error)
-    layout = found.layout(["cat", "car"], torch.ones(2, len(found.network.mean)), [0, 1])
+    try:
+        layout = found.layout(["cat", "car"], torch.ones(2, len(found.network.mean)), [0, 1])
+    except Exception as error:
+        return not refused(error)
     if not all(math.isfinite(region.box.area) for region in layout.regions) or len(found.provenance.describe()) > 1000:
         raise RawError("boxes that are not finite")
     return True

@@ -181,6 +181,11 @@ def test_a_mask_that_says_it_is_huge_is_not_unpacked():
         edited(None, text)
 
 
+def test_a_text_of_many_megabytes_is_not_read():
+    with pytest.raises(ValueError, match="letters, up to 16777216 are read"):
+        edited(None, " " * 2**24 + "{}")
+
+
 def test_a_subject_has_one_region():
     regions = [{"subject": "cat", "box": [0, 0, 1, 1]}] * 2
     with pytest.raises(ValueError, match='"edits" has two regions of "cat"'):

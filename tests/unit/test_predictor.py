@@ -1,8 +1,10 @@
 """The layout predictor: any number of subjects, boxes that are always valid and apart, and a file that is ours."""
 
 import json
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -50,6 +52,19 @@ def examples() -> list[Example]:
 @pytest.fixture(scope="module")
 def learnt(examples: list[Example]) -> LayoutPredictor:
     return learn(examples, "mine")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"recoveries": 10**400}, {"held_out": -1}, {"iou": float("nan")}, {"default_iou": 7}]
+)
+def test_what_a_predictor_says_of_itself_has_to_be_possible(wrong: dict[str, Any]):
+    with pytest.raises(TypeError, match="provenance"):
+        replace(untrained().provenance, **wrong)
+
+
+def test_weights_that_give_no_numbers_are_told_as_such():
+    with pytest.raises(ValueError, match="gives no boxes, for numbers in its file are too large"):
+        untrained(size=1e38).layout(["a"], torch.ones(1, WIDTH), [0])
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])

@@ -73,7 +73,19 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_predictor(tmp_path: Pat
         assert torch.equal(value, parts.network.state_dict()[name])
 
 
-@pytest.mark.parametrize("text", ["[[[0.1", "5", '["cat"]', "[[[0, 0, 1]]]", "[[[0, 0, 1, 9]]]", "[[]]", "[" * 10**5])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[[[0.1",
+        "5",
+        '["cat"]',
+        "[[[0, 0, 1]]]",
+        "[[[0, 0, 1, 9]]]",
+        "[[]]",
+        "[" * 10**5,
+        "[" + "null, " * 2**22 + "null]",
+    ],
+)
 def test_recoveries_that_cannot_be_read_begin_anew(tmp_path: Path, text: str):
     source, file = Source(), tmp_path / "damaged.json"
     file.write_text(text)
