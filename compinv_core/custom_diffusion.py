@@ -96,7 +96,7 @@ def _finite(value: Any) -> Tensor | None:
 def _words(tokens: Mapping[str, Any], file: Path, class_word: str) -> list[Concept]:
     """Of adobe's files, which hold them; "<new1>" becomes "new1"."""
     found: list[Concept] = []
-    for token, vector in tokens.items():
+    for token, vector in ((str(name), value) for name, value in tokens.items()):
         numbers = _finite(vector)
         if numbers is None or not numbers.ndim or not numbers.numel():
             raise ValueError(

@@ -139,7 +139,7 @@ def _from_png(text: str) -> Tensor:
         if max(image.size) > MAX_SIDE:
             raise ValueError(f"it has {image.width} x {image.height} pixels, up to {MAX_SIDE} a side are read")
         image = image.convert("L")
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"a mask cannot be read: {error}") from error
     levels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     return levels.view(image.height, image.width).float() / 255
