@@ -136,7 +136,9 @@ def graph(info: dict[str, Any], number: int) -> dict[str, Any]:
     region = [node("CompInvSetRegion", layout=found, subject=other, **box, **size), 0]
     both = [node("CompInvMergeLayouts", first=found, second=region), 0]
     swapped = [node("CompInvSwapRegions", layout=both, first="saved", second=other), 0]
-    node("CompInvLayoutToBoxes", layout=swapped, **size)
+    boxes = [node("CompInvLayoutToBoxes", layout=swapped, **size), 0]
+    node("CompInvBoxesToLayout", boxes=boxes, subjects=f"embedding:saved, {other}", **size)
+    node("CompInvLayoutEditor", layout=swapped, **size)
     guided = {"layout": swapped, "guidance": 10.0, "corrections": 1}
     sampler = {"sampler_name": "euler", "scheduler": "normal"}
     node("CompInvRegularizedSampler", **model, **conditions, **tiny, **guided, **sampler)

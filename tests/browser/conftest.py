@@ -68,7 +68,9 @@ def loaded(browser: Any, server: Any) -> Iterator[tuple[Any, list[str]]]:
 def page(loaded: tuple[Any, list[str]]) -> Iterator[tuple[Any, list[str]]]:
     """The page, empty, in the classic canvas unless a test chooses, and the errors of this test."""
     here, errors = loaded
-    here.evaluate("() => { window.app.graph.clear(); window.app.canvas.ds.reset() }")
+    here.evaluate(
+        "() => { window.app.graph.clear(); window.app.canvas.ds.reset(); window.app.extensionManager.toast.removeAll() }"
+    )
     errors.clear()
     yield loaded
     here.keyboard.press("Escape")  # closes what a test left open

@@ -13,6 +13,11 @@ def run(page: Any, server: Any) -> None:
     """Run what the page shows, and show what it gives. The server runs it first, without the page, whose drawing takes far longer;
     the page's own run is then answered from the cache."""
     server.run(page.evaluate("window.app.graphToPrompt().then(result => result.output)"))
+    run_from(page)
+
+
+def run_from(page: Any) -> None:
+    """Run what the page shows, from the page."""
     page.evaluate("""() => {
         window.ended = new Promise((resolve, reject) => {
             window.app.api.addEventListener("execution_success", () => resolve(), { once: true })

@@ -20,7 +20,7 @@ IDS = {
     "CompInvSetRegion", "CompInvMergeLayouts", "CompInvSwapRegions", "CompInvLayoutToBoxes", "CompInvTrainLayoutPredictor",
     "CompInvRepairConcept", "CompInvConceptReport", "CompInvTrainModel", "CompInvSaveAdapter", "CompInvMergeAdapters",
     "CompInvLoadAdapter", "CompInvTrainAttributes", "CompInvAttributePrompt", "CompInvAttributeProbe",
-    "CompInvLoadPictures",
+    "CompInvLoadPictures", "CompInvLayoutEditor", "CompInvBoxesToLayout",
 }  # fmt: skip
 
 
@@ -117,7 +117,7 @@ def test_the_workflows_of_the_uses_run(server: Any, name: str):
     if name == "inpainting":
         colours = torch.tensor([list(data) for data in shown[0]]).reshape(-1, 64, 64, 3)
         outside, inside = colours[:, :, :8], colours[:, :, 40:]  # nearer to the mask the decoder mixes both
-        assert (outside - outside[:1]).abs().max() <= 3 < (inside - inside[:1]).abs().max()
+        assert (outside - outside[:1]).abs().float().mean() < 1 < (inside - inside[:1]).abs().float().mean()
 
 
 def test_the_workflow_of_a_fine_tune_runs_and_stock_nodes_give_its_images_from_its_files(server: Any, base: Path):

@@ -4,6 +4,7 @@ export const COLORS = ["#d1590b", "#1f6feb", "#2da44e", "#8250df", "#bf3989", "#
 const SMALLEST = 0.02 // of the canvas, a box's width and height
 const REACH = 0.02 // of the canvas, within which an edge snaps to another
 const TALLEST = 1.2 // of its width, the canvas on the node
+const PNG = /^data:image\/png;base64,[A-Za-z0-9+/]+=*$/ // and no address on the network
 const BAR = 34 // pixels, the tools above the canvas
 const EDGES = ["left", "top", "right", "bottom"]
 const HANDLES = ["left top", "top", "right top", "right", "right bottom", "bottom", "left bottom", "left"]
@@ -49,7 +50,7 @@ export function regionsOf(text) {
         const read = JSON.parse(text)
         const listed = Array.isArray(read.regions) && read.regions.every(region => typeof region === "object")
         const regions = listed ? read.regions : Object.entries(read).map(([subject, box]) => ({ subject, box }))
-        return regions.filter(({ box }) => box?.length === 4 && box.every(Number.isFinite))
+        return regions.filter(({ subject, box }) => typeof subject === "string" && box?.length === 4 && box.every(Number.isFinite))
     } catch {
         return []
     }
@@ -328,7 +329,7 @@ export class LayoutCanvas {
             drawn.classList.toggle("selected", i === this.selected)
             drawn.firstChild.textContent = subject.replace(/^embedding:/, "")
             drawn.setAttribute("aria-label", `${subject}: left ${left.toFixed()} %, top ${top.toFixed()} %, right ${right.toFixed()} %, bottom ${bottom.toFixed()} %`)
-            if (!mask?.startsWith("data:image/png;base64,")) return
+            if (!PNG.test(mask ?? "")) return
             const shape = element("div", "mask")
             Object.assign(shape.style, { backgroundColor: color, maskImage: `url("${mask}")` })
             this.masks.append(shape)
