@@ -155,10 +155,10 @@ def test_loss_and_gradients_of_every_cell_are_those_of_diffusers(
         penalty = torch.zeros(())
         for key, text in theirs.texts.items():
             colour, style, thing = (text.get_input_embeddings().weight[-8:].split(2)[i] for i in range(3))
-            true, word = (known[key].vector("red") + known[key].vector("blue")) / 2, known[key].vector("cat")
-            near, apart, wanted, still = (
-                (a - b).square().sum(dim=1).mean() / known[key].spread
-                for a, b in ((colour, true), (colour, style), (true, style), (thing, word))
+            true, word = torch.stack([known[key].vector("red"), known[key].vector("blue")]), known[key].vector("cat")
+            near, apart, wanted, still = (  # a colour and its own word; each colour and each vector of the style
+                (a - b).square().sum(dim=-1).mean() / known[key].spread
+                for a, b in ((colour, true), (colour[:, None], style), (true[:, None], style), (thing, word))
             )
             penalty = penalty + near + (apart - wanted) ** 2 + still
         penalty = penalty / len(theirs.texts)

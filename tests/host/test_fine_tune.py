@@ -248,7 +248,7 @@ def test_cancelling_keeps_the_embedding_and_the_adapter(
 
     said: list[str] = []
     learning = __import__("sys").modules[node_module(pack, "CompInvTrainModel").learn.__module__]
-    monkeypatch.setattr(learning, "say", lambda _, text: said.append(text))
+    monkeypatch.setattr(learning, "warn", lambda _, title, text: said.append(text))
 
     def begin() -> tuple[Any, ...]:
         return fine_tune(pack, microworld, images, steps=12, placeholder="stopped")

@@ -82,8 +82,10 @@ def test_the_node_tells_both_losses_and_where_the_word_lies(
     pack: Any, microworld: Any, images: list[torch.Tensor], monkeypatch: Any
 ):
     said: list[str] = []
-    module = sys.modules["compositional_inversion.nodes.train"]
-    monkeypatch.setattr(module, "say", lambda _, text: said.append(text))
+    for module in ("train", "learning"):
+        monkeypatch.setattr(
+            sys.modules[f"compositional_inversion.nodes.{module}"], "say", lambda _, text: said.append(text)
+        )
     anchors = sys.modules["compositional_inversion.compinv_core.anchors"].AnchorSet("cat", ("cat",), (1.0,))
     train(pack, microworld, images, anchors=anchors)
     assert said[0] == "3 of 5 pictures cropped to the largest square in the middle." and len(said) == 2
@@ -176,9 +178,8 @@ def test_a_cancel_that_no_step_meets_ends_the_run_as_well(
 def notices(monkeypatch: Any) -> list[str]:
     """What nodes that learn a word say when it ends badly, as it comes."""
     said: list[str] = []
-    monkeypatch.setattr(
-        sys.modules["compositional_inversion.nodes.learning"], "say", lambda _, notice: said.append(notice)
-    )
+    learning = sys.modules["compositional_inversion.nodes.learning"]
+    monkeypatch.setattr(learning, "warn", lambda _, title, notice: said.append(notice))
     return said
 
 
