@@ -64,7 +64,7 @@ class CompInvSaveConcept(io.ComfyNode):
         try:
             file = folder / f"{chosen}.safetensors"
             write_concept(saved, file, replace=if_it_exists == REPLACE, form=FORMS[format])
-        except OSError as error:  # it exists, or its folder cannot be written
+        except (OSError, ValueError) as error:  # it exists, its folder cannot be written, or it has not this form
             raise type(error)(f"{error}{_kept(saved)}") from error
         return io.NodeOutput(saved, f"embedding:{chosen}")
 
