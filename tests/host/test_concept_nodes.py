@@ -149,13 +149,16 @@ def test_what_was_learnt_and_may_not_be_saved_under_its_name_is_kept_beside_it_o
     (folder / "test-lost.safetensors").unlink()
 
 
-def test_a_concept_of_layers_is_saved_as_kohya_s_scripts_read_it(pack, concept, folder):
+def test_a_concept_of_layers_is_saved_as_kohya_s_scripts_read_it(pack, concept, folder, own_folders):
+    from dataclasses import replace
+
     from compositional_inversion.compinv_core.concept import Concept
     from compositional_inversion.compinv_core.reading.table import XTI, layers_named
 
     how = {"name": "test-xti", "if_it_exists": "refuse", "format": "kohya's XTI"}
-    with pytest.raises(ValueError, match="cannot be saved for kohya's XTI.*What was learnt is in"):
-        pack.run("CompInvSaveConcept", concept=concept, **how)
+    learnt = replace(concept, provenance={"run": "a training"})
+    with pytest.raises(ValueError, match=r"cannot be saved for kohya's XTI.*What was learnt is in"):
+        pack.run("CompInvSaveConcept", concept=learnt, **how)
     own = {"clip_l": torch.ones(1, 768)}
     layers = Concept("mine", own, attributes=dict.fromkeys(XTI, own), cells=str(layers_named(XTI)))
     pack.run("CompInvSaveConcept", concept=layers, **how)
