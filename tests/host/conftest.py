@@ -69,6 +69,14 @@ def sd2(comfyui: Path, embeddings: Path) -> Any:
 
 
 @pytest.fixture(scope="session")
+def refiner(comfyui: Path, embeddings: Path) -> Any:
+    """A CLIP of SDXL's refiner: clip_g, 64 wide."""
+    import comfy.sdxl_clip as host
+
+    return _clip(host.SDXLTokenizer, host.SDXLRefinerClipModel, embeddings, ("clip_g",))
+
+
+@pytest.fixture(scope="session")
 def sdxl(comfyui: Path, embeddings: Path) -> Any:
     """A CLIP of SDXL: clip_l, 48 wide, and clip_g, 64 wide."""
     import comfy.sdxl_clip as host

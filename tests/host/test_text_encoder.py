@@ -193,11 +193,7 @@ def test_a_concept_of_two_text_encoders_is_not_for_a_model_of_one(sd1, sdxl, con
         text_encoder().with_concept(sd1, both)
 
 
-def test_the_refiner_takes_the_concepts_of_sdxl(sdxl, concept_for, embeddings):
-    import comfy.sdxl_clip as host
-    from conftest import _clip
-
-    refiner = _clip(host.SDXLTokenizer, host.SDXLRefinerClipModel, embeddings, ("clip_g",))
+def test_the_refiner_takes_the_concepts_of_sdxl(refiner, sdxl, concept_for):
     applied = text_encoder().with_concept(refiner, concept_for(sdxl))
     assert text_encoder().encode(applied, "a embedding:my-cat")
 

@@ -13,7 +13,7 @@ import archive
 import pytest
 import tomllib
 from comfy_server import NAME, ComfyServer
-from conftest import need
+from needs import need
 from test_server import IDS
 from workflow import to_prompt
 
