@@ -7,7 +7,7 @@ demo:
 	$(RUN) python scripts/demo.py
 
 test: $(if $(HOST)$(FRONT_END),,lint)
-	COMPINV_REQUIRE_HOST=1 $(RUN) --browser python -m pytest -q $(TESTS)
+	COMPINV_REQUIRE_HOST=1 $(RUN) --browser python -m pytest -q -n 2 --dist loadfile $(TESTS)
 
 lint:
 	$(RUN) python -m ruff format --check .

@@ -18,6 +18,7 @@ from causes import learnt
 from composition import load_bench
 from recorded import FOLDER, records
 from torch import Tensor
+from torch.nn import functional
 
 from compinv_core.concept import Concept, mixed
 from compinv_core.host.text_encoder import vocabulary, with_concept
@@ -39,11 +40,27 @@ def scaled(vectors: Tensor, word: Tensor, factor: float) -> Tensor:
     return factor * vectors
 
 
-KINDS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {"length": scaled, "mix": mixed, "turn": turned}
+def slerped(vectors: Tensor, word: Tensor, share: float) -> Tensor:
+    """Along the sphere to the class word's direction, each vector as long as it was."""
+    own, its = functional.normalize(vectors, dim=-1), functional.normalize(word, dim=-1)
+    angle = (own * its).sum(-1, keepdim=True).acos()
+    direction = (((1 - share) * angle).sin() * own + (share * angle).sin() * its) / angle.sin()
+    return vectors.norm(dim=1, keepdim=True) * direction
+
+
+def tea(vectors: Tensor, word: Tensor, share: float) -> Tensor:
+    """Slerp at half of the class word's length, as in arXiv 2506.22685."""
+    return 0.5 * word.norm() * functional.normalize(slerped(vectors, word, share), dim=-1)
+
+
+KINDS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
+    "length": scaled, "mix": mixed, "turn": turned, "slerp": slerped, "TEA": tea,
+}  # fmt: skip
 WEIGHT = "weight in the prompt"  # ComfyUI's own, (embedding:name:0.8)
 SCALE = "cfg"  # of sampling, which is at another value elsewhere
 POINTS: tuple[tuple[str, float], ...] = (
     ("length", 1.0), ("mix", -0.25), ("mix", 0.125), ("mix", 0.25), ("mix", 0.5), ("mix", 0.75), ("turn", 0.25),
+    ("slerp", 0.1), ("slerp", 0.2), ("slerp", 0.3), ("TEA", 0.1), ("TEA", 0.2), ("TEA", 0.3),
     ("length", 0.25), ("length", 0.5), ("length", 0.75), ("length", 1.5), ("length", 2.0), (WEIGHT, 0.75),
     (SCALE, 2.0), (SCALE, 3.0), (SCALE, 8.0),
 )  # fmt: skip

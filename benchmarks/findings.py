@@ -28,6 +28,8 @@ DIALS = {
     ("mix", 0.5): "anchor_mix 0.5",
     ("mix", 0.75): "anchor_mix 0.75",
     ("turn", 0.25): "anchor_mix 0.25, norm preserved",
+    **{("slerp", share): f"slerp by {share}, norm preserved" for share in (0.1, 0.2, 0.3)},
+    **{("TEA", share): f"slerp by {share} at half of the class word's norm" for share in (0.1, 0.2, 0.3)},
     ("length", 0.25): "strength 0.25",
     ("length", 0.5): "strength 0.5",
     ("length", 0.75): "strength 0.75",

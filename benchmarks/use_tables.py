@@ -23,8 +23,8 @@ def entropy(colours: Colours) -> float:
 def entropy_of(of_classes: Sequence[Colours]) -> Estimate:
     """The mean over classes of the entropy of their images' colours, and where it lies.
 
-    Images are drawn anew within each class. A sample drawn from a sample has fewer colours than it, so the interval is that of the
-    difference between the two ("basic" bootstrap).
+    Images are drawn anew within each class. A sample drawn from a sample has fewer colours than it, so of what is drawn only the
+    deviations from its own mean are taken: the interval is of what as many other images would show.
     """
     value = float(np.mean([entropy(colours) for colours in of_classes]))
     random = np.random.default_rng(0)
@@ -35,7 +35,7 @@ def entropy_of(of_classes: Sequence[Colours]) -> Estimate:
         for _ in range(DRAWS)
     ]
     edge = (1 - COVERED) / 2
-    low, high = np.quantile(2 * value - np.array(drawn), [edge, 1 - edge])
+    low, high = np.quantile(value + np.mean(drawn) - drawn, [edge, 1 - edge])
     return Estimate(value, float(low), float(high))
 
 
