@@ -24,6 +24,7 @@ from attribute_tables import MATTE as WHOLE
 from composition import CFG, DEFAULTS, KEPT, STEPS, Bench, load_bench, named
 from measures import worn
 from recorded import FOLDER, records
+from sheets import ATTRIBUTES
 from torch import Tensor
 
 import nodes  # the host's
@@ -45,6 +46,7 @@ from compinv_core.training.concept_training import ConceptTraining
 from compinv_core.training.recipe import Recipe
 from compinv_core.training.request import Request
 from microworld.describer import Described, Describer, describe_things, load_describer
+from microworld.evaluate import sheet
 from microworld.judge import verdicts
 from microworld.spec import ReferenceSpec
 
@@ -274,6 +276,9 @@ class Rows:
         for number, other in enumerate(others):
             word = reference.word if role == "object" else other
             shown = self.images(row, {role: reference}, word, seed, range(number * EACH, (number + 1) * EACH))
+            if self.split == "test":
+                ATTRIBUTES.mkdir(parents=True, exist_ok=True)
+                sheet(shown[0].image[None], 1, ATTRIBUTES / f"{row}, {role} of {reference.name}, {number} {word}.png")
             for name, wanted in wanted_of(reference).items():
                 said[name] += [one.has(name, wanted) for one in shown]
         return said

@@ -28,7 +28,7 @@ import use_tables
 from page import NOT_YET, in_short, page, revived, with_table
 from recorded import FOLDER, latest, records
 from rows import BASELINES, CEILING
-from sheets import draw_fine_tunes, draw_regional, draw_second, draw_sheets
+from sheets import draw_attributes, draw_fine_tunes, draw_regional, draw_second, draw_sheets
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -137,6 +137,7 @@ def main() -> None:
     draw_sheets(compared, DOCS / "results")
     draw_regional(compared, DOCS / "results")
     draw_second(latest(records(FOLDER / "second.jsonl")), DOCS / "results")
+    draw_attributes(latest(records(FOLDER / "attributes.jsonl")), DOCS / "results")
     draw_fine_tunes(latest(records(FOLDER / "fine_tuning.jsonl")), DOCS / "results")
     if now["learning"]:
         curves.draw(now["learning"], DOCS / "results" / "learning.png")

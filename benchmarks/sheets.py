@@ -11,6 +11,8 @@ from tuning_tables import ROWS as FINE_TUNES
 
 PICTURES = Path(__file__).parent.parent / "composition_output" / "pictures"
 TUNED = PICTURES.parent / "fine-tuned pictures"
+ATTRIBUTES = PICTURES.parent / "attributes' pictures"
+FEW = 3  # classes of an attribute's images
 ENDS = (("pretrained word", ""), ("two concepts", "_two_concepts"))
 
 
@@ -50,6 +52,20 @@ def draw_second(found: list[Record], folder: Path) -> None:
 def draw_fine_tunes(found: list[Record], folder: Path) -> None:
     """Of the fine-tunes' pictures."""
     _draw_side_by_side(found, FINE_TUNES, TUNED, {name: folder / f"fine_tunes{end}.jpg" for name, end in ENDS})
+
+
+def draw_attributes(found: Sequence[Record], folder: Path) -> None:
+    """A sheet for each reference: each of its attributes used alone on a few classes, a line for each row."""
+    for name in dict.fromkeys(r["unit"] for r in found):
+        roles = next(r["used"] for r in found if r["unit"] == name)
+        strips, titles = dict[str, Image.Image](), list[str]()
+        for row in dict.fromkeys(r["row"] for r in found):
+            files = {role: sorted(ATTRIBUTES.glob(f"{row}, {role} of {name}, *.png"))[:FEW] for role in roles}
+            if all(len(own) == FEW for own in files.values()):
+                strips[row.replace(", ", "\n")] = joined([Image.open(file) for own in files.values() for file in own])
+                titles = [f"{role}\n{file.stem.rpartition(' ')[2]}" for role, own in files.items() for file in own]
+        if strips:
+            draw_sheet(strips, titles, folder / f"attributes_{name}.jpg")
 
 
 def _draw_side_by_side(found: list[Record], rows: Sequence[str], pictures: Path, files: Mapping[str, Path]) -> None:

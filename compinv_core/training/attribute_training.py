@@ -132,6 +132,10 @@ class AttributeTraining(TrainingRun):
     def provenance(self) -> dict[str, str]:
         return {"pictures": str(self.examples.count), "learnt": self.asked.kind}
 
+    def anchors_of(self, word: Word, end: Checkpoint) -> str:
+        """The words that pull: of colours each vector is held to one of them in full."""
+        return ", ".join(word.anchors.words) if word.anchors is not None else "none"
+
     @property
     def placeholders(self) -> str:
         return self.request.name
@@ -182,9 +186,9 @@ class AttributeTraining(TrainingRun):
         class_word, known = self.request.class_word, self.backbone.vocabularies
         begin, anchors = class_word, None
         if attribute == "colour":
-            shares = self._colours()
-            begin = next(iter(shares))
-            anchors = AnchorSet(begin, tuple(shares), tuple(shares.values()))
+            colours = self._colours()
+            begin = colours[0]
+            anchors = AnchorSet(begin, colours, (1 / len(colours),) * len(colours))
         elif attribute == "style":
             begin = self.asked.style_word
         elif attribute == "layout":
@@ -200,21 +204,23 @@ class AttributeTraining(TrainingRun):
         )
         return Word(f"{self.request.name}-{attribute}", begin, start, anchors if held else None)
 
-    def _colours(self) -> dict[str, float]:
-        """The true colours and their shares, as written or as found where the concept is in its images."""
-        written = [word for part in self.asked.colour_words.split(",") if (word := part.strip())]
+    def _colours(self) -> tuple[str, ...]:
+        """The true colours, each once, as written or as found where the concept is in its images, the most frequent first."""
+        written = tuple(dict.fromkeys(word for part in self.asked.colour_words.split(",") if (word := part.strip())))
         for word in written:
             for known in self.backbone.vocabularies.values():
                 known.vector(word, '"colour_words"')
         if written:
-            return dict.fromkeys(written, 1 / len(dict.fromkeys(written)))
+            return written
         images, count = self.examples.images, self.examples.count
         found = self._foreground
         masks = images[:count, ..., 3]
         if found is not None:
             masks = masks * F.interpolate(found[:count], size=masks.shape[1:], mode="bilinear")[:, 0].cpu()
         vocabularies = self.backbone.vocabularies.values()
-        return colour_words(images[:count, ..., :3], masks, lambda word: all(word in known for known in vocabularies))
+        return tuple(
+            colour_words(images[:count, ..., :3], masks, lambda word: all(word in known for known in vocabularies))
+        )
 
     @cached_property
     def _encoded(self) -> tuple[Tensor, Tensor | None]:

@@ -211,6 +211,8 @@ def test_what_comes_out_is_a_concept_with_attributes(tmp_path: Path, kind: Any):
     write_concept(concept, tmp_path / "mine.safetensors")
     read = read_concept(tmp_path / "mine.safetensors")
     assert read.table == of.cells and set(read.attributes) == set(of.cells.lines) and read.provenance["learnt"] == kind
+    if kind == BY_ATTRIBUTE:
+        assert read.provenance["anchors"] == f"colour: red, cyan; object: {of.request.class_word}"
     plain, each = read.vectors["clip_l"], [own["clip_l"] for own in read.attributes.values()]
     expected = read.attributes["object"]["clip_l"] if kind == BY_ATTRIBUTE else torch.stack(each).mean(0)
     assert torch.equal(plain, expected)
