@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from . import __version__
-from .files import TensorFile, unused, write_tensors
+from .files import TensorFile, first_free, numbered, write_tensors
 from .reading.table import MATTE, XTI, Table, layers_named, parsed
 from .sentences import quoted
 from .tensor_files import dense, read_metadata, read_tensors
@@ -167,13 +168,10 @@ def write_concept(
         form: `file_of`, which is the default, or `xti_file`.
 
     Raises:
-        FileExistsError: the file is there and `replace` is off.
+        Taken: the file is there and `replace` is off.
         ValueError: it cannot be written in this form.
     """
-    file = (form or file_of)(concept, path)
-    if path.exists() and not replace:
-        raise FileExistsError(f'The embedding "{path.name}" exists already; choose another name, or to replace it.')
-    write_tensors(file)
+    write_tensors((form or file_of)(concept, path), replace=replace)
 
 
 def _metadata(concept: Concept) -> dict[str, str]:
@@ -208,9 +206,7 @@ def file_of(concept: Concept, path: Path) -> TensorFile:
 
 def write_unfinished(concept: Concept, folder: Path) -> Path:
     """Write the word of a run that did not end well, beside those of earlier ones. Returns its file."""
-    path = unused(folder / f"{concept.name}-unfinished")
-    write_concept(concept, path)
-    return path
+    return first_free(numbered(folder / f"{concept.name}-unfinished"), partial(write_concept, concept))
 
 
 def read_concept(path: Path) -> Concept:
