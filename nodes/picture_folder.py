@@ -19,7 +19,7 @@ class CompInvLoadPictures(io.ComfyNode):
             display_name="Load Concept Pictures",
             category=CATEGORY,
             **found_by("image folder", "dataset"),
-            description="Loads a folder of training images: sorted by name, turned upright, what is transparent on white and as masks, with "
+            description="Loads a folder of training images: sorted by name, turned upright, transparency on white and as masks, with "
             "the captions beside them.",
             inputs=[
                 io.Combo.Input("folder", options=_folders(), tooltip="A folder within ComfyUI's input folder."),
@@ -77,7 +77,7 @@ def _path(folder: str) -> Path:
 
 def _described(found: PictureFolder) -> str:
     count, masked = len(found.pictures), sum(picture.alpha is not None for picture in found.pictures)
-    line = f"{count} picture{'s'[: count > 1]}"
+    line = f"{count} image{'s'[: count > 1]}"
     line += f", {masked} with a mask from the alpha channel" if masked else ""
     line += ", with captions" if found.captions else ""
     return "\n".join([f"{line}.", *found.notices])

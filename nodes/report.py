@@ -105,7 +105,8 @@ class CompInvConceptReport(io.ComfyNode):
                 io.String.Output(
                     "VERDICT",
                     display_name="verdict",
-                    tooltip="A one-sentence summary of the attention figures; and a warning when your images are no more similar to the concept than to its class.",
+                    tooltip="The attention figures in a sentence, with a warning when they are extreme, or when your images are no more similar to the "
+                    "concept than to its class.",
                 ),
             ],
         )

@@ -121,20 +121,20 @@ def notices_of(family: Family, request: Request, sizes: Sequence[tuple[int, int]
     anchors = request.anchors
     if anchors is not None and anchors.class_word.lower() != request.class_word.lower():
         notices.append(
-            f'The anchors are for the class word "{anchors.class_word}", but training starts at "{request.class_word}"; '
-            "give Anchor Select and Train the same one, unless this is meant."
+            f'The anchors are for the class word "{anchors.class_word}", but training has "{request.class_word}"; '
+            "use one for both, unless this is intended."
         )
     if request.start_from is not None and WITH_ADAPTER in request.start_from.provenance:
         notices.append(
-            f'The concept "{request.start_from.name}" was learnt with an adapter; training goes on from its embedding alone, so connect '
-            "the model with that adapter, unless this is meant."
+            f'The concept "{request.start_from.name}" was learnt with an adapter; training continues from its embedding alone. Connect '
+            "the model with that adapter, unless this is intended."
         )
     if count := sum(height != width for height, width in sizes):
-        where = "around what the mask shows" if request.masks else "in the middle"
-        notices.append(f"{count} of {len(sizes)} pictures cropped to the largest square {where}.")
+        where = "around the mask" if request.masks else "in the middle"
+        notices.append(f"{count} of {len(sizes)} images cropped to the largest square {where}.")
     if request.resolution < family.least_resolution:
         notices.append(
-            f"{family.name} was made for 1024 pixels; its words are blurred at a resolution of {request.resolution}."
+            f"{family.name} is made for 1024 pixels; at a resolution of {request.resolution} the embedding learns blurred images."
         )
     return notices
 

@@ -78,7 +78,7 @@ def read_folder(folder: Path) -> PictureFolder:
     without = [file.name for file, caption in captions.items() if caption is None]
     if 0 < len(without) < len(pictures):
         notices.append(
-            f"{len(pictures) - len(without)} of {len(pictures)} pictures have a caption, so captions are not used: "
+            f"{len(pictures) - len(without)} of {len(pictures)} images have a caption, so captions are not used: "
             f"{quoted(', '.join(without))} has none."
         )
     own = [caption for caption in captions.values() if caption is not None]

@@ -27,7 +27,7 @@ def test_a_folder_becomes_images_masks_captions_a_sheet_and_a_line(pack: Any, fo
     assert [tuple(image.shape) for image in images] == [(1, 20, 20, 3), (1, 20, 40, 3)]
     assert [tuple(mask.shape) for mask in masks] == [(1, 20, 20), (1, 20, 40)]
     assert captions == ["a {} called a", "a {} called b"] and sheet.shape[0] == 1
-    assert found.splitlines()[0] == "2 pictures, 1 with a mask from the alpha channel, with captions."
+    assert found.splitlines()[0] == "2 images, 1 with a mask from the alpha channel, with captions."
     assert 'Left out: "c.heic"' in found
     (folder / "a.png").unlink()
     images, masks, *_ = pack.run("CompInvLoadPictures", folder="mine")

@@ -52,7 +52,7 @@ def test_attention_that_is_everywhere_leaves_all_of_the_images(tmp_path: Path, c
         run(training(of, ignore_background=ignored), tmp_path).parameters["mine/clip_l"]
         for of, ignored in ((backbone, True), (FakeBackbone(), False))
     )
-    assert torch.equal(found, plain) and "does not say where it is" in caplog.text
+    assert torch.equal(found, plain) and "too diffuse to find it" in caplog.text
 
 
 def test_the_thing_is_found_image_by_image_where_memory_is_short(tmp_path: Path):
@@ -91,7 +91,7 @@ def test_what_a_mask_shows_is_learnt_wherever_it_is(caplog: Any):
     learnt = of.examples[0].images[0]
     assert learnt[..., 3].mean() == pytest.approx(10 / SIDE)
     assert torch.allclose(learnt[..., :3], images[0][0, :, :SIDE], atol=1e-5)
-    assert of.notices == ["1 of 2 pictures cropped to the largest square around what the mask shows."]
+    assert of.notices == ["1 of 2 images cropped to the largest square around the mask."]
     assert set(of.notices) <= set(caplog.messages)
 
 

@@ -87,7 +87,7 @@ def test_captions_are_read_where_every_picture_has_one(tmp_path: Path):
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfa photo of {}\r\n")
     found = read_folder(tmp_path)
     assert found.captions == [] and found.notices == [
-        "1 of 2 pictures have a caption, so captions are not used: b.png has none."
+        "1 of 2 images have a caption, so captions are not used: b.png has none."
     ]
     (tmp_path / "b.txt").write_text("{} on gras é", "utf-8")
     assert read_folder(tmp_path).captions == ["a photo of {}", "{} on gras é"]

@@ -66,7 +66,7 @@ def test_the_class_word_is_the_users_or_the_concepts_own_or_found(tmp_path: Path
         of = repair(Concept("old", vectors, own), backbone=backbone, class_word=given)
         assert of.class_word == word
         said = of.report(run(of, tmp_path, stop_after=1), 0.1)
-        assert f'its class word is "{word}"' in said and ("nearest to its vectors" in said) == (word == "cat")
+        assert f'its class word is "{word}"' in said and ("COCO category nearest" in said) == (word == "cat")
 
 
 def test_its_report_measures_both_words_as_concept_report_does_and_beside_others(tmp_path: Path):
@@ -79,17 +79,17 @@ def test_its_report_measures_both_words_as_concept_report_does_and_beside_others
     told = re.findall(r"norm ([\d.]+) times a typical word's; outlier percentile (\d+)", said)
     where = [standing(vectors, words) for vectors in (same.vectors["clip_l"], end.parameters["new/clip_l"])]
     assert told == [(f"{one.length:.1f}", f"{one.percentile:.0f}") for one in where]
-    pairs = re.findall(r"([\d.]+) times as much, and they keep (\d+)%", said)
+    pairs = re.findall(r"([\d.]+) times, the others keep (\d+)%", said)
     (own, left), (new, kept), (again, kept_again) = (map(float, pair) for pair in pairs)
     assert (own, left) == (1, 100) and new > 1.1  # three vectors take more than the word once
     assert again == pytest.approx(new, abs=0.2) and kept_again == pytest.approx(kept, abs=10)  # of one step
-    assert said.endswith("25% is missed still")
+    assert said.endswith("distillation loss: 25% of the class word's")
 
 
 def test_a_text_encoder_without_everyday_things_costs_no_word(tmp_path: Path):
     words = {"mat": [1.0, 0, 0, 1], "rug": [0, 1.0, 1, 0], "sofa": [0, 0, 1.0, 1], "desk": [1.0, 1, 0, 0]}
     of = repair(Concept("old", {"clip_l": torch.ones(1, 4)}, "mat"), backbone=FakeBackbone(words))
-    assert "of attention nothing is said" in of.report(run(of, tmp_path), 0.1)
+    assert "attention was not measured" in of.report(run(of, tmp_path), 0.1)
 
 
 def many_words() -> FakeBackbone:
