@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m compinv_core", description="Training without a graph.")
     commands = parser.add_subparsers(dest="what", required=True)
     words = commands.add_parser("train", help="train embeddings from images")
-    words.add_argument("config", type=Path, help="a file of settings, see README.md")
+    words.add_argument("config", type=Path, help="a TOML file of settings, whose keys compinv_core/cli/config.py lists")
     layouts = commands.add_parser("layouts", help="train a layout predictor for Spatial Layout Recover")
     layouts.add_argument("--checkpoint", required=True, help="a name in models/checkpoints, or a path")
     for name, kind in SETTINGS.items():

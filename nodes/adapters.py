@@ -17,6 +17,7 @@ from ..compinv_core.files import write_tensors
 from ..compinv_core.host.backbone import ComfyBackbone
 from ..compinv_core.host.weights import adapter_of, adapter_of_any, diffusers_paths, lora_names, own_weight
 from ..compinv_core.merging import merged_adapter
+from ..compinv_core.sentences import quoted
 from .concepts import NUMBER, REFUSE, REPLACE
 from .types import CATEGORY, ConceptType, found_by
 
@@ -106,7 +107,9 @@ class CompInvSaveAdapter(io.ComfyNode):
             number += 1
             chosen = [f"{own}-{number}" for own in names]
         if if_it_exists == REFUSE and taken():
-            raise FileExistsError(f'"{taken()[0]}" exists already; choose another name, or to replace it.')
+            raise FileExistsError(
+                f'"{quoted(str(taken()[0]), 150)}" exists already; choose another name, or "replace it" at "if_it_exists".'
+            )
         saved = [replace(one, name=own) for one, own in zip(concepts, chosen, strict=True)]
         file, *places = files()
         metadata = {**concept.provenance, "concept": " and ".join(chosen), "class_word": concept.class_word}

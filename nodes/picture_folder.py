@@ -5,6 +5,7 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io
 
+from ..compinv_core.sentences import quoted
 from ..compinv_core.training.picture_folder import PictureFolder, read_folder
 from .live_text import lasting
 from .pictures import from_image, picture_sheet
@@ -71,7 +72,9 @@ def _path(folder: str) -> Path:
     root = Path(folder_paths.get_input_directory()).resolve()
     path = (root / folder).resolve()
     if not path.is_dir() or not path.is_relative_to(root):
-        raise ValueError(f'The input "folder" is "{folder}"; a folder within ComfyUI\'s input folder is needed.')
+        raise ValueError(
+            f'The input "folder" is "{quoted(folder)}"; a folder within ComfyUI\'s input folder is needed.'
+        )
     return path
 
 

@@ -129,7 +129,7 @@ class CompInvConceptReport(io.ComfyNode):
     ) -> io.NodeOutput:
         if pictures is not None and (clip_vision is None or vae is None):
             raise ValueError(
-                'The input "pictures" came without "clip_vision" and "vae"; connect both, or leave it out.'
+                'The input "pictures" is connected without both "clip_vision" and "vae"; connect them, or disconnect it.'
             )
         class_word = _class_word(concept, class_word)
         backbone = ComfyBackbone(model, clip, vae)

@@ -142,7 +142,7 @@ def notices_of(family: Family, request: Request, sizes: Sequence[tuple[int, int]
 def _templates(request: Request, count: int) -> list[str]:
     templates = list(request.prompts or TEMPLATES[request.kind])
     if request.captions and len(templates) != count:
-        raise ValueError(f'The input "captions" holds {len(templates)} captions for {count} pictures; give one each.')
+        raise ValueError(f'The input "captions" holds {len(templates)} captions for {count} images; give one each.')
     return templates
 
 
@@ -150,7 +150,7 @@ def _masks(request: Request, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
     """(H, W) each, as large as the images, or none."""
     masks = [mask.detach().float().cpu().clamp(0, 1) for batch in request.masks for mask in batch]
     if masks and len(masks) != len(sizes):
-        raise ValueError(f'The input "masks" holds {len(masks)} masks for {len(sizes)} pictures; give one each.')
+        raise ValueError(f'The input "masks" holds {len(masks)} masks for {len(sizes)} images; give one each.')
     for number, (mask, size) in enumerate(zip(masks, sizes, strict=False), start=1):
         if mask.ndim != 2 or not mask.numel():
             raise ValueError(
@@ -159,10 +159,10 @@ def _masks(request: Request, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
         if not mask.isfinite().all():
             raise ValueError(f'Mask {number} of "masks" holds NaN or infinite values; numbers from 0 to 1 are allowed.')
         if mask.max() <= DARK:
-            raise ValueError(f'Mask {number} of "masks" is black all over; what is to be learnt must be white.')
+            raise ValueError(f'Mask {number} of "masks" is black all over; paint white what is to be learnt.')
         if tuple(mask.shape) != size:
             raise ValueError(
-                f'Mask {number} of "masks" has {mask.shape[1]} x {mask.shape[0]} pixels and its picture has '
+                f'Mask {number} of "masks" has {mask.shape[1]} x {mask.shape[0]} pixels and its image has '
                 f"{size[1]} x {size[0]}; the same size is needed."
             )
     return masks
@@ -177,8 +177,8 @@ def _squares(request: Request, masks: Sequence[Tensor], shifts: Sequence[tuple[i
     for number, square in enumerate(squares, start=1):
         if square.max() <= DARK:
             raise ValueError(
-                f'Mask {number} of "masks" is black on the square that is learnt of its picture; what is to be learnt '
-                "must fit into a square and not be too small, so crop the picture to it."
+                f'Mask {number} of "masks" is black on the square that its image is cropped to; crop the image '
+                "so that the concept fits into a square and is not too small."
             )
     return squares
 

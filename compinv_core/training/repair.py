@@ -27,6 +27,7 @@ from ..report.measuring import (
     repeating,
     widths_of,
 )
+from ..sentences import quoted
 from .checkpoint import Checkpoint
 from .foreground import find_foreground
 from .recipe import Recipe
@@ -211,8 +212,8 @@ def likely_class(backbone: Backbone, concept: Concept) -> str:
     )
     if not near or max(near) <= _chance(len(vectors), words, things):
         raise ValueError(
-            f'No everyday thing is near to "{concept.name}", so what it shows is not known; write one ordinary word for it in '
-            'the input "class_word".'
+            f'No COCO category is near the vectors of "{quoted(concept.name)}", so its class word is not known; write one ordinary '
+            'word in the input "class_word".'
         )
     return things[near.index(max(near))]
 

@@ -54,10 +54,10 @@ def test_a_changed_folder_is_read_again(pack: Any, folder: Path):
 
 @pytest.mark.parametrize("name", ["", "..", "../mine", "nowhere", "/"])
 def test_what_is_no_folder_within_the_input_folder_is_refused(pack: Any, folder: Path, name: str):
-    with pytest.raises(ValueError, match=r"a folder within ComfyUI's input folder is needed|holds no picture"):
+    with pytest.raises(ValueError, match=r"a folder within ComfyUI's input folder is needed|holds no image"):
         pack.run("CompInvLoadPictures", folder=name)
 
 
 def test_an_empty_folder_is_refused_in_a_sentence(pack: Any, folder: Path):
-    with pytest.raises(ValueError, match="holds no picture that can be used"):
+    with pytest.raises(ValueError, match="holds no image that can be used"):
         pack.run("CompInvLoadPictures", folder="mine")

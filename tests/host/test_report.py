@@ -126,10 +126,10 @@ def test_a_layout_attached_to_the_model_is_left_out(pack: Any, microworld: Any):
 @pytest.mark.parametrize(
     ("vectors", "changes", "message"),
     [
-        (torch.ones(1, 96), {"class_word": "qwxzy"}, '"qwxzy" is not one word'),
-        (torch.ones(1, 96), {"beside": "car, teddy bear"}, '"teddy bear" is not one word'),
+        (torch.ones(1, 96), {"class_word": "qwxzy"}, '"qwxzy" is not a single token'),
+        (torch.ones(1, 96), {"beside": "car, teddy bear"}, '"teddy bear" is not a single token'),
         (torch.ones(1, 96), {"beside": "Cat"}, '"beside" has the class word'),
-        (torch.ones(1, 96), {"pictures": torch.ones(1, 8, 8, 3)}, '"pictures" came without "clip_vision"'),
+        (torch.ones(1, 96), {"pictures": torch.ones(1, 8, 8, 3)}, '"pictures" is connected without both "clip_vision"'),
     ],
 )
 def test_what_cannot_be_reported_is_refused(pack: Any, microworld: Any, vectors: Any, changes: Any, message: str):
@@ -141,7 +141,7 @@ def test_what_cannot_be_reported_is_refused(pack: Any, microworld: Any, vectors:
 @pytest.mark.parametrize(
     ("vectors", "message"),
     [
-        (torch.full((2, 96), torch.nan), "holds NaN or infinity"),
+        (torch.full((2, 96), torch.nan), "holds NaN or infinite values"),
         (torch.zeros(0, 96), "one vector or more is allowed"),
         (torch.ones(75, 96), "has 75 vectors; at most 64"),
         (torch.ones(80, 96), "has 80 vectors; at most 64"),

@@ -620,7 +620,7 @@ def test_what_was_cancelled_on_a_full_disk_says_so(
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"class_word": "xylophone"}, '"xylophone" is not one word'),
+        ({"class_word": "xylophone"}, '"xylophone" is not a single token'),
         ({"placeholder": "cat"}, "ordinary word"),
         ({"placeholder": "my cat"}, "without spaces"),
         ({"placeholder": "../cat"}, "without spaces or folders"),

@@ -126,8 +126,8 @@ def test_a_class_word_is_found_only_for_what_is_near_to_an_everyday_thing():
         (Concept("old", {"clip_g": torch.ones(1, 6)}), {}, "another family of models"),
         (Concept("old", {"clip_l": torch.zeros(2, 6)}), {"class_word": "cat"}, "is all zeros"),
         (Concept("old", {"clip_l": torch.ones(65, 6)}), {"class_word": "cat"}, "65 vectors; at most 64"),
-        (old(), {"class_word": "xylophone"}, '"xylophone" is not one word.*for "class_word".$'),
-        (old(class_word="a cat"), {}, '"a cat" is not one word.*comes with the concept "old"'),
+        (old(), {"class_word": "xylophone"}, '"xylophone" is not a single token.*for "class_word".$'),
+        (old(class_word="a cat"), {}, '"a cat" is not a single token.*comes with the concept "old"'),
         (old(), {"resolution": 100}, "multiple of 8"),
         (old(), {"pictures": 0}, "pictures is 0; 1 to 1000"),
         (old(), {"cfg": 0.5}, "cfg is 0.5; 1.0 to 30.0"),
@@ -141,5 +141,5 @@ def test_what_cannot_be_repaired_is_refused(concept: Concept, changes: dict[str,
 def test_what_no_everyday_thing_is_near_to_needs_its_class_word():
     backbone = many_words()
     astray = Concept("old", {"clip_l": torch.randn(3, 96, generator=torch.Generator().manual_seed(2))})
-    with pytest.raises(ValueError, match=r'No everyday thing is near to "old".*"class_word"'):
+    with pytest.raises(ValueError, match=r'No COCO category is near the vectors of "old".*"class_word"'):
         repair(astray, backbone=backbone)
