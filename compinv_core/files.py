@@ -149,7 +149,7 @@ def _keep_as(path: Path, old: Path) -> None:
 
 
 def _taken(path: Path) -> Taken:
-    return Taken(f'"{path}" exists already; choose another name, or to replace it.')
+    return Taken(f'"{quoted(str(path), 150)}" exists already; choose another name, or "replace it" at "if_it_exists".')
 
 
 def _take(new: Path, path: Path) -> None:

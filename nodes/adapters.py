@@ -53,7 +53,7 @@ class CompInvSaveAdapter(io.ComfyNode):
                 io.Combo.Input(
                     "if_it_exists",
                     options=[REFUSE, REPLACE, NUMBER],
-                    tooltip="What to do when one of the files exists already.",
+                    tooltip="When one of the files exists: stop with an error, overwrite it, or add a number to the name.",
                 ),
                 ConceptType.Input(
                     "second",
@@ -67,7 +67,7 @@ class CompInvSaveAdapter(io.ComfyNode):
                 io.String.Output(
                     "SUMMARY",
                     display_name="summary",
-                    tooltip="The files, the adapter's size, and what of the change is lost.",
+                    tooltip="The files, the adapter's size, and how much of the change is lost by rank.",
                 ),
             ],
         )
@@ -185,7 +185,7 @@ class CompInvLoadAdapter(io.ComfyNode):
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="The model that it was trained for; the files hold new weights, not changes. It is not changed.",
+                    tooltip="The base model that the file was trained for; the file holds new weights, not differences. It is not changed.",
                 ),
                 io.Combo.Input("file", options=_files(), tooltip="A file of the loras folder."),
                 io.String.Input(

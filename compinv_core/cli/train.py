@@ -149,7 +149,7 @@ def _learn(training: TrainingRun, jobs: Sequence[Job], output: Output) -> list[s
     def report(progress: Progress) -> None:
         if progress.evaluation is not None:
             log.info(
-                "%s: step %d/%d: loss %.4f, with the class word %.4f",
+                "%s: step %d/%d: validation loss %.4f (initial: %.4f)",
                 *(training.placeholders, progress.step, training.recipe.steps),
                 *(progress.evaluation, progress.checkpoint.initial_loss),
             )

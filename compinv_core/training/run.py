@@ -215,7 +215,7 @@ class TrainingRun(ABC):
         key, vocabulary = next(iter(self.backbone.vocabularies.items()))
         where = standing(vectors[key], vocabulary, 3)
         near = ", ".join(f"{word} {similarity:.2f}" for word, similarity in where.nearest)
-        return f"nearest words {near}; norm {where.length:.1f} times a typical word's; outlier percentile {where.percentile:.0f}"
+        return f"nearest words {near}; norm {where.length:.1f} times a typical word's; outlier percentile {where.percentile:.0f} (distance to the nearest words)"
 
 
 class _Session:
