@@ -2,6 +2,7 @@
 
 import { app } from "../../../scripts/app.js"
 import { LayoutCanvas, regionsOf } from "./layout_canvas.js"
+import { textsIn } from "./texts.js"
 
 const MARGIN = 20 // pixels, of a widget's width on a node
 const WIDTH = 420 // pixels, at least, of a node with an editor
@@ -38,6 +39,7 @@ function edit(node) {
     let came = []
 
     const canvas = new LayoutCanvas({
+        texts: textsIn(app.extensionManager.setting.get("Comfy.Locale")),
         onChange(regions) {
             const whole = { regions, source: "my boxes", note: "", upstream: upstream ?? "" }
             edits.value = regions === null ? "" : JSON.stringify(whole)
