@@ -41,7 +41,7 @@ class CompInvAttributePrompt(io.ComfyNode):
                     "text",
                     multiline=True,
                     default="a photo of a dog",
-                    tooltip="The prompt. embedding:my-cat.colour takes an attribute there; that concept's switches are then not read. Of attributes that are "
+                    tooltip="The prompt. embedding:my-cat.colour, or {concept}.colour of the one that is connected, takes an attribute there; that concept's switches are then not read. Of attributes that are "
                     "switched on, {colour}, {style}, {object} and {layout} say where they go; without a place they are written behind the prompt, an "
                     "object in place of its class word.",
                 ),
