@@ -17,8 +17,11 @@ from rows import (
     BASELINES,
     CEILING,
     COLUMNS,
+    IN_README,
+    IN_README_COLUMNS,
     IN_SHORT,
     IN_SHORT_COLUMNS,
+    IN_SHORT_IMAGES,
     NEEDED,
     OURS,
     SECOND,
@@ -191,27 +194,33 @@ def candidates_table(said: Report) -> str:
     return markdown(["vectors, setting", "both present", "both, own appearance", "image alignment"], rows)
 
 
-def in_short(settings: Report) -> str:
-    """The table that the README shows, too."""
-    if any(NEEDED - set(settings[setting]) for setting, _ in IN_SHORT_COLUMNS):
+def in_short(
+    settings: Report, shown: Sequence[str] = tuple(IN_SHORT), columns: Mapping[tuple[str, str], str] = IN_SHORT_COLUMNS
+) -> str:
+    if any(NEEDED - set(settings[setting]) for setting, _ in columns):
         return NOT_YET
     rows: list[list[str]] = []
-    for row, title in IN_SHORT.items():
+    for row in shown:
         if row not in settings["pretrained word"]:
             continue
+        title = IN_SHORT[row]
         seeds, most = (settings["pretrained word"][one]["seeds"] for one in (row, OURS))
         cells = [title + (f" ({plural(seeds, 'seed')})" if seeds < most else "")]
-        for setting, key in IN_SHORT_COLUMNS:
+        for setting, key in columns:
             e = settings[setting].get(row, {}).get("columns", {}).get(key)
             chance = row == CEILING and "look" in key  # a class word asks for no appearance
             cells.append("" if e is None or chance else f"{e.value:.0%}" if row != OURS else f"**{e.value:.0%}**")
         rows.append(cells)
-    beside, two, scene = (settings[setting][OURS] for setting in ("pretrained word", "two concepts", "in a scene"))
-    counts = (
-        f"*{plural(beside['units'], 'held-out concept')}, {plural(beside['seeds'], 'training seed')}; {beside['pictures']:,} images per "
-        f"row beside ordinary objects, {two['pictures']:,} of two concepts, {scene['pictures']:,} in scenes.*"
-    )
-    return f"{markdown(['', *IN_SHORT_COLUMNS.values()], rows)}\n\n{counts}"
+    beside = settings["pretrained word"][OURS]
+    of = [setting for setting in IN_SHORT_IMAGES if any(setting == own for own, _ in columns)]
+    images = ", ".join(f"{settings[setting][OURS]['pictures']:,} {IN_SHORT_IMAGES[setting]}" for setting in of)
+    counts = f"*{plural(beside['units'], 'held-out concept')}, {plural(beside['seeds'], 'training seed')}; {images}.*"
+    return f"{markdown(['', *columns.values()], rows)}\n\n{counts}"
+
+
+def in_readme(settings: Report) -> str:
+    """The table that the README shows: rows and columns of the results in short."""
+    return in_short(settings, IN_README, IN_README_COLUMNS)
 
 
 def with_table(readme: str, table: str) -> str:

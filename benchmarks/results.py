@@ -25,7 +25,7 @@ import frontier
 import goals
 import tuning_tables
 import use_tables
-from page import NOT_YET, in_short, page, revived, with_table
+from page import NOT_YET, in_readme, page, revived, with_table
 from recorded import FOLDER, latest, records
 from rows import BASELINES, CEILING
 from sheets import draw_attributes, draw_fine_tunes, draw_regional, draw_second, draw_sheets
@@ -145,12 +145,12 @@ def main() -> None:
         frontier.draw(now["frontier"], DOCS / "results" / "frontier.png")
     said = json.loads(json.dumps(plain(now, EXACT)), object_hook=revived)  # rounded once, in the page
     (DOCS / "RESULTS.md").write_text(page((DOCS / "RESULTS.template.md").read_text(), said))
-    if args.readme and in_short(said["settings"]) == NOT_YET:
+    if args.readme and in_readme(said["settings"]) == NOT_YET:
         print("The README's table waits for rows that are not on record yet.")
     elif args.readme:
         readme = ROOT / "README.md"
         more = "Intervals, more rows and goals not reached: [docs/RESULTS.md](docs/RESULTS.md)."
-        readme.write_text(with_table(readme.read_text(), f"{in_short(said['settings'])}\n\n{more}"))
+        readme.write_text(with_table(readme.read_text(), f"{in_readme(said['settings'])}\n\n{more}"))
 
 
 if __name__ == "__main__":

@@ -101,7 +101,7 @@ IN_SHORT = {
     OURS: "this pack's training and sampling",
     CEILING: "class word (ceiling)",
 }
-"""The rows of the table that the README shows, and what they are called there."""
+"""The rows of the results in short, and what they are called there."""
 
 IN_SHORT_COLUMNS = {
     ("pretrained word", "both"): "concept and ordinary object: both present",
@@ -110,4 +110,21 @@ IN_SHORT_COLUMNS = {
     ("two concepts", "both"): "two concepts: both present",
     ("two concepts", "both look"): "both, own appearance",
     ("in a scene", "look in scene"): "in a named scene, own appearance",
+}
+
+IN_SHORT_IMAGES = {
+    "pretrained word": "images per row beside ordinary objects",
+    "two concepts": "of two concepts",
+    "in a scene": "in scenes",
+}
+"""What the images of a setting are, in the line below such a table."""
+
+IN_README = ("one vector", "three vectors", OURS, CEILING)
+"""The rows of them that the README shows, too."""
+
+IN_README_COLUMNS = {
+    ("pretrained word", "both"): "concept and ordinary object: both present",
+    ("pretrained word", "both look"): "both, own appearance",
+    ("pretrained word", "stained"): "colour leak",
+    ("two concepts", "both look"): "two concepts: both, own appearance",
 }

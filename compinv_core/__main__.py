@@ -39,7 +39,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("Stopped. The same command goes on where the training was.", file=sys.stderr)
+        print("Stopped. The same command resumes the training.", file=sys.stderr)
         return 130
     return 0
 
@@ -51,21 +51,19 @@ SETTINGS = {"prompts": int, "resolution": int, "steps": int, "cfg": float, "seed
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m compinv_core", description="Training without a graph.")
     commands = parser.add_subparsers(dest="what", required=True)
-    words = commands.add_parser("train", help="learn words from pictures")
-    words.add_argument("config", type=Path, help="a file of settings, see README.md")
-    layouts = commands.add_parser("layouts", help="learn where a base model puts things, for Spatial Layout Recover")
+    words = commands.add_parser("train", help="train embeddings from images")
+    words.add_argument("config", type=Path, help="a TOML file of settings, whose keys compinv_core/cli/config.py lists")
+    layouts = commands.add_parser("layouts", help="train a layout predictor for Spatial Layout Recover")
     layouts.add_argument("--checkpoint", required=True, help="a name in models/checkpoints, or a path")
     for name, kind in SETTINGS.items():
         layouts.add_argument(f"--{name}", type=kind, help="as on the node Train Layout Predictor")
     kept = commands.add_parser(
         "runs",
-        help="list the trainings that were cancelled or killed, or remove some; they go by themselves after 30 days",
+        help="list unfinished trainings, or remove some; after 30 days the next training removes them",
     )
     which = kept.add_mutually_exclusive_group()
-    which.add_argument(
-        "--remove", nargs="+", default=[], metavar="NAME", help="give these up, with what they need to go on"
-    )
-    which.add_argument("--remove-all", action="store_true", help="give up all of them")
+    which.add_argument("--remove", nargs="+", default=[], metavar="NAME", help="remove these; they cannot be resumed")
+    which.add_argument("--remove-all", action="store_true", help="remove all of them")
     return parser
 
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from . import __version__
-from .files import TensorFile, unused, write_tensors
+from .files import TensorFile, first_free, numbered, write_tensors
 from .reading.table import MATTE, XTI, Table, layers_named, parsed
 from .sentences import quoted
 from .tensor_files import dense, read_metadata, read_tensors
@@ -57,7 +58,7 @@ class Concept:
             own = self.of(attribute)
             if {k: v.shape[1] for k, v in own.vectors.items()} != {k: v.shape[1] for k, v in self.vectors.items()}:
                 raise ValueError(
-                    f'The concept "{quoted(self.name, 60)}" has vectors of other widths for its {quoted(attribute, 60)}; those of one model are allowed.'
+                    f'The concept "{quoted(self.name, 60)}" has vectors of another width for its {quoted(attribute, 60)}; all must be of one model.'
                 )
 
     @property
@@ -91,14 +92,14 @@ class Concept:
                 )
             if not vectors.isfinite().all():
                 raise ValueError(
-                    f'The concept "{called}" holds NaN or infinity for {key}, as a training that diverged leaves behind; '
-                    "take another embedding, only finite numbers are allowed."
+                    f'The concept "{called}" holds NaN or infinite values for {key}, as a diverged training leaves them; '
+                    "use another embedding, or train it again."
                 )
         if len({len(vectors) for vectors in self.vectors.values()}) > 1:
             counts = ", ".join(f"{key}: {len(vectors)}" for key, vectors in self.vectors.items())
             raise ValueError(
                 f'The concept "{called}" has another number of vectors for each text encoder ({counts}); '
-                "the same number is allowed, for their tokens stand side by side."
+                "all must have the same number."
             )
 
     @property
@@ -129,7 +130,7 @@ def check_family(concept: Concept, widths: Mapping[str, int]) -> None:
     if given != widths and not (set(widths) == {"clip_g"} and widths.items() <= given.items()):
         has, needs = (", ".join(f"{key}: {width}" for key, width in w.items()) for w in (given, widths))
         raise ValueError(
-            f'The concept "{concept.name}" is for another family of models: it has vectors of width ({has}), '
+            f'The concept "{concept.name}" is for another family of models: its vectors have the widths {has}, '
             f"but this CLIP needs {needs}."
         )
 
@@ -167,13 +168,10 @@ def write_concept(
         form: `file_of`, which is the default, or `xti_file`.
 
     Raises:
-        FileExistsError: the file is there and `replace` is off.
+        Taken: the file is there and `replace` is off.
         ValueError: it cannot be written in this form.
     """
-    file = (form or file_of)(concept, path)
-    if path.exists() and not replace:
-        raise FileExistsError(f'The embedding "{path.name}" exists already; choose another name, or to replace it.')
-    write_tensors(file)
+    write_tensors((form or file_of)(concept, path), replace=replace)
 
 
 def _metadata(concept: Concept) -> dict[str, str]:
@@ -208,9 +206,7 @@ def file_of(concept: Concept, path: Path) -> TensorFile:
 
 def write_unfinished(concept: Concept, folder: Path) -> Path:
     """Write the word of a run that did not end well, beside those of earlier ones. Returns its file."""
-    path = unused(folder / f"{concept.name}-unfinished")
-    write_concept(concept, path)
-    return path
+    return first_free(numbered(folder / f"{concept.name}-unfinished"), partial(write_concept, concept))
 
 
 def read_concept(path: Path) -> Concept:
@@ -248,7 +244,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]], 
     """(vectors by text encoder, those of attributes, what is known of them) of one file."""
     if path.exists() and (size := path.stat().st_size) > MAX_FILE:
         raise ValueError(
-            f'"{quoted(path.name, 60)}" has {size / 2**30:.1f} GB; no embedding is as large, but a model is.'
+            f'"{quoted(path.name, 60)}" is {size / 2**30:.1f} GB large, a model and no embedding; choose the file of an embedding.'
         )
     raw, told = read_tensors(path)
     named = cast("dict[Any, Any]", raw) if isinstance(raw, dict) else {}
@@ -262,7 +258,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]], 
                 vectors[key] = torch.cat([vectors[key], own]) if key in vectors else own
                 if len(vectors[key]) > MAX_VECTORS:
                     raise ValueError(
-                        f'"{quoted(path.name, 60)}" holds more than {MAX_VECTORS} vectors for {key}; that many are no word.'
+                        f'"{quoted(path.name, 60)}" holds more than {MAX_VECTORS} vectors for {key}; choose the file of an embedding.'
                     )
     if attributes and not {*WIDTHS.values()} & {*named}:  # for interfaces that read a concept in all blocks alike
         vectors = mean_of(list(attributes.values()))
@@ -354,7 +350,9 @@ def _attributes(entries: Mapping[Any, Any], path: Path) -> dict[str, dict[str, T
         elif vectors.shape[1] in WIDTHS:
             found[name] = {WIDTHS[vectors.shape[1]]: vectors}
     if len({tuple((key, vectors.shape[1]) for key, vectors in sorted(own.items())) for own in found.values()}) > 1:
-        raise ValueError(f'"{quoted(path.name, 60)}" has attributes of unlike vectors; vectors as wide are allowed.')
+        raise ValueError(
+            f'"{quoted(path.name, 60)}" has attributes with vectors of different widths; all must be of one model.'
+        )
     return found
 
 

@@ -68,7 +68,7 @@ def merged_adapter(backbone: Backbone, parts: Sequence[tuple[Concept, Adapter]])
 def _check(backbone: Backbone, parts: Sequence[tuple[Concept, Adapter]]) -> None:
     names = [concept.name for concept, _ in parts]
     if len(parts) < 2:
-        raise ValueError(f"{len(parts)} concept with an adapter is connected; two to four are merged.")
+        raise ValueError(f"{len(parts)} concept with an adapter is connected; connect two to four.")
     if len(set(names)) < len(names) or len({id(adapter) for _, adapter in parts}) < len(parts):
         raise ValueError(
             f"The same concept or adapter is connected twice ({', '.join(names)}); each can be merged once."

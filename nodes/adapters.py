@@ -13,11 +13,11 @@ from comfy_execution.graph import ExecutionBlocker
 
 from ..compinv_core.concept import Concept, check_name, file_of
 from ..compinv_core.custom_diffusion import read_custom_diffusion
-from ..compinv_core.files import write_tensors
+from ..compinv_core.files import first_free, write_tensors
 from ..compinv_core.host.backbone import ComfyBackbone
 from ..compinv_core.host.weights import adapter_of, adapter_of_any, diffusers_paths, lora_names, own_weight
 from ..compinv_core.merging import merged_adapter
-from .concepts import NUMBER, REFUSE, REPLACE
+from .concepts import NUMBER, REFUSE, REPLACE, endings
 from .types import CATEGORY, ConceptType, found_by
 
 LoraType = io.Custom("LORA_MODEL")
@@ -53,7 +53,7 @@ class CompInvSaveAdapter(io.ComfyNode):
                 io.Combo.Input(
                     "if_it_exists",
                     options=[REFUSE, REPLACE, NUMBER],
-                    tooltip="What to do when one of the files exists already.",
+                    tooltip="When one of the files exists: stop with an error, overwrite it, or add a number to the name.",
                 ),
                 ConceptType.Input(
                     "second",
@@ -67,7 +67,7 @@ class CompInvSaveAdapter(io.ComfyNode):
                 io.String.Output(
                     "SUMMARY",
                     display_name="summary",
-                    tooltip="The files, the adapter's size, and what of the change is lost.",
+                    tooltip="The files, the adapter's size, and how much of the change is lost by rank.",
                 ),
             ],
         )
@@ -94,32 +94,30 @@ class CompInvSaveAdapter(io.ComfyNode):
         if rank:
             change, lost = change.reduced(rank)
         embeddings, loras = (Path(folder_paths.get_folder_paths(kind)[0]) for kind in ("embeddings", "loras"))
-        chosen, number = names, 1
+        tensors = change.to_lora(weights, DTYPES[dtype])
 
-        def files() -> list[Path]:
-            return [loras / f"{chosen[0]}.safetensors", *(embeddings / f"{own}.safetensors" for own in chosen)]
+        def named(ending: str) -> tuple[list[Concept], Path, list[Path]]:
+            saved = [replace(one, name=f"{own}{ending}") for one, own in zip(concepts, names, strict=True)]
+            places = [embeddings / f"{one.name}.safetensors" for one in saved]
+            return saved, loras / f"{saved[0].name}.safetensors", places
 
-        def taken() -> list[Path]:
-            return [file for file in files() if file.exists()]
+        def write(ending: str) -> None:
+            saved, file, places = named(ending)
+            together = " and ".join(one.name for one in saved)
+            metadata = {**concept.provenance, "concept": together, "class_word": concept.class_word}
+            write_tensors(
+                (tensors, file, metadata),
+                *(file_of(one, place) for one, place in zip(saved, places, strict=True)),
+                replace=if_it_exists == REPLACE,
+            )
 
-        while if_it_exists == NUMBER and taken():
-            number += 1
-            chosen = [f"{own}-{number}" for own in names]
-        if if_it_exists == REFUSE and taken():
-            raise FileExistsError(f'"{taken()[0]}" exists already; choose another name, or to replace it.')
-        saved = [replace(one, name=own) for one, own in zip(concepts, chosen, strict=True)]
-        file, *places = files()
-        metadata = {**concept.provenance, "concept": " and ".join(chosen), "class_word": concept.class_word}
-        write_tensors(
-            (change.to_lora(weights, DTYPES[dtype]), file, metadata),
-            *(file_of(one, place) for one, place in zip(saved, places, strict=True)),
-        )
+        saved, file, places = named(first_free(endings(if_it_exists), write))
         told = "\n".join(str(place) for place in places)
         summary = (
             f"{told}\n{file} ({file.stat().st_size / 1e6:.1f} MB, {change.numbers / 1e6:.2f} M "
             f"parameters{f'; reducing it to rank {rank} loses {lost:.1%} of the change' if rank else ''})"
         )
-        return io.NodeOutput(saved[0], f"embedding:{chosen[0]}", summary)
+        return io.NodeOutput(saved[0], f"embedding:{saved[0].name}", summary)
 
 
 class CompInvMergeAdapters(io.ComfyNode):
@@ -187,7 +185,7 @@ class CompInvLoadAdapter(io.ComfyNode):
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="The model that it was trained for; the files hold new weights, not changes. It is not changed.",
+                    tooltip="The base model that the file was trained for; the file holds new weights, not differences. It is not changed.",
                 ),
                 io.Combo.Input("file", options=_files(), tooltip="A file of the loras folder."),
                 io.String.Input(

@@ -94,7 +94,7 @@ class CompInvAnchorSelect(io.ComfyNode):
             chosen = [name for name in sorted(coco, key=lambda name: -likeness[name]) if likeness[name] > 0][:count]
             if not chosen:
                 raise ValueError(
-                    f'No COCO category is a word of this text encoder that resembles "{class_word}"; choose another way.'
+                    f'No COCO category resembles the class word "{class_word}" in this text encoder; choose "{CLASS_WORD}" at "how".'
                 )
         anchors = replace(weigh(class_word, tuple(chosen), known, centre), learnt=weights == LEARNT)
         rows = [f"{'word':<16}{'similarity':>10}{'weight':>8}{'outlier percentile':>20}"]

@@ -50,7 +50,7 @@ class CompInvTrainAttributes(io.ComfyNode):
                     multiline=True,
                     default=str(MATTE),
                     tooltip="Where colour, style, object and layout act: the blocks (coarse, moderate, fine, all, output 3) and, behind in, the "
-                    "stages of each. none: the attribute is not learnt. Not read per layer and per stage.",
+                    "stages of each. none: the attribute is not learnt. Ignored per layer and per stage.",
                 ),
                 io.String.Input(
                     "colour_words",
@@ -65,23 +65,23 @@ class CompInvTrainAttributes(io.ComfyNode):
                 io.Boolean.Input(
                     "colour_style_loss",
                     default=True,
-                    tooltip="Keep the colour near its true words, and as far from the style as these are. Off: no such loss.",
+                    tooltip="Loss that keeps the colour near its colour words, and as far from the style as these are. Off: no such loss.",
                 ),
                 io.Boolean.Input(
                     "object_loss",
                     default=True,
-                    tooltip="Keep the object near its class word, so that it does not learn the layout. Off: no such loss.",
+                    tooltip="Loss that keeps the object near its class word, so that it does not learn the layout. Off: no such loss.",
                 ),
                 io.Boolean.Input(
                     "mirror",
                     default=False,
-                    tooltip="Horizontal flip augmentation. Off, for a layout has a left and a right.",
+                    tooltip="Horizontal flip augmentation. Leave it off to learn a layout, which has a left and a right.",
                 ),
                 io.Boolean.Input(
                     "ignore_background",
                     default=False,
-                    tooltip="All but excludes the background from the loss. Off: it is learnt too, as style and layout need it. Ignored when masks are "
-                    "connected.",
+                    tooltip="All but excludes the background from the loss. Off: the background is learnt, too, which style and layout need. Ignored when "
+                    "masks are connected.",
                 ),
             ],
             outputs=[
@@ -93,7 +93,7 @@ class CompInvTrainAttributes(io.ComfyNode):
                 io.Image.Output(
                     "PREVIEW",
                     display_name="preview",
-                    tooltip="One image with all attributes, then one with each alone, of the same noise.",
+                    tooltip="One image with all attributes, then one with each alone, from the same noise.",
                 ),
                 io.Image.Output("LOSS_PLOT", display_name="loss plot", tooltip="The losses over the steps."),
                 io.Custom("LOSS_MAP").Output(
@@ -171,7 +171,7 @@ def progress_text(training: AttributeTraining, progress: Progress) -> str:
     ]
     learnt = training.way.words(end.parameters)
     for attribute, word in list(zip(training.cells.lines, training.words, strict=True))[:4]:
-        held = f" (held to {training.anchors_of(word, end)})" if word.anchors is not None else ""
+        held = f" (anchors: {training.anchors_of(word, end)})" if word.anchors is not None else ""
         lines.append(f"{attribute}: {training.describe(learnt[word.name])}{held}")
     return "\n".join([*lines, *training.notices])
 

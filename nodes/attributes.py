@@ -41,9 +41,9 @@ class CompInvAttributePrompt(io.ComfyNode):
                     "text",
                     multiline=True,
                     default="a photo of a dog",
-                    tooltip="The prompt. embedding:my-cat.colour, or {concept}.colour of the one that is connected, takes an attribute there; that concept's switches are then not read. Of attributes that are "
-                    "switched on, {colour}, {style}, {object} and {layout} say where they go; without a place they are written behind the prompt, an "
-                    "object in place of its class word.",
+                    tooltip="The prompt. embedding:my-cat.colour takes an attribute where it stands, {concept}.colour that of the one concept that is connected; "
+                    "its switches are then ignored. {colour}, {style}, {object} and {layout} say where switched-on attributes go; without them these follow "
+                    "the prompt, an object replaces its class word.",
                 ),
                 ConceptType.Input(
                     "concept_1",
@@ -55,7 +55,8 @@ class CompInvAttributePrompt(io.ComfyNode):
                 io.Combo.Input(
                     "cells",
                     options=[AS_LEARNT, *PRESETS, OWN],
-                    tooltip="Where attributes are read. as learnt: where the concept was trained. table: what the input table says.",
+                    tooltip="Where attributes are read. as learnt: where the concept was trained. MATTE, P+, ProSpect, B-LoRA: presets after these "
+                    "papers. table: what the input table says.",
                 ),
                 io.String.Input(
                     "table",
@@ -132,12 +133,12 @@ class CompInvAttributeProbe(io.ComfyNode):
                 io.Model.Input("model", tooltip="The model to look into. It is not changed."),
                 io.Clip.Input("clip", tooltip="Its text encoder, with your concepts applied. It is not changed."),
                 io.String.Input(
-                    "prompt_a", default="a photo of a red cat", tooltip="The prompt that is read in one cell."
+                    "prompt_a", default="a photo of a red cat", tooltip="Prompt A, read in one cell at a time."
                 ),
                 io.String.Input(
                     "prompt_b",
                     default="a photo of a blue cat",
-                    tooltip="The prompt that is read everywhere else; let it differ from A in one attribute.",
+                    tooltip="Prompt B, read in all other cells; let it differ from A in one attribute.",
                 ),
                 io.Combo.Input(
                     "rows",
@@ -149,13 +150,19 @@ class CompInvAttributeProbe(io.ComfyNode):
                     default="750, 500, 250",
                     tooltip="Timesteps, of 1000, at which the next stage begins. Empty: one stage, all of the schedule.",
                 ),
-                io.Int.Input("images", default=4, min=1, max=64, tooltip="Images per cell; more say it more surely."),
+                io.Int.Input(
+                    "images",
+                    default=4,
+                    min=1,
+                    max=64,
+                    tooltip="Images sampled per cell; more make the figures more reliable.",
+                ),
                 io.Int.Input(
                     "resolution",
                     default=512,
                     **LIMITS["resolution"],
                     step=8,
-                    tooltip="Side of the images in pixels. Use the model's native one.",
+                    tooltip="Image size in pixels; use the model's native one: 512 for SD 1.x, 768 for SD 2.x, 1024 for SDXL.",
                 ),
                 io.Int.Input("steps", default=12, min=2, max=1000, tooltip="Sampling steps of each image."),
                 io.Float.Input(
@@ -174,7 +181,7 @@ class CompInvAttributeProbe(io.ComfyNode):
                 io.Image.Output(
                     "HEAT_MAP",
                     display_name="heat map",
-                    tooltip="How far the image goes from B to A when A is read in that cell alone: 0 not at all, 1 all the way.",
+                    tooltip="How far the image moves from B to A when A is read in that cell alone: 0 not at all, 1 all the way.",
                 ),
                 io.String.Output("TABLE", display_name="table", tooltip="The same figures as text."),
             ],

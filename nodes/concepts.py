@@ -1,6 +1,9 @@
 """Save, Load and Apply Concept: the embedding as a file, and in a CLIP."""
 
+import itertools
+from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +11,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..compinv_core.concept import Concept, check_name, file_of, lengthened, read_concept, write_concept, xti_file
-from ..compinv_core.files import unused
+from ..compinv_core.files import first_free, numbered
 from ..compinv_core.host.text_encoder import towards_class_word, with_concept
 from ..compinv_core.tensor_files import read_metadata
 from .types import CATEGORY, ConceptType, found_by
@@ -56,17 +59,16 @@ class CompInvSaveConcept(io.ComfyNode):
         name = name.strip() or concept.name
         check_name(name)
         folder = Path(folder_paths.get_folder_paths("embeddings")[0])
-        chosen, number = name, 1
-        while if_it_exists == NUMBER and (folder / f"{chosen}.safetensors").exists():
-            number += 1
-            chosen = f"{name}-{number}"
-        saved = replace(concept, name=chosen)
+
+        def write(ending: str) -> None:
+            file = folder / f"{name}{ending}.safetensors"
+            write_concept(replace(concept, name=file.stem), file, if_it_exists == REPLACE, FORMS[format])
+
         try:
-            file = folder / f"{chosen}.safetensors"
-            write_concept(saved, file, replace=if_it_exists == REPLACE, form=FORMS[format])
+            saved = replace(concept, name=f"{name}{first_free(endings(if_it_exists), write)}")
         except (OSError, ValueError) as error:  # it exists, its folder cannot be written, or it has not this form
-            raise type(error)(f"{error}{_kept(saved)}") from error
-        return io.NodeOutput(saved, f"embedding:{chosen}")
+            raise type(error)(f"{error}{_kept(replace(concept, name=name))}") from error
+        return io.NodeOutput(saved, f"embedding:{saved.name}")
 
 
 class CompInvLoadConcept(io.ComfyNode):
@@ -162,6 +164,11 @@ class CompInvApplyConcept(io.ComfyNode):
         return io.NodeOutput(with_concept(clip, concept), f"embedding:{concept.name}")
 
 
+def endings(if_it_exists: str) -> Iterable[str]:
+    """What may follow a name, the first one first, until one is found that is free."""
+    return itertools.chain([""], (f"-{number}" for number in itertools.count(2) if if_it_exists == NUMBER))
+
+
 def _kept(concept: Concept) -> str:
     """Where a concept is that was learnt here and is not saved as its user asked, once for each run: hours may be in it."""
     run = concept.provenance.get("run")
@@ -171,9 +178,8 @@ def _kept(concept: Concept) -> str:
     files = sorted(folder.glob(f"{concept.name}-*.safetensors"))
     file = next((one for one in files if read_metadata(one).get("run") == run), None)
     if file is None:
-        file = unused(folder / concept.name)
         try:
-            write_concept(concept, file)
+            file = first_free(numbered(folder / concept.name), partial(write_concept, concept))
         except OSError:  # on the same disk, say
             return ""
     return f" What was learnt is in {file}."

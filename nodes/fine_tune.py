@@ -47,7 +47,7 @@ class CompInvTrainModel(io.ComfyNode):
                     "what",
                     options=list(WHAT),
                     tooltip="What of the model is trained beside the embedding: the keys and values of cross-attention, a LoRA on all "
-                    "attention, or every weight of the UNet, which takes 16 bytes of memory for each.",
+                    "attention, or every weight of the UNet, which takes 16 bytes of memory per parameter.",
                 ),
                 io.Int.Input(
                     "rank",
@@ -68,13 +68,13 @@ class CompInvTrainModel(io.ComfyNode):
                 io.Combo.Input(
                     "prior",
                     options=["DCO", "class images", "none"],
-                    tooltip="What keeps the model from forgetting the class. DCO: learns no further than needed to beat the frozen model, one "
-                    "forward pass more. class images: prior preservation on images of the class. none switches it off.",
+                    tooltip="Regularises the change of the model, so that it does not forget the class. DCO: by comparison with the frozen model, one forward "
+                    "pass more per step. class images: prior preservation on images of the class. none switches it off.",
                 ),
                 io.Image.Input(
                     "prior_images",
                     optional=True,
-                    tooltip="For class images: images of ordinary things of the class. Unconnected: the model draws them.",
+                    tooltip="For class images: images of ordinary things of the class. Unconnected: the model samples them.",
                 ),
                 io.Int.Input(
                     "prior_count",
@@ -82,7 +82,7 @@ class CompInvTrainModel(io.ComfyNode):
                     min=0,
                     max=1000,
                     optional=True,
-                    tooltip="For class images: how many the model draws, once, before training.",
+                    tooltip="For class images: how many the model samples, once, before training.",
                 ),
                 io.Float.Input(
                     "prior_weight",
@@ -91,8 +91,8 @@ class CompInvTrainModel(io.ComfyNode):
                     max=10.0,
                     step=0.05,
                     optional=True,
-                    tooltip="Weight of the class images' loss beside the reconstruction loss; for DCO, how firmly it holds, where 10 is the paper's: lower it when "
-                    "the concept is not learnt. 0 switches the prior off.",
+                    tooltip="Weight of the class images' loss beside the reconstruction loss; for DCO, a factor of its beta (10 is the paper's value): lower it "
+                    "when the concept is not learnt. 0 switches the prior off.",
                 ),
             ],
             outputs=[

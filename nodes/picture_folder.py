@@ -5,6 +5,7 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io
 
+from ..compinv_core.sentences import quoted
 from ..compinv_core.training.picture_folder import PictureFolder, read_folder
 from .live_text import lasting
 from .pictures import from_image, picture_sheet
@@ -19,7 +20,7 @@ class CompInvLoadPictures(io.ComfyNode):
             display_name="Load Concept Pictures",
             category=CATEGORY,
             **found_by("image folder", "dataset"),
-            description="Loads a folder of training images: sorted by name, turned upright, what is transparent on white and as masks, with "
+            description="Loads a folder of training images: sorted by name, turned upright, transparency on white and as masks, with "
             "the captions beside them.",
             inputs=[
                 io.Combo.Input("folder", options=_folders(), tooltip="A folder within ComfyUI's input folder."),
@@ -71,13 +72,15 @@ def _path(folder: str) -> Path:
     root = Path(folder_paths.get_input_directory()).resolve()
     path = (root / folder).resolve()
     if not path.is_dir() or not path.is_relative_to(root):
-        raise ValueError(f'The input "folder" is "{folder}"; a folder within ComfyUI\'s input folder is needed.')
+        raise ValueError(
+            f'The input "folder" is "{quoted(folder)}"; a folder within ComfyUI\'s input folder is needed.'
+        )
     return path
 
 
 def _described(found: PictureFolder) -> str:
     count, masked = len(found.pictures), sum(picture.alpha is not None for picture in found.pictures)
-    line = f"{count} picture{'s'[: count > 1]}"
+    line = f"{count} image{'s'[: count > 1]}"
     line += f", {masked} with a mask from the alpha channel" if masked else ""
     line += ", with captions" if found.captions else ""
     return "\n".join([f"{line}.", *found.notices])

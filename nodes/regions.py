@@ -292,7 +292,7 @@ def _named(found: list[tuple[str, Box]], names: list[str]) -> Iterator[tuple[str
         name = whose.get(label) or (next(rest, "") if names else written)
         if not name:
             raise ValueError(
-                f'The input "subjects" names {len(names)} and the input "boxes" holds {len(found)}: box {number} has no subject.'
+                f'The input "subjects" names {len(names)} and the input "boxes" holds {len(found)}: box {number} has no subject; add it.'
             )
         if name in taken:
             raise ValueError(f'The input "boxes" holds two boxes of "{quoted(name)}"; a subject has one region.')
@@ -312,7 +312,7 @@ def _one_image(boxes: Any) -> list[Any]:
             raise ValueError(f'The input "boxes" holds the boxes of {len(found)} images; give those of one.')
         found = list(found[0])
     if not found:
-        raise ValueError('The input "boxes" holds no box; at least one is needed.')
+        raise ValueError('The input "boxes" holds no box; connect at least one.')
     return found
 
 
@@ -337,7 +337,9 @@ def _box(value: Any, width: int, height: int, name: str = "bounding_box") -> Box
     try:
         left, top, wide, tall = (float(value[key]) for key in ("x", "y", "width", "height"))
     except (TypeError, KeyError, ValueError, OverflowError) as error:
-        raise ValueError(f'The input "{name}" cannot be read; a box has x, y, width and height in pixels.') from error
+        raise ValueError(
+            f'The input "{name}" cannot be read; a box needs the numbers x, y, width and height, in pixels.'
+        ) from error
     return Box(left / width, top / height, (left + wide) / width, (top + tall) / height)
 
 

@@ -108,7 +108,8 @@ class CompInvRepairConcept(io.ComfyNode):
                 io.String.Output(
                     "REPORT",
                     display_name="report",
-                    tooltip="The class word, and for the old and the new embedding: nearest words, norm, outlier percentile, and attention beside other words.",
+                    tooltip="The class word, and for the old and the new embedding: nearest words, norm, outlier percentile (distance to the nearest "
+                    "words), and attention beside other words.",
                 ),
             ],
         )

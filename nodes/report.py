@@ -105,7 +105,8 @@ class CompInvConceptReport(io.ComfyNode):
                 io.String.Output(
                     "VERDICT",
                     display_name="verdict",
-                    tooltip="A one-sentence summary of the attention figures; and a warning when your images are no more similar to the concept than to its class.",
+                    tooltip="The attention figures in a sentence, with a warning when they are extreme, or when your images are no more similar to the "
+                    "concept than to its class.",
                 ),
             ],
         )
@@ -128,7 +129,7 @@ class CompInvConceptReport(io.ComfyNode):
     ) -> io.NodeOutput:
         if pictures is not None and (clip_vision is None or vae is None):
             raise ValueError(
-                'The input "pictures" came without "clip_vision" and "vae"; connect both, or leave it out.'
+                'The input "pictures" is connected without both "clip_vision" and "vae"; connect them, or disconnect it.'
             )
         class_word = _class_word(concept, class_word)
         backbone = ComfyBackbone(model, clip, vae)

@@ -35,7 +35,7 @@ def _regularization_inputs() -> list[Any]:
             max=30.0,
             step=0.5,
             tooltip="Attention bias towards the layout, in nats: a subject's tokens weigh e^steering times as much inside its region "
-            "and as much less outside. Takes no extra time. 0 switches it off.",
+            "and as much less outside. Needs no gradients. 4 is gentle, 0 switches it off.",
         ),
         io.Float.Input(
             "steering_until",
@@ -94,7 +94,7 @@ def _regularization_inputs() -> list[Any]:
             options=list(get_args(Reads)),
             default=READING.reading,
             tooltip="regional: inside a subject's region the prompt is read with its concept alone, elsewhere with class words in place "
-            "of concepts, so that no concept leaks onto other things. whole prompt: every cell reads all of it; choose this with steering "
+            "of concepts, so that no concept leaks onto other things. whole prompt: all of it is read everywhere; choose this with steering "
             "and guidance at 0. Without a layout, or without a concept that has a class word, both are the same.",
         ),
         io.Combo.Input(
@@ -103,7 +103,8 @@ def _regularization_inputs() -> list[Any]:
             options=list(get_args(ClassWords)),
             default=READING.class_words,
             tooltip="coarse blocks: the low-resolution cross-attention blocks, which decide what is drawn, read class words in place of "
-            "concepts; colour and style still come from the concept. For a concept that replaces other things. Needs no layout.",
+            "concepts; colour and style still come from the concept. For a concept that displaces other things. Needs no layout. off: "
+            "concepts are read in all blocks.",
         ),
     ]
 

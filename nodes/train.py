@@ -128,7 +128,7 @@ def progress_text(training: ConceptTraining, progress: Progress, dominance: floa
             lines[0] += f"; anchor loss {progress.anchor:.3g}, {training.anchors_of(word, end)}"
         lines.append(training.describe(training.way.words(end.parameters)[word.name]))
     if dominance is not None:
-        lines.append(f"dominance {dominance:.2f} beside a {training.companion}")
+        lines.append(f"attention beside a {training.companion}: {dominance:.2f} times the class word's")
     return "\n".join([*lines, *training.notices])
 
 

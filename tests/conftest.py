@@ -12,7 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from needs import need
-from package import package
+from package import finished, package
 
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT))  # last: our `nodes` must not shadow ComfyUI's module of that name
@@ -72,16 +72,14 @@ class Pack:
 
 @pytest.fixture(scope="session")
 def pack(comfyui: Path, base: Path) -> Pack:
-    import asyncio
-
     import folder_paths
 
     folder_paths.set_output_directory(str(base / "output"))
     for kind in ("checkpoints", "embeddings"):
         folder_paths.add_model_folder_path(kind, str(base / "models" / kind), is_default=True)
     package("comfyui_microworld", ROOT / "microworld" / "comfyui_microworld")
-    extension = asyncio.run(package("compositional_inversion", ROOT).comfy_entrypoint())
-    return Pack({node.define_schema().node_id: node for node in asyncio.run(extension.get_node_list())})
+    extension = finished(package("compositional_inversion", ROOT).comfy_entrypoint())
+    return Pack({node.define_schema().node_id: node for node in finished(extension.get_node_list())})
 
 
 @pytest.fixture(scope="session")

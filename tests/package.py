@@ -1,10 +1,15 @@
 """The pack as one importable package, `compositional_inversion`, as ComfyUI loads it; importing it needs no ComfyUI."""
 
+import asyncio
 import importlib.util
 import sys
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
+from typing import Any, TypeVar
 
+T = TypeVar("T")
 ROOT = Path(__file__).parent.parent
 
 
@@ -24,3 +29,9 @@ def package(name: str, folder: Path) -> ModuleType:
 
 package("compositional_inversion", ROOT)
 sys.modules["compinv_core"] = None  # pyright: ignore[reportArgumentType] - the same module under two names would be two modules
+
+
+def finished(coroutine: Coroutine[Any, Any, T]) -> T:
+    """What a coroutine returns, also in a thread whose loop runs, as it does once a browser was there."""
+    with ThreadPoolExecutor(1) as other:
+        return other.submit(asyncio.run, coroutine).result()

@@ -107,7 +107,7 @@ class Job:
     def __post_init__(self) -> None:
         check_name(self.placeholder)
         if not self.class_word.strip():
-            raise ValueError("class_word is empty; one ordinary word for what the pictures show is needed.")
+            raise ValueError("class_word is empty; one ordinary word for what the images show is needed.")
         for name, limit in LIMITS.items():
             if not limit["min"] <= getattr(self, name) <= limit["max"]:
                 raise ValueError(
@@ -218,7 +218,7 @@ def _made(kind: Any, entry: Mapping[str, Any], what: str, path: Path) -> Any:
         return kind(**entry)
     except TypeError as error:
         lacking = [name for name in known if name not in entry]
-        raise ConfigError(f'{what} of "{path}" is not whole, it may lack one of {", ".join(lacking)}.') from error
+        raise ConfigError(f'{what} of "{path}" is incomplete; it may lack one of {", ".join(lacking)}.') from error
     except ValueError as error:
         raise ConfigError(f'{what} of "{path}": {error}') from error
 

@@ -5,8 +5,9 @@ base model.
 import glob
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import folder_paths
 
 from ..anchors import weigh
 from ..concept import Concept, read_concept, write_concept
-from ..files import unused, write_tensors
+from ..files import Taken, first_free, numbered, write_tensors
 from ..host.backbone import ComfyBackbone
 from ..host.predictor import train_predictor
 from ..host.text_encoder import check_new_placeholder, text_encoders, vocabulary
@@ -148,7 +149,7 @@ def _learn(training: TrainingRun, jobs: Sequence[Job], output: Output) -> list[s
     def report(progress: Progress) -> None:
         if progress.evaluation is not None:
             log.info(
-                "%s: step %d/%d: loss %.4f, with the class word %.4f",
+                "%s: step %d/%d: validation loss %.4f (initial: %.4f)",
                 *(training.placeholders, progress.step, training.recipe.steps),
                 *(progress.evaluation, progress.checkpoint.initial_loss),
             )
@@ -158,21 +159,27 @@ def _learn(training: TrainingRun, jobs: Sequence[Job], output: Output) -> list[s
         return []
     elsewhere: list[str] = []
 
-    def free(wanted: Path, may_replace: bool) -> Path:
-        if may_replace or not wanted.exists() or _run_of(wanted) == training.name:
+    def placed(wanted: Path, may_replace: bool, write: Callable[[Path, bool], None]) -> Path:
+        """Where it is, which `write` is told with whether a file there may be replaced."""
+        try:
+            write(wanted, may_replace or _run_of(wanted) == training.name)
             return wanted
-        file = unused(wanted.with_suffix(""))
+        except Taken:
+            file = first_free(numbered(wanted.with_suffix("")), lambda file: write(file, False))
         elsewhere.append(f"{training.placeholders}: {wanted.name} came to be while this trained, so it is in {file}.")
         return file
 
     adapter = training.adapter(end)
     if adapter is not None:
-        file = free(output.adapter_file(jobs), all(job.replace for job in jobs))
-        write_tensors((adapter.to_lora(training.backbone.lora_names, torch.float16), file, {"run": training.name}))
+        tensors, run = adapter.to_lora(training.backbone.lora_names, torch.float16), {"run": training.name}
+        file = placed(
+            output.adapter_file(jobs),
+            all(job.replace for job in jobs),
+            lambda path, may_replace: write_tensors((tensors, path, run), replace=may_replace),
+        )
         log.info("%s: %s", training.placeholders, file)
     for concept, job in zip(training.concepts(end), jobs, strict=True):
-        file = free(output.file(job), job.replace)
-        write_concept(concept, file, replace=True)
+        file = placed(output.file(job), job.replace, partial(write_concept, concept))
         log.info("%s: %s", job.placeholder, file)
     training.forget(runs_folder())
     return elsewhere

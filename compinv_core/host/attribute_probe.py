@@ -14,6 +14,7 @@ from ..reading.table import ALL, TIMESTEPS
 from ..report.cells import CellShares, cell_shares
 from ..sampling.guidance import Guidance
 from ..sampling.schedules import Balance, Steering
+from ..sentences import quoted
 from .attention import outline
 from .contexts import BY_CELL
 from .recovery import check_fit, without_layout
@@ -62,7 +63,7 @@ def probe_cells(
     check_fit(model, conditionings[0])
     if torch.equal(conditionings[0][0][0], conditionings[1][0][0]):
         raise ValueError(
-            f'The prompts A and B, "{a}" and "{b}", mean the same to the text encoder; let them differ in one attribute.'
+            f'The prompts A and B, "{quoted(a, 60)}" and "{quoted(b, 60)}", mean the same to the text encoder; let them differ in one attribute.'
         )
     ((start, rest), *_), ((end, _), *_) = conditionings
     prompts = [Variants(Variant(own, ()), Variant(own, ()), {}) for own in (start, end)]

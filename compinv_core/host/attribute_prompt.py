@@ -10,6 +10,7 @@ from ..prompts.placeholder import with_name
 from ..reading.by_cell import ByCell
 from ..reading.regional import Variants
 from ..reading.table import P_PLUS, PROSPECT, ROLES, Table, layers_named, noises_of, stage_of
+from ..sentences import quoted
 from .attention import outline
 from .composition import Prompt, composition_prompt, ordinary_words
 from .contexts import BY_CELL
@@ -101,7 +102,7 @@ def attribute_prompt(
         text, phrases = _with_object(text, phrases, switched["object"].concept)
     elif "object" in places:
         raise ValueError(
-            f'The prompt "{text}" has {{object}}, but no concept gives its object; switch one on, or write a word.'
+            f'The prompt "{quoted(text)}" has {{object}}, but no concept gives its object; switch one on, or write a word.'
         )
     ordinary = {place: word for place, one in of_places.items() if (word := _ordinary(one))}
     cuts, of_cells = _signatures(model, of_places)
@@ -129,7 +130,7 @@ def _phrase(phrase: str, ordinary: Mapping[str, str], own: Signature) -> str:
     found = filled_in(phrase, {place: word for place, word in words.items() if f"{{{place}}}" in phrase})
     if not found.strip():
         raise ValueError(
-            f'The subject "{phrase}" is an attribute alone; name the thing that has it as well, such as "{{colour}} dog".'
+            f'The subject "{quoted(phrase)}" is an attribute alone; name the thing that has it as well, such as "{{colour}} dog".'
         )
     return found
 
@@ -164,8 +165,8 @@ def _named(clip: Any, text: str, uses: Sequence[Use], table: Table | None) -> tu
             use.concept.of(role)  # says which it has
         elif role not in ROLES:
             raise ValueError(
-                f'The concept "{use.concept.name}" has no attribute "{role}": of one that was learnt per layer or stage, {", ".join(ROLES)} '
-                f"are read, or all of it as embedding:{of_whom}."
+                f'The concept "{quoted(use.concept.name, 60)}" has no attribute "{quoted(role, 40)}"; as it was learnt per layer or stage, write one of '
+                f"{', '.join(ROLES)}, or embedding:{quoted(of_whom, 60)} for all of it."
             )
         found[name] = Place(use, role)
     return clip, found
@@ -180,7 +181,7 @@ def _ordinary(place: Place) -> str:
         return ""
     if not word:
         raise ValueError(
-            f'The concept "{place.concept.name}" has no class word, which cells read where its object does not act; give it one at '
+            f'The concept "{quoted(place.concept.name)}" has no class word, which is read where its object does not act; give it one at '
             "Load Concept."
         )
     return word
@@ -194,7 +195,7 @@ def _with_tokens(clip: Any, of_places: Mapping[str, Place]) -> Any:
         check_width(clip, concept)
         if of_names.setdefault(concept.name, concept) is not concept:
             raise ValueError(
-                f'Two concepts are called "{concept.name}"; connect it once, or load one from a file of another name.'
+                f'Two concepts are called "{quoted(concept.name)}"; connect one once, or rename the file of the other.'
             )
         for attribute in concept.attributes if place.use.layered else [place.role]:
             clip = with_concept(clip, concept.of(attribute))
@@ -207,7 +208,7 @@ def _by_role(uses: Sequence[Use]) -> dict[str, Place]:
         for role in use.attributes:
             if role in found:
                 raise ValueError(
-                    f'Both "{found[role].concept.name}" and "{use.concept.name}" give their {role}; switch it off at one of them.'
+                    f'Both "{quoted(found[role].concept.name)}" and "{quoted(use.concept.name)}" give their {role}; switch it off at one of them.'
                 )
             found[role] = Place(use, role)
     return found
@@ -222,8 +223,8 @@ def _with_object(text: str, phrases: Sequence[str], concept: Concept) -> tuple[s
         start, end = find_phrase(text, word)
     except ValueError:
         raise ValueError(
-            f'The prompt "{text}" has no place for the object of "{concept.name}"; write {{object}} where it goes, or its '
-            f'class word, "{word}".'
+            f'The prompt "{quoted(text)}" has no place for the object of "{quoted(concept.name, 40)}"; write {{object}} where it goes, or its '
+            f'class word, "{quoted(word, 40)}".'
         ) from None
     spans = [find_phrase(text, phrase) for phrase in phrases]
     moved = [
@@ -242,7 +243,9 @@ def _signatures(
     for place, table in tables.items():
         role = of_places[place].role
         if role not in table.lines:
-            raise ValueError(f'The table of cells has no line for "{role}"; add one, such as "{role}: coarse in 1-2".')
+            raise ValueError(
+                f'The table of cells has no line for "{quoted(role, 40)}"; add one, such as "{quoted(role, 40)}: coarse in 1-2".'
+            )
     cells = {place: table.on(unet) for place, table in tables.items()}
     layered = {place: one.concept.table.on(unet) for place, one in of_places.items() if one.use.layered}
     every = {cut for own in (*cells.values(), *layered.values()) for cut in own.cuts}

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..reading.by_cell import ByCell, CellContexts
 from ..reading.regional import ReadContexts, Variant, Variants
+from ..sentences import quoted
 
 VARIANTS = "compinv_variants"
 """The key under which an entry of a CONDITIONING holds its `Variants`."""
@@ -76,8 +77,8 @@ def by_cell_of(cond: dict[str, Any]) -> ByCell | None:
     behind = appended(by_cell.prompts[0].own.encoded, cond["cross_attn"])
     if behind is None:
         raise ValueError(
-            f'The prompt "{by_cell.texts[0]}" of Attribute Prompt was changed by another node, such as Conditioning (Average); '
-            "connect it to the sampler without that."
+            f'The prompt "{quoted(by_cell.texts[0])}" of Attribute Prompt was changed by another node, such as Conditioning (Average); '
+            "connect it to the sampler without that node."
         )
     return by_cell.each(lambda one: _lengthened(one, behind)) if behind.shape[1] else by_cell
 

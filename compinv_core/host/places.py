@@ -33,8 +33,8 @@ def area_of(settings: Mapping[str, Any], canvas: Canvas) -> tuple[int, int, int,
     top, left = corner
     if min(height, width) < 1 or min(top, left) < 0:
         raise ValueError(
-            f"An area of a prompt begins at x = {8 * left}, y = {8 * top} and is {8 * sides[1]} x {8 * sides[0]} pixels large; a part of the "
-            f"canvas, of {8 * canvas[1]} x {8 * canvas[0]} pixels, is needed."
+            f"The area of a prompt, {8 * sides[1]} x {8 * sides[0]} pixels from x = {8 * left}, y = {8 * top}, does not lie on the canvas of "
+            f"{8 * canvas[1]} x {8 * canvas[0]} pixels; move it there."
         )
     return int(height), int(width), int(top), int(left)
 

@@ -78,9 +78,7 @@ def outside_their_place(layout: Layout, positive: Sequence[Any], canvas: Canvas)
             found.append(region.name)
     if not found:
         return ""
-    return (
-        f"Outside the area or mask of its prompt lies the region of {' and '.join(found)}; there it cannot be followed."
-    )
+    return f"The region of {' and '.join(found)} lies outside the area or mask of its prompt and has no effect there."
 
 
 def recover_layout(

@@ -27,6 +27,7 @@ from ..sampling.conditioning import GuidedConditioning, check_layout, check_shap
 from ..sampling.guidance import Energy, Guidance, correct
 from ..sampling.report import Report
 from ..sampling.schedules import Balance, Bounding, Steering, progress
+from ..sentences import quoted
 from .attention import Capture, bound, outline, steer, until_last_map, watch, with_cloned_skips
 from .composition import SUBJECTS
 from .contexts import CONTEXTS, OWNER, by_cell_of, name_apart, put_contexts, variants_of
@@ -223,7 +224,7 @@ class _Regularization:
         if by_cell is not None:
             if [*by_cell.places] != self.outline.place_names:
                 raise ValueError(
-                    f'The prompt "{by_cell.texts[0]}" of Attribute Prompt was made for a model of another architecture; connect the '
+                    f'The prompt "{quoted(by_cell.texts[0])}" of Attribute Prompt was made for a model of another architecture; connect the '
                     'sampler\'s own to its input "model".'
                 )
             sampling = guider.inner_model.model_sampling

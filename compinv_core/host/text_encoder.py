@@ -102,12 +102,12 @@ def towards_class_word(clip: Any, concept: Concept, mix: float) -> Concept:
     """The concept part of the way to its class word: at 0 as learnt, at 1 the class word in place of each vector.
 
     Raises:
-        ValueError: it has no class word, one that is not one word of a text encoder, or is for other models.
+        ValueError: it has no class word, one that is not a single token of a text encoder, or is for other models.
     """
     check_width(clip, concept)
     if not concept.class_word:
         raise ValueError(
-            f'The concept "{concept.name}" has no class word for "anchor_mix" to go to; give it one at Load Concept, '
+            f'The concept "{quoted(concept.name)}" has no class word, which "anchor_mix" mixes in; give it one at Load Concept, '
             "or leave anchor_mix at 0."
         )
     own = f'the class word of "{concept.name}", at Load Concept'
@@ -139,7 +139,7 @@ def check_new_placeholder(clip: Any, name: str) -> None:
     for key in text_encoders(clip):
         if name in vocabulary(clip, key):
             raise ValueError(
-                f'The placeholder "{name}" is an ordinary word of this text encoder; choose an invented one.'
+                f'The placeholder "{name}" is an ordinary word of this text encoder; choose a made-up name.'
             )
     if name in known_concepts(clip):
         raise ValueError(f'The placeholder "{name}" is already an embedding of this CLIP; choose another name.')
@@ -199,8 +199,8 @@ def check_embeddings(clip: Any, text: str) -> None:
             of_whom, dot, _ = name.strip(".").rpartition(".")
             if dot and (whole := find_concept(clip, of_whom)) is not None and whole.attributes:
                 raise ValueError(
-                    f"The prompt's embedding:{quoted(name)} is an attribute of a concept, which Attribute Prompt alone reads; use that node, or "
-                    f"write embedding:{quoted(of_whom)} for all of it."
+                    f"The prompt's embedding:{quoted(name, 60)} is an attribute of a concept, which Attribute Prompt alone reads; use that node, or "
+                    f"write embedding:{quoted(of_whom, 60)} for all of it."
                 )
             raise ValueError(
                 f"The prompt's embedding:{quoted(name)} is neither applied nor in the embeddings folder; "
@@ -265,7 +265,7 @@ def find_phrase(text: str, phrase: str) -> tuple[int, int]:
     name = phrase.removeprefix("embedding:")
     if re.search(_as_read(name), text):
         raise ValueError(
-            f'The prompt "{quoted(text)}" has "{quoted(name)}" as an ordinary word; for the concept, write embedding:{quoted(name)} there.'
+            f'The prompt "{quoted(text)}" has "{quoted(name, 50)}" as an ordinary word; for the concept, write embedding:{quoted(name, 50)} there.'
         )
     raise ValueError(
         f'The subject "{quoted(phrase)}" is not in the prompt "{quoted(text)}" as words of its own; name words that it has.'
@@ -304,7 +304,7 @@ def columns_between(clip: Any, text: str, start: int, end: int) -> tuple[int, ..
     phrase = text[start:end]
     if re.search(r"embedding:\s*$", text[:start]):
         raise ValueError(
-            f'The subject "{quoted(phrase)}" is within the name of an embedding in the prompt "{quoted(text)}"; name all of it, '
+            f'The subject "{quoted(phrase, 60)}" is within the name of an embedding in the prompt "{quoted(text)}"; name all of it, '
             '"embedding:" and the name, without a space between.'
         )
     rows = _rows(clip, text)

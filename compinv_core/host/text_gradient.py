@@ -74,7 +74,7 @@ def _tokens(clip: Any, key: str, prompt: str, count: int) -> list[Any]:
     chunks = clip.tokenize(prompt)[key.removeprefix("clip_")]
     if len(chunks) > 1:
         raise ValueError(
-            f'The prompt "{prompt}" with {count} vectors is longer than one chunk of {len(chunks[0])} tokens; use fewer vectors.'
+            f'The prompt "{quoted(prompt)}" with {count} vectors is longer than one chunk of {len(chunks[0])} tokens; use fewer vectors.'
         )
     return [token for token, _ in chunks[0]]
 

@@ -100,7 +100,7 @@ class Provenance:
 
     def describe(self) -> str:
         """What it is worth, in a line."""
-        verdict = "" if self.iou > self.default_iou else "; that is no better, so ask for more prompts"
+        verdict = "" if self.iou > self.default_iou else "; that is no better: train with more prompts"
         return (
             f"Trained on {self.recoveries} layouts. On {self.held_out} held-out ones its mean IoU is {self.iou:.0%}, that of "
             f"the default boxes {self.default_iou:.0%}{verdict}."

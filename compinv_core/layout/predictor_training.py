@@ -125,7 +125,7 @@ def train_predictor(
             with whole_file(file) as new:
                 new.write_text(json.dumps(found))
         except OSError as error:  # a full disk must not end the training
-            log.warning("The recoveries cannot be kept: %s", error)
+            log.warning("The recovered layouts cannot be cached: %s", error)
         on_recovery(number + 1, layout, maps, preview)
     pairs = zip(prompts, found, strict=False)
     read = [(subjects, source.rows(text, subjects), boxes) for (text, subjects), boxes in pairs if boxes is not None]
@@ -148,5 +148,5 @@ def read_recoveries(file: Path, prompts: Sequence[tuple[str, Sequence[str]]]) ->
                 raise ValueError(f"{len(boxes)} boxes for {len(subjects)} subjects")
         return found
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
-        log.warning("The recoveries in %s cannot be read, so they begin anew: %s.", file, quoted(str(error)))
+        log.warning("The layouts cached in %s cannot be read and are recovered anew: %s.", file, quoted(str(error)))
         return []

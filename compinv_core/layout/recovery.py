@@ -37,7 +37,7 @@ def layout_from_attention(maps: Tensor, phrases: Sequence[str]) -> Layout:
         regions.append(Region(phrase, box, None, confidence))
     uncertain = [region.name for region in regions if region.confidence < MIN_CONFIDENCE]
     if uncertain:
-        note = f"attention does not tell where {' and '.join(uncertain)} would be"
+        note = f"attention is too diffuse to locate {' and '.join(uncertain)}"
         return replace(default_layout(phrases), note=note)
     separate, moved = _separate(regions, least)
     note = f"overlapping, so separated: {'; '.join(f'{a} and {b}' for a, b in moved)}" if moved else ""

@@ -4,6 +4,7 @@ import re
 from collections.abc import Collection, Mapping
 
 from ..reading.table import ROLES
+from ..sentences import quoted
 
 PHRASES = {"colour": ", {} colour", "style": ", in the style of {}", "layout": ", with the layout of {}"}
 """What is written behind a prompt that has no place for an attribute."""
@@ -35,10 +36,10 @@ def places_in(text: str, names: Collection[str] = ()) -> list[str]:
             continue
         if name not in ROLES:
             raise ValueError(
-                f'The prompt "{text}" has "{{{name}}}"; {", ".join(f"{{{role}}}" for role in ROLES)} are allowed.'
+                f'The prompt "{quoted(text)}" has "{{{quoted(name, 40)}}}"; {", ".join(f"{{{role}}}" for role in ROLES)} are allowed.'
             )
         if found.count(name) > 1:
-            raise ValueError(f'The prompt "{text}" has "{{{name}}}" more than once; once is allowed.')
+            raise ValueError(f'The prompt "{quoted(text)}" has "{{{name}}}" more than once; write it once.')
     return found
 
 

@@ -48,10 +48,10 @@ class Vocabulary:
         index = self._index.get(word.lower())
         if index is None:
             near = difflib.get_close_matches(word.lower()[:40], self.words, n=3)  # slow on long ones
-            hint = f"; similar words are {', '.join(near)}" if near else ""
+            hint = f"; similar words: {', '.join(near)}" if near else ""
             place = f" for {wanted}" if wanted else ""
             raise ValueError(
-                f'"{quoted(word)}" is not one word of this text encoder{hint}. Choose one ordinary word{place}.'
+                f'"{quoted(word)}" is not a single token of this text encoder{hint}. Choose one ordinary word{place}.'
             )
         return self.vectors[index]
 

@@ -62,7 +62,7 @@ class Table:
             for stage in (stage for clause in clauses for stage in clause.stages):
                 if not 1 <= stage <= len(self.cuts) + 1:
                     raise ValueError(
-                        f'The table of cells gives "{quoted(name)}" the stage {stage}; 1 to {len(self.cuts) + 1} are there.'
+                        f'The table of cells gives "{quoted(name)}" the stage {stage}; 1 to {len(self.cuts) + 1} are allowed.'
                     )
 
     def __str__(self) -> str:

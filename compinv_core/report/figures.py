@@ -164,23 +164,22 @@ class Report:
         return json.dumps({**asdict(self), **derived, "verdict": self.verdict()}, indent=1)
 
     def verdict(self) -> str:
-        """One sentence on the attention, which warns only of what ordinary words do, too, when they are written several times;
-        and one on pictures that are unlike the concept."""
+        """Two sentences on the attention, which warn only of what ordinary words do, too, when they are written several times;
+        and one on images that are unlike the concept."""
         part = self.dominance / self.usual
         compared = "about as much as" if abs(part - 1) <= SAME_DOMINANCE else "more than" if part > 1 else "less than"
-        its = (
-            f'"{self.class_word}" written {self.vectors} times takes'
-            if self.vectors > 1
-            else "a word of one vector does"
-        )
+        its = f'"{self.class_word}" written {self.vectors} times' if self.vectors > 1 else "a word of one vector"
         if self.dominance > HIGH_DOMINANCE:
-            outlook = "so much that things beside it may be lost"
+            outlook = "Things beside it may be lost."
         else:
-            outlook = "what comes of it only pictures show"
-        doubt = f" Your pictures are no more like it than like an ordinary {self.class_word}: do they show it, and does the word?"
+            outlook = "How it composes, only images can tell."
+        doubt = (
+            f" Your images are no more similar to it than to an ordinary {self.class_word}: see that they show the concept, and that "
+            "the embedding alone renders it."
+        )
         return (
-            f'"{self.name}" takes {self.dominance:.2f} times the part of two things\' attention that "{self.class_word}" takes, {compared} '
-            f"{its}, and the other word keeps {self.kept:.0%} of its own: {outlook}.{doubt * self.unlike}"
+            f'Beside another word, "{self.name}" gets {self.dominance:.2f} times the attention share of "{self.class_word}", {compared} '
+            f"{its}; the other word keeps {self.kept:.0%} of its attention. {outlook}{doubt * self.unlike}"
         )
 
 

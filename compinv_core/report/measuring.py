@@ -11,6 +11,7 @@ from torch import Tensor
 from ..anchors import COCO_CATEGORIES
 from ..backbone import Backbone, Observed
 from ..concept import Concept, check_family
+from ..sentences import quoted
 from .figures import Attention, Report, standing
 
 ALONE = ("a photo of {}", "a picture of {}", "a rendering of {}")
@@ -181,12 +182,12 @@ def check_reportable(concept: Concept) -> None:
     count = concept.count
     if count > MAX_VECTORS:
         raise ValueError(
-            f'The concept "{concept.name}" has {count} vectors; at most {MAX_VECTORS} are allowed, for a prompt of one chunk '
-            "must hold it and another thing."
+            f'The concept "{quoted(concept.name)}" has {count} vectors; at most {MAX_VECTORS} are allowed, so that a prompt of one chunk '
+            "holds it and another word."
         )
     if not any(vectors.any() for vectors in concept.vectors.values()):
         raise ValueError(
-            f'The concept "{concept.name}" is all zeros; an embedding that was trained is needed, for it says nothing.'
+            f'The concept "{quoted(concept.name)}" is all zeros and has no effect; use an embedding that was trained.'
         )
 
 

@@ -101,13 +101,13 @@ class GuidedConditioning:
         return Reading(self.contexts, rules)
 
 
-def check_layout(layout: Layout, subjects: Sequence[Subject], prompt: str = "the prompt") -> None:
+def check_layout(layout: Layout, subjects: Sequence[Subject]) -> None:
     """Raises ValueError when a layout names a subject that the prompt lacks."""
     known = {subject.phrase for subject in subjects} | {subject.name for subject in subjects}
     for region in layout.regions:
         if region.phrase not in known:
             raise ValueError(
-                f'The layout names "{quoted(region.phrase)}", which is no subject of {prompt} '
+                f'The layout names "{quoted(region.phrase, 60)}", which is no subject of the prompt '
                 f"({quoted(', '.join(subject.name for subject in subjects))}). Add it to the subjects, or remove its region."
             )
 

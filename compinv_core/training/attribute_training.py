@@ -59,7 +59,7 @@ class AttributeRequest:
         count = sum(len(batch) for batch in self.request.images)
         if count > MOST_IMAGES:
             raise ValueError(
-                f'The input "images" holds {count} pictures; 1 to {MOST_IMAGES} are allowed, with the attributes in common.'
+                f'The input "images" holds {count} images; 1 to {MOST_IMAGES} are allowed, with the attributes in common.'
             )
         if self.kind not in KINDS:
             raise ValueError(f'"attributes" is "{self.kind}"; {", ".join(KINDS)} are allowed.')

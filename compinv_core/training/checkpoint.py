@@ -200,7 +200,7 @@ def kept(path: Path, probe: Tensor, make: Callable[[], Tensor]) -> Tensor:
         with whole_file(path) as new:
             write_sealed({"probe": probe.cpu(), "made": made.cpu()}, new, {})
     except OSError as error:  # a full disk must not end the run
-        log.warning("What takes long to make cannot be kept: %s", error)
+        log.warning("The cache cannot be written: %s", error)
     return made
 
 

@@ -219,8 +219,8 @@ class ConceptTraining(TrainingRun):
             training_images(self.fine_tune.prior_images, self.requests[0].resolution)
             if len(self.classes) > 1:
                 raise ValueError(
-                    f'The input "prior_images" is of one class, but {" and ".join(self.classes)} are learnt together; connect nothing, '
-                    "then the model draws images of each."
+                    f'The input "prior_images" is of one class, but {" and ".join(self.classes)} are learnt together; disconnect '
+                    "it, then the model samples images of each."
                 )
 
 

@@ -121,20 +121,20 @@ def notices_of(family: Family, request: Request, sizes: Sequence[tuple[int, int]
     anchors = request.anchors
     if anchors is not None and anchors.class_word.lower() != request.class_word.lower():
         notices.append(
-            f'The anchors are for the class word "{anchors.class_word}", but training starts at "{request.class_word}"; '
-            "give Anchor Select and Train the same one, unless this is meant."
+            f'The anchors are for the class word "{anchors.class_word}", but training has "{request.class_word}"; '
+            "use one for both, unless this is intended."
         )
     if request.start_from is not None and WITH_ADAPTER in request.start_from.provenance:
         notices.append(
-            f'The concept "{request.start_from.name}" was learnt with an adapter; training goes on from its embedding alone, so connect '
-            "the model with that adapter, unless this is meant."
+            f'The concept "{request.start_from.name}" was learnt with an adapter; training continues from its embedding alone. Connect '
+            "the model with that adapter, unless this is intended."
         )
     if count := sum(height != width for height, width in sizes):
-        where = "around what the mask shows" if request.masks else "in the middle"
-        notices.append(f"{count} of {len(sizes)} pictures cropped to the largest square {where}.")
+        where = "around the mask" if request.masks else "in the middle"
+        notices.append(f"{count} of {len(sizes)} images cropped to the largest square {where}.")
     if request.resolution < family.least_resolution:
         notices.append(
-            f"{family.name} was made for 1024 pixels; its words are blurred at a resolution of {request.resolution}."
+            f"{family.name} is made for 1024 pixels; at a resolution of {request.resolution} the embedding learns blurred images."
         )
     return notices
 
@@ -142,7 +142,7 @@ def notices_of(family: Family, request: Request, sizes: Sequence[tuple[int, int]
 def _templates(request: Request, count: int) -> list[str]:
     templates = list(request.prompts or TEMPLATES[request.kind])
     if request.captions and len(templates) != count:
-        raise ValueError(f'The input "captions" holds {len(templates)} captions for {count} pictures; give one each.')
+        raise ValueError(f'The input "captions" holds {len(templates)} captions for {count} images; give one each.')
     return templates
 
 
@@ -150,7 +150,7 @@ def _masks(request: Request, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
     """(H, W) each, as large as the images, or none."""
     masks = [mask.detach().float().cpu().clamp(0, 1) for batch in request.masks for mask in batch]
     if masks and len(masks) != len(sizes):
-        raise ValueError(f'The input "masks" holds {len(masks)} masks for {len(sizes)} pictures; give one each.')
+        raise ValueError(f'The input "masks" holds {len(masks)} masks for {len(sizes)} images; give one each.')
     for number, (mask, size) in enumerate(zip(masks, sizes, strict=False), start=1):
         if mask.ndim != 2 or not mask.numel():
             raise ValueError(
@@ -159,10 +159,10 @@ def _masks(request: Request, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
         if not mask.isfinite().all():
             raise ValueError(f'Mask {number} of "masks" holds NaN or infinite values; numbers from 0 to 1 are allowed.')
         if mask.max() <= DARK:
-            raise ValueError(f'Mask {number} of "masks" is black all over; what is to be learnt must be white.')
+            raise ValueError(f'Mask {number} of "masks" is black all over; paint white what is to be learnt.')
         if tuple(mask.shape) != size:
             raise ValueError(
-                f'Mask {number} of "masks" has {mask.shape[1]} x {mask.shape[0]} pixels and its picture has '
+                f'Mask {number} of "masks" has {mask.shape[1]} x {mask.shape[0]} pixels and its image has '
                 f"{size[1]} x {size[0]}; the same size is needed."
             )
     return masks
@@ -177,8 +177,8 @@ def _squares(request: Request, masks: Sequence[Tensor], shifts: Sequence[tuple[i
     for number, square in enumerate(squares, start=1):
         if square.max() <= DARK:
             raise ValueError(
-                f'Mask {number} of "masks" is black on the square that is learnt of its picture; what is to be learnt '
-                "must fit into a square and not be too small, so crop the picture to it."
+                f'Mask {number} of "masks" is black on the square that its image is cropped to; crop the image '
+                "so that the concept fits into a square and is not too small."
             )
     return squares
 

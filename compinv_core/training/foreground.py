@@ -54,7 +54,7 @@ def find_foreground(backbone: Backbone, latents: Tensor, word: str, seed: int) -
     weights = foreground_weights(torch.stack(found))
     if weights is None:
         log.warning(
-            'The model\'s attention to "%s" does not say where it is in the pictures; all of them is learnt.', word
+            'Cross-attention to "%s" is too diffuse to find it in the images; the background is learnt, too.', word
         )
         return None
     return weights.unsqueeze(1)

@@ -29,7 +29,7 @@ def training_images(images: Sequence[Tensor], resolution: int, shifts: Sequence[
     """
     pictures = [picture for batch in images for picture in batch.detach().float().cpu().clone()]
     if not pictures:
-        raise ValueError('The input "images" is empty; connect 1 or more pictures of the concept (3 to 5 are usual).')
+        raise ValueError('The input "images" is empty; connect 1 or more images of the concept (3 to 5 are usual).')
     shifts = shifts or [(0, 0)] * len(pictures)
     return torch.stack(
         [
@@ -77,16 +77,14 @@ def _square(picture: Tensor, number: int, resolution: int, shift: tuple[int, int
     height, width, channels = picture.shape
     if min(height, width) < SMALLEST_SIDE:
         raise ValueError(
-            f'Picture {number} of "images" has {width} x {height} pixels; each side needs {SMALLEST_SIDE} or more.'
+            f'Image {number} of "images" has {width} x {height} pixels; each side needs {SMALLEST_SIDE} or more.'
         )
     if channels not in (1, 3, 4):
         raise ValueError(
-            f'Picture {number} of "images" has {channels} channels; 1 (grey), 3 (RGB) or 4 (RGBA) are allowed.'
+            f'Image {number} of "images" has {channels} channels; 1 (grey), 3 (RGB) or 4 (RGBA) are allowed.'
         )
     if not picture.isfinite().all():
-        raise ValueError(
-            f'Picture {number} of "images" holds NaN or infinite values; each must be a number from 0 to 1.'
-        )
+        raise ValueError(f'Image {number} of "images" holds NaN or infinite values; each must be a number from 0 to 1.')
     if channels == 4:
         alpha = picture[..., 3:]
         picture = picture[..., :3] * alpha + (1 - alpha)

@@ -72,13 +72,13 @@ def read_folder(folder: Path) -> PictureFolder:
             notices.append(f"Left out: {error}")
     if not pictures:
         raise ValueError(
-            f'The folder "{quoted(str(folder))}" holds no picture that can be used ({", ".join(READ)}). {" ".join(notices[:2])}'.strip()
+            f'The folder "{quoted(str(folder))}" holds no image that can be used ({", ".join(READ)}). {" ".join(notices[:2])}'.strip()
         )
     captions = {picture.file: _caption(picture.file) for picture in pictures}
     without = [file.name for file, caption in captions.items() if caption is None]
     if 0 < len(without) < len(pictures):
         notices.append(
-            f"{len(pictures) - len(without)} of {len(pictures)} pictures have a caption, so captions are not used: "
+            f"{len(pictures) - len(without)} of {len(pictures)} images have a caption, so captions are not used: "
             f"{quoted(', '.join(without))} has none."
         )
     own = [caption for caption in captions.values() if caption is not None]
@@ -89,7 +89,7 @@ def read_picture(file: Path) -> Picture:
     """Raises ValueError when a picture cannot be read, or is too small; one sentence, which names the file."""
     name = quoted(file.name, 60)
     if file.suffix.lower() in OTHERS:
-        raise ValueError(f'"{name}" is of a kind that is not read; save it as PNG or JPEG.')
+        raise ValueError(f'"{name}" is of a format that is not read; save it as PNG or JPEG.')
     image = _opened(file)
     if min(image.size) < SMALLEST_SIDE:
         raise ValueError(
@@ -118,11 +118,9 @@ def _opened(file: Path) -> Image.Image:
             image.load()
             return ImageOps.exif_transpose(image)
     except Image.DecompressionBombError as error:
-        raise ValueError(
-            f'"{quoted(file.name, 60)}" says that it has more pixels than memory should be given.'
-        ) from error
+        raise ValueError(f'"{quoted(file.name, 60)}" has more pixels than are read; scale it down.') from error
     except Exception as error:  # of many kinds, as many as there are decoders
-        raise ValueError(f'"{quoted(file.name, 60)}" is damaged or not whole; open and save it anew.') from error
+        raise ValueError(f'"{quoted(file.name, 60)}" is damaged or incomplete; open it and save it again.') from error
 
 
 def _numbers(image: Image.Image, mode: str) -> Tensor:

@@ -27,6 +27,7 @@ from ..report.measuring import (
     repeating,
     widths_of,
 )
+from ..sentences import quoted
 from .checkpoint import Checkpoint
 from .foreground import find_foreground
 from .recipe import Recipe
@@ -153,11 +154,11 @@ class Repair(TrainingRun):
         name, seed, class_word = self.request.name, self.recipe.seed, self.class_word  # the old name may not be typable
         others = other_words(self.backbone, class_word, seed, BESIDE)
         if not others:
-            return "of attention nothing is said, for the text encoder knows no COCO category to try them beside"
+            return "attention was not measured: the text encoder knows no COCO category to write beside the embeddings"
         ordinary = self._attention(None, class_word, others)
 
         def parts(own: Attention) -> str:
-            return f"{dominance(own, ordinary):.2f} times as much, and they keep {kept(own, ordinary):.0%}"
+            return f"{dominance(own, ordinary):.2f} times, the others keep {kept(own, ordinary):.0%}"
 
         def told(vectors: Vectors) -> str:
             word = Concept(name, {key: value.detach().cpu().clone() for key, value in vectors.items()})
@@ -169,7 +170,7 @@ class Repair(TrainingRun):
 
         learnt = self.way.words(end.parameters)[name]
         return (
-            f'of what "{class_word}" takes of the attention beside {", ".join(others)}: {self.old.name} '
+            f'attention share beside {", ".join(others)}, relative to "{class_word}": {self.old.name} '
             f"{told(self.before)}; {name} {told(learnt)}"
         )
 
@@ -188,11 +189,11 @@ class Repair(TrainingRun):
         name = self.request.name
         return (
             f'{self.old.name} is repaired as {name}; its class word is "{self.class_word}"'
-            f"{', found as the ordinary thing nearest to its vectors' if found else ''}.\n"
+            f"{', the COCO category nearest to its vectors' if found else ''}.\n"
             f"{self.old.name}: {self.describe(self.before)}\n"
             f"{name}: {self.describe(self.way.words(end.parameters)[name])}\n"
             f"{self.company(end)}\n"
-            f"of what the class word misses of the old one's predictions, {loss / max(end.initial_loss, 1e-12):.0%} is missed still"
+            f"distillation loss: {loss / max(end.initial_loss, 1e-12):.0%} of the class word's"
         )
 
 
@@ -211,8 +212,8 @@ def likely_class(backbone: Backbone, concept: Concept) -> str:
     )
     if not near or max(near) <= _chance(len(vectors), words, things):
         raise ValueError(
-            f'No everyday thing is near to "{concept.name}", so what it shows is not known; write one ordinary word for it in '
-            'the input "class_word".'
+            f'No COCO category is near the vectors of "{quoted(concept.name)}", so its class word is not known; write one ordinary '
+            'word in the input "class_word".'
         )
     return things[near.index(max(near))]
 

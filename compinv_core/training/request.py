@@ -116,11 +116,11 @@ class FineTuneRequest:
             )
         if self.prior_images is not None and not any(len(batch) for batch in self.prior_images):
             raise ValueError(
-                'The input "prior_images" holds no picture; connect pictures of ordinary things of the class, or nothing: then the '
-                "model draws them."
+                'The input "prior_images" holds no image; connect images of ordinary things of the class, or nothing: then the '
+                "model samples them."
             )
         if self.prior == "class images" and self.prior_images is None and self.prior_count < 1:
-            raise ValueError(f"prior_count is {self.prior_count}; 1 or more pictures of the class are needed.")
+            raise ValueError(f"prior_count is {self.prior_count}; 1 or more images of the class are needed.")
 
     def made_prior(self) -> Prior:
         if self.prior == "none" or self.prior_weight == 0:

@@ -15,7 +15,7 @@ from .. import __version__
 from ..adapter import Adapter
 from ..backbone import Backbone, Vectors
 from ..concept import Concept, write_unfinished
-from ..files import remove, unused, write_tensors
+from ..files import first_free, numbered, remove, write_tensors
 from ..memory import GB, MemoryPlan
 from ..report.figures import standing
 from .checkpoint import Checkpoint, Finished, Parameters, Progress, RunFile, fingerprint
@@ -174,9 +174,9 @@ class TrainingRun(ABC):
             files = [write_unfinished(concept, embeddings) for concept in self.concepts(self.reached)]
             adapter = self.adapter(self.reached)
             if adapter is not None:
-                file = unused(adapters / f"{'+'.join(word.name for word in self.words)}-unfinished")
-                write_tensors((adapter.to_lora(self.backbone.lora_names), file, {"run": self.name}))
-                files.append(file)
+                tensors, run = adapter.to_lora(self.backbone.lora_names), {"run": self.name}
+                wanted = numbered(adapters / f"{'+'.join(word.name for word in self.words)}-unfinished")
+                files.append(first_free(wanted, lambda file: write_tensors((tensors, file, run), replace=False)))
             return f"{when} is in {' and '.join(str(file) for file in files)}."
         except OSError as error:
             return f"{when} could not be kept: {error}"
@@ -215,7 +215,7 @@ class TrainingRun(ABC):
         key, vocabulary = next(iter(self.backbone.vocabularies.items()))
         where = standing(vectors[key], vocabulary, 3)
         near = ", ".join(f"{word} {similarity:.2f}" for word, similarity in where.nearest)
-        return f"nearest words {near}; norm {where.length:.1f} times a typical word's; outlier percentile {where.percentile:.0f}"
+        return f"nearest words {near}; norm {where.length:.1f} times a typical word's; outlier percentile {where.percentile:.0f} (distance to the nearest words)"
 
 
 class _Session:

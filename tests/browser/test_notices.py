@@ -17,7 +17,7 @@ def test_a_text_that_matters_stays_below_its_node(page: tuple[Any, list[str]]):
     sheet = {"class_type": "PreviewImage", "inputs": {"images": ["1", 3]}}
     here.evaluate("graph => window.app.loadApiJson(graph, 'graph')", {"1": pictures, "2": sheet})
     run_from(here)
-    assert here.get_by_text("5 pictures.").count() == 1
+    assert here.get_by_text("5 images.").count() == 1
     assert not errors
 
 

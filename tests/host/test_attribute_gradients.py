@@ -249,7 +249,7 @@ def test_the_same_seed_learns_the_same(pack: Any, microworld: Any):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"images": [torch.rand(6, 64, 64, 3)]}, "holds 6 pictures; 1 to 5 are allowed"),
+        ({"images": [torch.rand(6, 64, 64, 3)]}, "holds 6 images; 1 to 5 are allowed"),
         ({"table": "colour: moderate"}, "which this model lacks"),
         ({"placeholder": "cat"}, "is an ordinary word"),
         ({"style_word": "watercolour"}, '"style_word"'),

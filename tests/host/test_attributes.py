@@ -374,7 +374,7 @@ def test_a_concept_in_braces_is_the_connected_one(pack: Any, microworld: Any, th
     ("text", "said"),
     [
         ("a embedding:thing.color cat", 'The concept "thing" has no attribute "color": it has colour, style, object, layout.'),
-        ("a embedding:layers.IN01 cat", 'has no attribute "IN01": of one that was learnt per layer or stage, colour, style, object, layout are'),
+        ("a embedding:layers.IN01 cat", 'has no attribute "IN01"; as it was learnt per layer or stage, write one of colour, style, object, layout'),
         ("a embedding:nothing.colour cat", "embedding:nothing.colour is neither applied nor in the embeddings folder"),
         ("a embedding:../thing.colour cat", "is neither applied nor in the embeddings folder"),
     ],
@@ -441,7 +441,7 @@ def test_an_attribute_that_a_concept_has_not_is_refused(pack: Any, microworld: A
         attribute_prompt(
             pack, microworld, thing, colour_1=True, concept_2=of_words(microworld, "one", colour="red"), colour_2=True
         )  # fmt: skip
-    with pytest.raises(ValueError, match="no class word, which cells read"):
+    with pytest.raises(ValueError, match="no class word, which is read where its object does not act"):
         attribute_prompt(pack, microworld, replace(thing, class_word=""), "a {object}", object_1=True)
 
 

@@ -272,7 +272,7 @@ def test_pictures_come_with_captions_and_masks_of_their_names(
     (folder / "masks" / "1.png").unlink()
     with pytest.raises(ConfigError, match=r'holds no mask for "1\.jpg"'):
         trainings_of(place, base, monkeypatch, *whole)
-    with pytest.raises(ConfigError, match="holds no picture"):
+    with pytest.raises(ConfigError, match="holds no image"):
         trainings_of(place, base, monkeypatch, *named, 'pictures = "empty"')
 
 

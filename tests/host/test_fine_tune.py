@@ -312,12 +312,12 @@ def test_an_adapter_is_the_nodes_model(pack: Any, microworld: Any, images: list[
         ),
         (
             {"prior": "class images", "prior_images": [torch.zeros(0, 64, 64, 3)]},
-            'The input "prior_images" holds no picture',
+            'The input "prior_images" holds no image',
         ),
         ({"prior_images": [torch.zeros(1, 64, 64, 3)]}, '"prior_images" is connected, but "prior" is "DCO"'),
-        ({"prior": "class images", "prior_count": 0}, "prior_count is 0; 1 or more pictures of the class are needed"),
+        ({"prior": "class images", "prior_count": 0}, "prior_count is 0; 1 or more images of the class are needed"),
         ({"placeholder": "cat"}, "ordinary word"),
-        ({"class_word": "xylophone"}, "not one word of this text encoder"),
+        ({"class_word": "xylophone"}, "not a single token of this text encoder"),
     ],
 )
 def test_what_cannot_be_used_is_refused_before_the_first_step(

@@ -27,7 +27,7 @@ def test_a_folder_becomes_images_masks_captions_a_sheet_and_a_line(pack: Any, fo
     assert [tuple(image.shape) for image in images] == [(1, 20, 20, 3), (1, 20, 40, 3)]
     assert [tuple(mask.shape) for mask in masks] == [(1, 20, 20), (1, 20, 40)]
     assert captions == ["a {} called a", "a {} called b"] and sheet.shape[0] == 1
-    assert found.splitlines()[0] == "2 pictures, 1 with a mask from the alpha channel, with captions."
+    assert found.splitlines()[0] == "2 images, 1 with a mask from the alpha channel, with captions."
     assert 'Left out: "c.heic"' in found
     (folder / "a.png").unlink()
     images, masks, *_ = pack.run("CompInvLoadPictures", folder="mine")
@@ -54,10 +54,10 @@ def test_a_changed_folder_is_read_again(pack: Any, folder: Path):
 
 @pytest.mark.parametrize("name", ["", "..", "../mine", "nowhere", "/"])
 def test_what_is_no_folder_within_the_input_folder_is_refused(pack: Any, folder: Path, name: str):
-    with pytest.raises(ValueError, match=r"a folder within ComfyUI's input folder is needed|holds no picture"):
+    with pytest.raises(ValueError, match=r"a folder within ComfyUI's input folder is needed|holds no image"):
         pack.run("CompInvLoadPictures", folder=name)
 
 
 def test_an_empty_folder_is_refused_in_a_sentence(pack: Any, folder: Path):
-    with pytest.raises(ValueError, match="holds no picture that can be used"):
+    with pytest.raises(ValueError, match="holds no image that can be used"):
         pack.run("CompInvLoadPictures", folder="mine")

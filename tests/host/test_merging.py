@@ -125,7 +125,7 @@ def test_what_cannot_be_merged_is_refused(pack: Any, microworld: Any, learnt: Le
     twice = r"The same concept or adapter is connected twice \(mittens, .*\); each can be merged once"
     refused(pack, microworld, twice, [first, first], [one, two])
     refused(pack, microworld, twice, [first, second], [one, one])
-    refused(pack, microworld, "1 concept with an adapter is connected; two to four are merged", [first], [one])
+    refused(pack, microworld, "1 concept with an adapter is connected; connect two to four", [first], [one])
     refused(pack, microworld, 'The input "adapter_2" is not connected', [first, second], [one, None])
     refused(pack, microworld, 'The input "concept_2" is not connected', [first, None], [one, two])
     wide = {key: torch.zeros(len(tensor), 768) for key, tensor in two.items()}

@@ -2,7 +2,6 @@
 or say in one sentence whose patch they cannot go through. Nodes are found by their types, so that a new host's join by themselves.
 """
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from package import finished
 from test_regional_reading import LEFT, RIGHT, TWO, boxes, two  # noqa: F401 - a fixture
 from test_sampling import ksampler, layout, negative, prompt, sample
 from test_training import training
@@ -41,7 +41,7 @@ class Host:
         import nodes
 
         self.model, self.clip, self.vae = microworld
-        failed = asyncio.run(nodes.init_builtin_extra_nodes())
+        failed = finished(nodes.init_builtin_extra_nodes())
         self.unread = {name.removesuffix(".py") for name in failed}
         core = {
             name: node

@@ -134,7 +134,10 @@ def test_a_prompt_in_two_ranges_of_steps_has_each_subject_once(pack: Any, microw
 def test_a_region_outside_its_prompts_area_is_said(pack: Any, microworld: Any):
     boxes = '{"cat": [0.5, 0, 1, 1], "car": [0.5, 0, 1, 1]}'
     positive = halves(pack, microworld, "cat", "car")
-    assert "region of cat; there it cannot be followed" in recovered(pack, microworld, positive, "my boxes", boxes).note
+    assert (
+        "The region of cat lies outside the area or mask of its prompt"
+        in recovered(pack, microworld, positive, "my boxes", boxes).note
+    )
     assert not recovered(pack, microworld, prompt(pack, microworld), "my boxes", boxes).note
 
 

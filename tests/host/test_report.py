@@ -45,7 +45,7 @@ def test_the_class_word_as_a_concept_is_like_an_ordinary_word(pack: Any, microwo
     assert figures["attention"] == figures["ordinary"] and list(figures["attention"]["beside"]) == ["car", "cup"]
     ours, theirs = figures["standings"]["clip_l"]
     assert ours == theirs and ours["nearest"][0] == ["cat", pytest.approx(1)]
-    assert figures["verdict"] == verdict and verdict.startswith('"my cat (2)"')
+    assert figures["verdict"] == verdict and verdict.startswith('Beside another word, "my cat (2)"')
     assert table.shape[0] == grid.shape[0] == 1 and table.shape[-1] == 3
     top, bottom = (grid[0, 24 + 216 * i + 24 : 24 + 216 * (i + 1)] for i in range(2))
     assert torch.equal(top, bottom) and top.std() > 0.01  # the same noise, and pictures
@@ -102,7 +102,7 @@ def test_pictures_without_the_concept_are_asked_about(pack: Any, microworld: Any
     """The class word as a concept: no picture is more like it than like the class word."""
     given = {"vae": microworld[2], "clip_vision": Mean(), "pictures": torch.rand(2, 32, 48, 3), "beside": "car"}
     *_, verdict = report(pack, microworld, of_word(microworld, "cat"), **given)
-    assert "no more like it than like an ordinary cat: do they show it" in verdict
+    assert "no more similar to it than to an ordinary cat: see that they show the concept" in verdict
 
 
 def test_likeness_to_the_users_pictures(pack: Any, microworld: Any):
@@ -126,10 +126,10 @@ def test_a_layout_attached_to_the_model_is_left_out(pack: Any, microworld: Any):
 @pytest.mark.parametrize(
     ("vectors", "changes", "message"),
     [
-        (torch.ones(1, 96), {"class_word": "qwxzy"}, '"qwxzy" is not one word'),
-        (torch.ones(1, 96), {"beside": "car, teddy bear"}, '"teddy bear" is not one word'),
+        (torch.ones(1, 96), {"class_word": "qwxzy"}, '"qwxzy" is not a single token'),
+        (torch.ones(1, 96), {"beside": "car, teddy bear"}, '"teddy bear" is not a single token'),
         (torch.ones(1, 96), {"beside": "Cat"}, '"beside" has the class word'),
-        (torch.ones(1, 96), {"pictures": torch.ones(1, 8, 8, 3)}, '"pictures" came without "clip_vision"'),
+        (torch.ones(1, 96), {"pictures": torch.ones(1, 8, 8, 3)}, '"pictures" is connected without both "clip_vision"'),
     ],
 )
 def test_what_cannot_be_reported_is_refused(pack: Any, microworld: Any, vectors: Any, changes: Any, message: str):
@@ -141,7 +141,7 @@ def test_what_cannot_be_reported_is_refused(pack: Any, microworld: Any, vectors:
 @pytest.mark.parametrize(
     ("vectors", "message"),
     [
-        (torch.full((2, 96), torch.nan), "holds NaN or infinity"),
+        (torch.full((2, 96), torch.nan), "holds NaN or infinite values"),
         (torch.zeros(0, 96), "one vector or more is allowed"),
         (torch.ones(75, 96), "has 75 vectors; at most 64"),
         (torch.ones(80, 96), "has 80 vectors; at most 64"),

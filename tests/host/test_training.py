@@ -88,11 +88,14 @@ def test_the_node_tells_both_losses_and_where_the_word_lies(
         )
     anchors = sys.modules["compositional_inversion.compinv_core.anchors"].AnchorSet("cat", ("cat",), (1.0,))
     train(pack, microworld, images, anchors=anchors)
-    assert said[0] == "3 of 5 pictures cropped to the largest square in the middle." and len(said) == 2
+    assert said[0] == "3 of 5 images cropped to the largest square in the middle." and len(said) == 2
     first, second, third, fourth = said[1].split("\n")
     assert re.fullmatch(r"step 3/3: validation loss 0\.\d+ \(initial: 0\.\d+\); anchor loss [\d.e-]+, cat 1\.00", first)
-    assert re.fullmatch(r"nearest words .*cat.*; norm \d\.\d times a typical word's; outlier percentile \d+", second)
-    assert re.fullmatch(r"dominance \d\.\d\d beside a car", third) and fourth == said[0]
+    assert re.fullmatch(
+        r"nearest words .*cat.*; norm \d\.\d times a typical word's; outlier percentile \d+ \(distance to the nearest words\)",
+        second,
+    )
+    assert re.fullmatch(r"attention beside a car: \d\.\d\d times the class word's", third) and fourth == said[0]
     train(pack, microworld, images)
     assert "anchor" not in said[-1]
 
@@ -122,7 +125,7 @@ def test_anchors_of_another_class_word_are_told(
     settings = {"class_word": chosen, "how": "class word only", "words": "", "count": 1}
     anchors = pack.run("CompInvAnchorSelect", clip=microworld[1], **settings)[0]
     train(pack, microworld, images, steps=1, anchors=anchors)
-    sentence = 'The anchors are for the class word "car", but training starts at "cat"; '
+    sentence = 'The anchors are for the class word "car", but training has "cat"; '
     assert sum(sentence in text for text in said) == len(said) * notices
 
 
@@ -629,7 +632,7 @@ def test_what_was_cancelled_on_a_full_disk_says_so(
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"class_word": "xylophone"}, '"xylophone" is not one word'),
+        ({"class_word": "xylophone"}, '"xylophone" is not a single token'),
         ({"class_word": " "}, '"class_word" is empty and no anchors are connected; write one ordinary word'),
         ({"placeholder": "cat"}, "ordinary word"),
         ({"placeholder": "my cat"}, "without spaces"),

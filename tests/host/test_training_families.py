@@ -242,7 +242,7 @@ def test_the_node_trains_every_family(
             "CompInvTrain", images=[torch.rand(3, 64, 64, 3)], anchors=[anchors], **lists
         )
     assert preview.shape == (2, 64, 64, 3)
-    blurred = "SDXL was made for 1024 pixels; its words are blurred at a resolution of 64."
+    blurred = "SDXL is made for 1024 pixels; at a resolution of 64 the embedding learns blurred images."
     assert (blurred in caplog.messages) == (name == "sdxl")
     for key in text_encoder.text_encoders(clip):
         start = text_encoder.vocabulary(clip, key).vector("cat")

@@ -228,7 +228,7 @@ def test_training_is_cancelled_within_a_step(server: Any, base: Path):
 @pytest.mark.parametrize(
     ("kind", "change", "sentence"),
     [
-        ("CompInvTrain", {"class_word": "xylophone"}, "not one word of this text encoder"),
+        ("CompInvTrain", {"class_word": "xylophone"}, "not a single token of this text encoder"),
         ("CompInvTrain", {"placeholder": "cat"}, "ordinary word"),
         ("CompInvPrompt", {"subjects": "zebra"}, "not in the prompt"),
         ("CompInvLayoutRecover", {"method": "my boxes", "boxes": "{}"}, "cannot be read"),

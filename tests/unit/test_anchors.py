@@ -28,7 +28,7 @@ def test_nearest_words_are_the_most_similar_ones():
 
 
 def test_an_unknown_word_is_refused_with_suggestions():
-    with pytest.raises(ValueError, match=r'"cta0" is not one word.*cat0'):
+    with pytest.raises(ValueError, match=r'"cta0" is not a single token.*cat0'):
         VOCABULARY.vector("cta0")
     assert "CAT0" in VOCABULARY and "cta0" not in VOCABULARY
 
@@ -48,7 +48,7 @@ def test_the_outlier_percentile_follows_the_distance_to_the_nearest_words():
 def test_a_phrase_is_the_mean_of_its_words():
     assert torch.equal(VOCABULARY.phrase("cat0 cat2"), (POINTS[0] + POINTS[2]) / 2)
     assert torch.allclose(weigh("cat0", ("cat0 cat2",), VOCABULARY).vectors(VOCABULARY), POINTS[1])
-    with pytest.raises(ValueError, match='"dog" is not one word'):
+    with pytest.raises(ValueError, match='"dog" is not a single token'):
         VOCABULARY.phrase("cat0 dog")
 
 

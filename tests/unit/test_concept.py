@@ -102,8 +102,8 @@ def test_a_file_without_an_embedding_is_refused(tmp_path):
     ("vectors", "message"),
     [
         ({}, "has no vectors"),
-        ({"clip_l": torch.full((1, 4), torch.nan)}, "NaN or infinity for clip_l"),
-        ({"clip_g": torch.tensor([[0.0, -torch.inf]])}, "NaN or infinity for clip_g"),
+        ({"clip_l": torch.full((1, 4), torch.nan)}, "NaN or infinite values for clip_l"),
+        ({"clip_g": torch.tensor([[0.0, -torch.inf]])}, "NaN or infinite values for clip_g"),
         ({"clip_l": torch.zeros(4)}, r"shape \(4,\) for clip_l"),
         ({"clip_l": torch.zeros(0, 768)}, r"shape \(0, 768\).*one vector or more"),
         ({"clip_l": torch.zeros(1, 4), "clip_g": torch.zeros(2, 5)}, "another number of vectors"),
@@ -117,7 +117,7 @@ def test_vectors_that_no_prompt_can_hold_are_refused(vectors, message):
 @pytest.mark.parametrize(
     ("vectors", "message"),
     [
-        (torch.full((2, 768), torch.nan), '"bad" holds NaN or infinity'),
+        (torch.full((2, 768), torch.nan), '"bad" holds NaN or infinite values'),
         (torch.zeros(0, 768), '"bad" has vectors of shape'),
         (torch.zeros(0, 0), "holds no embedding"),
     ],
@@ -229,7 +229,7 @@ def test_attributes_that_do_not_belong_together_are_refused():
     with pytest.raises(ValueError, match="has the attributes colour, object, but its table of cells names colour"):
         replace(BY_ATTRIBUTE, cells="colour: fine")
     other = {**ATTRIBUTES, "object": {"clip_l": torch.randn(1, 768)}}
-    with pytest.raises(ValueError, match="other widths for its object"):
+    with pytest.raises(ValueError, match="another width for its object"):
         replace(BY_ATTRIBUTE, attributes=other)
     broken = {**ATTRIBUTES, "object": {key: v * float("nan") for key, v in ATTRIBUTES["object"].items()}}
     with pytest.raises(ValueError, match='"my-cat-object" holds NaN'):

@@ -30,7 +30,7 @@ def test_what_is_set_is_read_and_the_rest_are_defaults(place: Path):
     [
         ("[[concepts]]", "[[concepts", "cannot be read as TOML"),
         ("steps = 12", "stepps = 12", 'Concept 1 of ".*" sets the unknown key "stepps"; valid keys: placeholder'),
-        ('class_word = "cat"', "", "Concept 1 of .* is not whole, it may lack one of class_word"),
+        ('class_word = "cat"', "", "Concept 1 of .* is incomplete; it may lack one of class_word"),
         ("steps = 12", 'steps = "many"', "sets \"steps\" to 'many'; a whole number is needed"),
         ("my-zippy", "my-mittens", "names a placeholder twice"),
         ("checkpoint =", "chekpoint =", 'The file of ".*" sets the unknown key "chekpoint"'),

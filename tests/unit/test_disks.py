@@ -1,9 +1,11 @@
 """Disks that are full or may not be written, two servers on one folder, and clocks that jump: a sentence, and nothing lost."""
 
+import errno
 import logging
 import os
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -100,6 +102,33 @@ def test_two_servers_on_one_folder_with_the_same_process_id_write_whole_files(
             file.write(", the second half")
     assert path.read_text() == "mine, the first half, the second half"
     assert os.listdir(tmp_path) == [path.name]
+
+
+def no_links(*_: object) -> None:
+    raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_what_another_server_saves_under_the_same_name_meanwhile_is_not_written_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+):
+    """Both find the name free; the other one's file comes to be while ours is being written."""
+    if not links:
+        monkeypatch.setattr(files.os, "link", no_links)
+    adapter, name, write = tmp_path / "adapter.safetensors", tmp_path / "my-cat.safetensors", files.save_file
+
+    def meanwhile(tensors: dict[str, torch.Tensor], new: Path, metadata: dict[str, str]) -> None:
+        write(tensors, new, metadata)
+        if new.name.startswith(".my-cat.s"):
+            name.write_bytes(b"theirs")
+
+    monkeypatch.setattr(files, "save_file", meanwhile)
+    one = {"clip_l": torch.zeros(2, 768)}
+    with pytest.raises(files.Taken, match=r'my-cat\.safetensors" exists already'):
+        files.write_tensors((one, adapter, {}), (one, name, {}), replace=False)
+    assert os.listdir(tmp_path) == [name.name] and name.read_bytes() == b"theirs"
+    free = files.first_free(files.numbered(tmp_path / "my-cat"), partial(write_concept, CONCEPT))
+    assert free.name == "my-cat-1.safetensors" and read_concept(free) and name.read_bytes() == b"theirs"
 
 
 def test_two_servers_that_train_the_same_at_once_learn_the_same(tmp_path: Path):

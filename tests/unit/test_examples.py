@@ -52,7 +52,7 @@ def test_attention_that_is_everywhere_leaves_all_of_the_images(tmp_path: Path, c
         run(training(of, ignore_background=ignored), tmp_path).parameters["mine/clip_l"]
         for of, ignored in ((backbone, True), (FakeBackbone(), False))
     )
-    assert torch.equal(found, plain) and "does not say where it is" in caplog.text
+    assert torch.equal(found, plain) and "too diffuse to find it" in caplog.text
 
 
 def test_the_thing_is_found_image_by_image_where_memory_is_short(tmp_path: Path):
@@ -71,7 +71,7 @@ def test_the_thing_is_found_image_by_image_where_memory_is_short(tmp_path: Path)
     [
         (torch.zeros(SIDE, SIDE), 'Mask 2 of "masks" is black all over'),
         (torch.full((SIDE, SIDE), float("nan")), 'Mask 2 of "masks" holds NaN or infinite values'),
-        (torch.ones(32, 48), 'Mask 2 of "masks" has 48 x 32 pixels and its picture has 32 x 32'),
+        (torch.ones(32, 48), 'Mask 2 of "masks" has 48 x 32 pixels and its image has 32 x 32'),
         (torch.ones(SIDE, SIDE, 3), r'Mask 2 of "masks" has the shape \(32, 32, 3\)'),
     ],
 )
@@ -79,7 +79,7 @@ def test_masks_that_cannot_be_used_are_refused(mask: torch.Tensor, sentence: str
     whole = torch.ones(1, SIDE, SIDE)
     with pytest.raises(ValueError, match=sentence):
         training(masks=[whole, mask[None], whole])
-    with pytest.raises(ValueError, match='"masks" holds 1 masks for 3 pictures'):
+    with pytest.raises(ValueError, match='"masks" holds 1 masks for 3 images'):
         training(masks=[whole])
 
 
@@ -91,14 +91,14 @@ def test_what_a_mask_shows_is_learnt_wherever_it_is(caplog: Any):
     learnt = of.examples[0].images[0]
     assert learnt[..., 3].mean() == pytest.approx(10 / SIDE)
     assert torch.allclose(learnt[..., :3], images[0][0, :, :SIDE], atol=1e-5)
-    assert of.notices == ["1 of 2 pictures cropped to the largest square around what the mask shows."]
+    assert of.notices == ["1 of 2 images cropped to the largest square around the mask."]
     assert set(of.notices) <= set(caplog.messages)
 
 
 def test_a_mask_that_no_square_shows_is_refused():
     mask = torch.zeros(1, SIDE, 160)
     mask[..., :10], mask[..., -10:] = 1, 1
-    with pytest.raises(ValueError, match='Mask 1 of "masks" is black on the square that is learnt of its picture'):
+    with pytest.raises(ValueError, match='Mask 1 of "masks" is black on the square that its image is cropped to'):
         training(images=[torch.rand(1, SIDE, 160, 3)], masks=[mask])
 
 
@@ -117,11 +117,11 @@ def test_close_ups_that_leave_out_what_the_mask_shows_are_not_learnt():
         ({"prompts": ["a photo of a cat"]}, 'The prompt "a photo of a cat" has no place for the placeholder'),
         ({"prompts": ["a {} next to a {}"]}, 'The prompt "a {} next to a {}" has 2 places for the placeholder'),
         ({"prompts": ["two {}s"]}, 'The prompt "two {}s" joins letters to the placeholder'),
-        ({"prompts": ["a {}", "the {}"], "captions": True}, 'The input "captions" holds 2 captions for 3 pictures'),
+        ({"prompts": ["a {}", "the {}"], "captions": True}, 'The input "captions" holds 2 captions for 3 images'),
         ({"prompts": ["very " * 20 + "{}"]}, "longer than one chunk"),
         ({"images": []}, '"images" is empty'),
-        ({"class_word": "xylophone"}, '"xylophone" is not one word.*for "class_word"'),
-        ({"start_word": "xylophone"}, '"xylophone" is not one word.*for "start_word"'),
+        ({"class_word": "xylophone"}, '"xylophone" is not a single token.*for "class_word"'),
+        ({"start_word": "xylophone"}, '"xylophone" is not a single token.*for "start_word"'),
     ],
 )
 def test_what_cannot_be_learnt_from_is_refused(changes: dict[str, Any], sentence: str):

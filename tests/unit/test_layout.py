@@ -111,7 +111,7 @@ def test_two_spots_of_attention_become_two_boxes():
 def test_attention_that_says_nothing_gives_the_default_boxes():
     layout = layout_from_attention(torch.ones(2, 8, 8), ["cat", "car"])
     assert layout.regions == default_layout(["cat", "car"]).regions
-    assert layout.note == "attention does not tell where cat and car would be"
+    assert layout.note == "attention is too diffuse to locate cat and car"
 
 
 def test_overlapping_regions_are_separated():

@@ -14,7 +14,7 @@ import page
 import rows
 from cells import relative
 from intervals import Estimate
-from page import README_MARKS, in_short, revived, setting_table, with_table
+from page import README_MARKS, in_readme, in_short, revived, setting_table, with_table
 from rows import COLUMNS, IN_SHORT_COLUMNS, ROWS, Shown
 from template import filled
 
@@ -94,7 +94,7 @@ def test_a_column_that_only_some_rows_have_is_empty_in_the_others(monkeypatch: p
     assert table.splitlines()[2:] == ["| ours | 25% (20 to 30) |  |", "| tuned | 25% (20 to 30) | 3,072 |"]
 
 
-def test_the_readmes_table_stands_between_its_comments():
+def test_a_table_of_the_readme_stands_between_its_comments():
     begin, end = README_MARKS
     known = {
         setting: {row: values(**{key: SURE for of, key in IN_SHORT_COLUMNS if of == setting}) for row in ROWS}
@@ -105,6 +105,18 @@ def test_the_readmes_table_stands_between_its_comments():
     assert "| this pack's training and sampling | **25%** | **25%** |" in readme
     assert "| class word (ceiling) | 25% |  | 25% | 25% |  |  |" in readme  # its own appearance would be chance
     assert in_short({setting: {} for setting in rows.SETTINGS}) == page.NOT_YET
+
+
+def test_the_readme_shows_four_rows_of_the_results_in_short():
+    known = {
+        setting: {row: values(**{key: SURE for of, key in IN_SHORT_COLUMNS if of == setting}) for row in ROWS}
+        for setting in rows.SETTINGS
+    }
+    head, _, *body = in_readme(known).split("\n\n")[0].splitlines()
+    assert head.startswith("|  | concept and ordinary object: both present |") and "scene" not in in_readme(known)
+    assert len(body) == 4 and all(line.split(" | ")[0] in in_short(known) for line in body)
+    assert body[2] == "| this pack's training and sampling | **25%** | **25%** | **25%** | **25%** |"
+    assert in_readme({setting: {} for setting in rows.SETTINGS}) == page.NOT_YET
 
 
 def test_a_readme_without_a_place_for_it_is_refused():

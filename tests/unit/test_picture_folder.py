@@ -61,13 +61,13 @@ def test_what_cannot_be_used_is_left_out_and_said_with_its_name(tmp_path: Path):
     found = read_folder(tmp_path)
     assert [picture.file.name for picture in found.pictures] == ["good.jpg"]
     assert found.notices == [
-        'Left out: "half.jpg" is damaged or not whole; open and save it anew.',
-        'Left out: "phone.heic" is of a kind that is not read; save it as PNG or JPEG.',
+        'Left out: "half.jpg" is damaged or incomplete; open it and save it again.',
+        'Left out: "phone.heic" is of a format that is not read; save it as PNG or JPEG.',
         'Left out: "thin.png" has 15 x 40 pixels; each side needs 16 or more.',
-        'Left out: "vast.png" says that it has more pixels than memory should be given.',
+        'Left out: "vast.png" has more pixels than are read; scale it down.',
     ]
     (tmp_path / "good.jpg").unlink()
-    with pytest.raises(ValueError, match=r"holds no picture that can be used .* \"half.jpg\" is damaged"):
+    with pytest.raises(ValueError, match=r"holds no image that can be used .* \"half.jpg\" is damaged"):
         read_folder(tmp_path)
 
 
@@ -87,7 +87,7 @@ def test_captions_are_read_where_every_picture_has_one(tmp_path: Path):
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfa photo of {}\r\n")
     found = read_folder(tmp_path)
     assert found.captions == [] and found.notices == [
-        "1 of 2 pictures have a caption, so captions are not used: b.png has none."
+        "1 of 2 images have a caption, so captions are not used: b.png has none."
     ]
     (tmp_path / "b.txt").write_text("{} on gras é", "utf-8")
     assert read_folder(tmp_path).captions == ["a photo of {}", "{} on gras é"]

@@ -89,8 +89,8 @@ def test_class_images_of_two_concepts_come_with_their_own_class_word():
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
-        ({"prior_images": []}, '"prior_images" holds no picture'),
-        ({"prior_images": [torch.zeros(0, 8, 8, 3)]}, '"prior_images" holds no picture'),
+        ({"prior_images": []}, '"prior_images" holds no image'),
+        ({"prior_images": [torch.zeros(0, 8, 8, 3)]}, '"prior_images" holds no image'),
         ({"prior_count": 0}, "prior_count is 0; 1 or more"),
     ],
 )

@@ -66,7 +66,7 @@ def test_the_class_word_is_the_users_or_the_concepts_own_or_found(tmp_path: Path
         of = repair(Concept("old", vectors, own), backbone=backbone, class_word=given)
         assert of.class_word == word
         said = of.report(run(of, tmp_path, stop_after=1), 0.1)
-        assert f'its class word is "{word}"' in said and ("nearest to its vectors" in said) == (word == "cat")
+        assert f'its class word is "{word}"' in said and ("COCO category nearest" in said) == (word == "cat")
 
 
 def test_its_report_measures_both_words_as_concept_report_does_and_beside_others(tmp_path: Path):
@@ -79,17 +79,17 @@ def test_its_report_measures_both_words_as_concept_report_does_and_beside_others
     told = re.findall(r"norm ([\d.]+) times a typical word's; outlier percentile (\d+)", said)
     where = [standing(vectors, words) for vectors in (same.vectors["clip_l"], end.parameters["new/clip_l"])]
     assert told == [(f"{one.length:.1f}", f"{one.percentile:.0f}") for one in where]
-    pairs = re.findall(r"([\d.]+) times as much, and they keep (\d+)%", said)
+    pairs = re.findall(r"([\d.]+) times, the others keep (\d+)%", said)
     (own, left), (new, kept), (again, kept_again) = (map(float, pair) for pair in pairs)
     assert (own, left) == (1, 100) and new > 1.1  # three vectors take more than the word once
     assert again == pytest.approx(new, abs=0.2) and kept_again == pytest.approx(kept, abs=10)  # of one step
-    assert said.endswith("25% is missed still")
+    assert said.endswith("distillation loss: 25% of the class word's")
 
 
 def test_a_text_encoder_without_everyday_things_costs_no_word(tmp_path: Path):
     words = {"mat": [1.0, 0, 0, 1], "rug": [0, 1.0, 1, 0], "sofa": [0, 0, 1.0, 1], "desk": [1.0, 1, 0, 0]}
     of = repair(Concept("old", {"clip_l": torch.ones(1, 4)}, "mat"), backbone=FakeBackbone(words))
-    assert "of attention nothing is said" in of.report(run(of, tmp_path), 0.1)
+    assert "attention was not measured" in of.report(run(of, tmp_path), 0.1)
 
 
 def many_words() -> FakeBackbone:
@@ -126,8 +126,8 @@ def test_a_class_word_is_found_only_for_what_is_near_to_an_everyday_thing():
         (Concept("old", {"clip_g": torch.ones(1, 6)}), {}, "another family of models"),
         (Concept("old", {"clip_l": torch.zeros(2, 6)}), {"class_word": "cat"}, "is all zeros"),
         (Concept("old", {"clip_l": torch.ones(65, 6)}), {"class_word": "cat"}, "65 vectors; at most 64"),
-        (old(), {"class_word": "xylophone"}, '"xylophone" is not one word.*for "class_word".$'),
-        (old(class_word="a cat"), {}, '"a cat" is not one word.*comes with the concept "old"'),
+        (old(), {"class_word": "xylophone"}, '"xylophone" is not a single token.*for "class_word".$'),
+        (old(class_word="a cat"), {}, '"a cat" is not a single token.*comes with the concept "old"'),
         (old(), {"resolution": 100}, "multiple of 8"),
         (old(), {"pictures": 0}, "pictures is 0; 1 to 1000"),
         (old(), {"cfg": 0.5}, "cfg is 0.5; 1.0 to 30.0"),
@@ -141,5 +141,5 @@ def test_what_cannot_be_repaired_is_refused(concept: Concept, changes: dict[str,
 def test_what_no_everyday_thing_is_near_to_needs_its_class_word():
     backbone = many_words()
     astray = Concept("old", {"clip_l": torch.randn(3, 96, generator=torch.Generator().manual_seed(2))})
-    with pytest.raises(ValueError, match=r'No everyday thing is near to "old".*"class_word"'):
+    with pytest.raises(ValueError, match=r'No COCO category is near the vectors of "old".*"class_word"'):
         repair(astray, backbone=backbone)

@@ -80,18 +80,18 @@ def test_a_word_of_several_vectors_stands_beside_its_class_word_written_as_often
 @pytest.mark.parametrize(
     ("share", "vectors", "repeated", "compared", "outlook"),
     [
-        (0.11, 1, 0.1, "1.05 times", "about as much as a word of one vector does"),
-        (0.06, 1, 0.1, "0.75 times", "less than a word of one vector does"),
-        (0.2, 3, 0.2, "1.33 times", 'about as much as "cat" written 3 times takes'),
-        (0.25, 3, 0.15, "1.43 times", 'more than "cat" written 3 times takes'),
+        (0.11, 1, 0.1, "1.05 times", "about as much as a word of one vector"),
+        (0.06, 1, 0.1, "0.75 times", "less than a word of one vector"),
+        (0.2, 3, 0.2, "1.33 times", 'about as much as "cat" written 3 times'),
+        (0.25, 3, 0.15, "1.43 times", 'more than "cat" written 3 times'),
     ],
 )
 def test_the_verdict_compares_with_ordinary_words_of_so_many_vectors(
     share: float, vectors: int, repeated: float, compared: str, outlook: str
 ):
     said = report(share, vectors, repeated).verdict()
-    assert compared in said and outlook in said and "keeps 100% of its own" in said
-    assert said.endswith("only pictures show.")
+    assert compared in said and outlook in said and "keeps 100% of its attention" in said
+    assert said.endswith("only images can tell.")
 
 
 @pytest.mark.parametrize(("share", "warned"), [(0.29, False), (0.32, True)])
@@ -104,7 +104,7 @@ def test_the_verdict_warns_only_above_the_dominance_of_learnt_words_that_compose
 @pytest.mark.parametrize(("own", "asked"), [(0.7, False), (0.65, True), (0.6, True)])
 def test_pictures_that_are_no_more_like_the_concept_than_like_its_class_word_are_asked_about(own: float, asked: bool):
     compared = replace(report(0.1), likeness=(own, 0.65))
-    said = "no more like it than like an ordinary cat: do they show it"
+    said = "no more similar to it than to an ordinary cat: see that they show the concept"
     assert (said in compared.verdict()) == asked
     mark = ", no more than its class word" if asked else ""
     assert ("image similarity to your pictures", f"{own:.3f}{mark}", "0.650") in compared.rows()

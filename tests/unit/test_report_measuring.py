@@ -75,8 +75,18 @@ def test_other_words_are_drawn_by_the_seed_and_are_never_the_class_word():
         (Concept("mine", {"clip_l": torch.zeros(2, 6)}), "cat", ["car"], "is all zeros"),
         (Concept("mine", {"clip_l": torch.ones(75, 6)}), "cat", ["car"], "has 75 vectors; at most 64"),
         (Concept("mine", {"clip_l": torch.ones(1, 6)}, "cute cat"), "cute cat", [], "comes with the concept"),
-        (Concept("mine", {"clip_l": torch.ones(1, 6)}), "qwxzy", [], '"qwxzy" is not one word.*for "class_word".$'),
-        (Concept("mine", {"clip_l": torch.ones(1, 6)}), "cat", ["qwxzy"], '"qwxzy" is not one word.*for "beside".$'),
+        (
+            Concept("mine", {"clip_l": torch.ones(1, 6)}),
+            "qwxzy",
+            [],
+            '"qwxzy" is not a single token.*for "class_word".$',
+        ),
+        (
+            Concept("mine", {"clip_l": torch.ones(1, 6)}),
+            "cat",
+            ["qwxzy"],
+            '"qwxzy" is not a single token.*for "beside".$',
+        ),
     ],
 )
 def test_what_cannot_be_reported_is_refused_before_anything_is_sampled(

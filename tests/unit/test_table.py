@@ -94,7 +94,7 @@ def test_every_stage_has_an_attribute_of_its_own_in_all_blocks():
         ("colour: finest", '"finest" in the line "colour: finest"; coarse, moderate, fine, all'),
         ("colour: output", '"output" in the line'),
         ("colour: fine in one", 'the stages "one"'),
-        ("colour: fine in 2", 'gives "colour" the stage 2; 1 to 1 are there'),
+        ("colour: fine in 2", 'gives "colour" the stage 2; 1 to 1 are allowed'),
         ("stages: 500\ncolour: fine in 0", "the stage 0; 1 to 2"),
         ("stages: 250, 500", '"stages: 250, 500"; numbers that fall'),
         ("stages: 1000", "numbers that fall"),
