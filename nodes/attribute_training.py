@@ -26,7 +26,8 @@ AFTER = ("learning_rate", "anchor_weight", "seed")
 class CompInvTrainAttributes(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        shared = training_inputs()
+        word = "One ordinary word for what the images show; the object's vector is initialised with it."
+        shared = {**training_inputs(), "class_word": io.String.Input("class_word", default="cat", tooltip=word)}
         return io.Schema(
             node_id="CompInvTrainAttributes",
             display_name="Attribute Inversion Train",

@@ -131,6 +131,18 @@ def test_anchors_of_another_class_word_are_told(
     assert sum(sentence in text for text in said) == len(said) * notices
 
 
+@pytest.mark.parametrize("weight", [0.5, 0.0])
+def test_an_empty_class_word_is_that_of_the_anchors(
+    pack: Any, microworld: Any, images: list[torch.Tensor], weight: float
+):
+    settings = {"class_word": "car", "how": "class word only", "words": "", "count": 1}
+    anchors = pack.run("CompInvAnchorSelect", clip=microworld[1], **settings)[0]
+    inputs = {"steps": 1, "anchors": anchors, "anchor_weight": weight}
+    empty, written = (train(pack, microworld, images, class_word=word, **inputs)[0] for word in (" ", "car"))
+    assert empty.class_word == "car"
+    assert torch.equal(empty.vectors["clip_l"], written.vectors["clip_l"])
+
+
 def test_cancel_keeps_what_was_learnt(
     pack: Any, microworld: Any, images: list[torch.Tensor], own_folders: Path, monkeypatch: Any
 ):
@@ -623,6 +635,7 @@ def test_what_was_cancelled_on_a_full_disk_says_so(
     ("changes", "sentence"),
     [
         ({"class_word": "xylophone"}, '"xylophone" is not a single token'),
+        ({"class_word": " "}, '"class_word" is empty and no anchors are connected; write one ordinary word'),
         ({"placeholder": "cat"}, "ordinary word"),
         ({"placeholder": "my cat"}, "without spaces"),
         ({"placeholder": "../cat"}, "without spaces or folders"),
