@@ -86,9 +86,10 @@ export class LayoutCanvas {
      * @param texts what it says, of texts.js.
      * @param onChange called with the regions after each edit, and with null when all edits are taken back.
      * @param onBackdrop called with what the user wants behind the boxes: "preview", "result" or "none".
+     * @param single whether there is one box, which always is there.
      */
-    constructor({ texts, onChange, onBackdrop }) {
-        Object.assign(this, { texts, onChange, regions: [], came: "[]", selected: -1, past: [], future: [], snap: true, aspect: 1, boxes: [] })
+    constructor({ texts, onChange, onBackdrop, single = false }) {
+        Object.assign(this, { texts, onChange, single, regions: [], came: "[]", selected: -1, past: [], future: [], snap: true, aspect: 1, boxes: [] })
         this.element = element("div", "compinv-layout")
         if (!document.getElementById("compinv-layout-style"))
             document.head.append(element("style", "", { id: "compinv-layout-style", textContent: STYLE }))
@@ -99,12 +100,13 @@ export class LayoutCanvas {
             bar.append(made)
             return made
         }
-        button("+", texts.add, () => this.add())
+        const adding = button("+", texts.add, () => this.add())
         this.name = element("input", "", { type: "text", title: texts.subject })
         this.name.placeholder = texts["subject here"]
         this.name.onchange = () => this.rename(this.name.value)
         bar.append(this.name)
         this.removing = button("✕", texts.remove, () => this.remove())
+        if (single) adding.hidden = this.removing.hidden = true
         this.undoing = button("↶", texts.undo, () => this.undo())
         this.redoing = button("↷", texts.redo, () => this.redo())
         this.snapping = button(texts.snap, texts["snap to"], () => this.toggleSnap())
@@ -200,6 +202,11 @@ export class LayoutCanvas {
 
     add(box) {
         const before = this.snapshot()
+        if (this.single) {
+            this.place(0, box)
+            this.selected = 0
+            return this.commit(before)
+        }
         const taken = new Set(this.regions.map(region => region.subject))
         let number = this.regions.length + 1
         while (taken.has(`subject ${number}`)) number++
@@ -212,7 +219,7 @@ export class LayoutCanvas {
     }
 
     remove() {
-        if (this.selected < 0) return
+        if (this.selected < 0 || this.single) return
         const before = this.snapshot()
         this.regions.splice(this.selected, 1)
         this.selected = Math.min(this.selected, this.regions.length - 1)
@@ -264,7 +271,7 @@ export class LayoutCanvas {
                 if (drawn[2] - drawn[0] < SMALLEST || drawn[3] - drawn[1] < SMALLEST) return
                 const lines = this.lines(index)
                 this.drawn = this.snap && !move.altKey ? snapped(snapped(drawn, "left top", lines), "right bottom", lines) : drawn
-                this.regions = [...before, { subject: "", box: this.drawn, confidence: 1 }]
+                this.regions = [...(this.single ? [] : before), { subject: "", box: this.drawn, confidence: 1 }]
             } else {
                 const box = moved(start, moving, toX - x, toY - y)
                 const fitted = this.snap && !move.altKey ? snapped(box, moving, this.lines(index)) : box

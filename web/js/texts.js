@@ -2,6 +2,7 @@
 
 export const TEXTS = {
     "en": {
+        "draw": "draw the layout",
         "add": "Add a box",
         "subject": "The subject, exactly as in the prompt; a concept as embedding:name",
         "subject here": "subject",
@@ -27,6 +28,7 @@ export const TEXTS = {
         "Training ran out of memory": "Training ran out of memory"
     },
     "zh": {
+        "draw": "绘制布局",
         "add": "添加边界框",
         "subject": "主体，与提示词中完全一致；概念写作 embedding:名称",
         "subject here": "主体",
@@ -52,6 +54,7 @@ export const TEXTS = {
         "Training ran out of memory": "训练时内存不足"
     },
     "ja": {
+        "draw": "レイアウトを描く",
         "add": "ボックスを追加",
         "subject": "プロンプトに書いたとおりの被写体。コンセプトはembedding:名前",
         "subject here": "被写体",
