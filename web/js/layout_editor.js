@@ -66,10 +66,7 @@ function canvasOn(node, { onChange, aspect, single = false, opened = true }) {
         node.setDirtyCanvas(true, true)
     }
 
-    if (!opened) {
-        const button = node.addWidget("button", "draw the layout", null, () => open(!opened))
-        Object.assign(button, { label: texts.draw, serialize: false })
-    }
+    if (!opened) node.addWidget("button", texts.draw, null, () => open(!opened)).serialize = false
     const height = () => (opened ? canvas.heightAt(node.size[0] - MARGIN) + MARGIN : 0)
     const options = { serialize: false, hideOnZoom: false, getMinHeight: height, getMaxHeight: height }
     node.addDOMWidget("layout canvas", "compinv_layout", canvas.element, options).serialize = false
