@@ -64,7 +64,11 @@ def _read(file: Path) -> dict[str, Any]:
         raise ValueError(
             f'"{quoted(file.name, 60)}" holds a {type(raw).__name__}, not the named weights of a Custom Diffusion.'
         )
-    return {str(name): value for name, value in cast("dict[Any, Any]", raw).items()}
+    return _by_text(cast("dict[Any, Any]", raw))
+
+
+def _by_text(raw: dict[Any, Any]) -> dict[str, Any]:
+    return {str(name): value for name, value in raw.items()}
 
 
 def _named(value: Any, file: Path, what: str) -> dict[str, Any]:
@@ -72,7 +76,7 @@ def _named(value: Any, file: Path, what: str) -> dict[str, Any]:
         raise ValueError(
             f'"{quoted(file.name, 60)}" is damaged: its {what} is a {type(value).__name__}, not named tensors.'
         )
-    return cast("dict[str, Any]", value)
+    return _by_text(cast("dict[Any, Any]", value))
 
 
 def _change(value: Any, own: Tensor) -> Change | None:

@@ -134,22 +134,23 @@ def write_files(*files: File, replace: bool = True) -> None:
 def _placed(new: Path, path: Path, replace: bool) -> Generator[None]:
     """The new file takes its place; when its time ends in an error, what is there is what was at first, or nothing."""
     old = path.with_name(f".{path.name}.{_writer()}.old.new")  # an ending that `remove` knows
-    with _in_one_sentence(path):
-        with new.open("rb+") as file:
-            os.fsync(file.fileno())
-        if replace:
-            _keep_as(path, old)
-            new.replace(path)
-        else:
-            _take(new, path)
     try:
-        yield
-    except BaseException:
-        if old.exists():
-            old.replace(path)
-        else:
-            _unlink(path)
-        raise
+        with _in_one_sentence(path):
+            with new.open("rb+") as file:
+                os.fsync(file.fileno())
+            if replace:
+                _keep_as(path, old)
+                new.replace(path)
+            else:
+                _take(new, path)
+        try:
+            yield
+        except BaseException:
+            if old.exists():
+                old.replace(path)
+            else:
+                _unlink(path)
+            raise
     finally:
         _unlink(old)
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from .sentences import quoted
 
 safe_open = cast(Any, safetensors.safe_open)  # its signature has no types
+MOST_DIMENSIONS = 8  # of a tensor that is read; weights have up to 5
 NUMBERS = (
     torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn, torch.float8_e5m2,
 )  # fmt: skip
@@ -138,13 +139,13 @@ def dense(value: Any) -> Tensor | None:
     """A tensor of fractional numbers that are all in the file, as float32; None for anything else.
 
     A file may also hold tensors that are sparse or quantised, that have no numbers at all, or that say that one of theirs stands
-    for thousands of millions.
+    for thousands of millions, and a few numbers in more dimensions than torch can count with.
     """
     if not isinstance(value, Tensor) or type(value) not in (Tensor, nn.Parameter):
         return None
     if value.layout is not torch.strided or value.device.type != "cpu" or value.is_quantized or value.is_nested:
         return None
-    if value.dtype not in NUMBERS or value.nbytes > value.untyped_storage().nbytes():
+    if value.dtype not in NUMBERS or value.ndim > MOST_DIMENSIONS or value.nbytes > value.untyped_storage().nbytes():
         return None
     return value.detach().float()
 

@@ -13,10 +13,10 @@ from ..compinv_core.training.checkpoint import Progress
 from ..compinv_core.training.recipe import Recipe
 from ..compinv_core.training.request import Request
 from .inputs import first_values, training_inputs
-from .learning import Picture, learn
+from .learning import Picture, compared, learn
 from .live_text import lasting
+from .losses import loss_map, loss_plot
 from .pictures import to_image
-from .train import loss_map, loss_plot
 from .types import CATEGORY, ConceptType, found_by
 
 BEFORE = ("model", "clip", "vae", "images", "placeholder", "class_word", "masks", "resolution", "steps", "batch")
@@ -26,7 +26,8 @@ AFTER = ("learning_rate", "anchor_weight", "seed")
 class CompInvTrainAttributes(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        shared = training_inputs()
+        word = "One ordinary word for what the images show; the object's vector is initialised with it."
+        shared = {**training_inputs(), "class_word": io.String.Input("class_word", default="cat", tooltip=word)}
         return io.Schema(
             node_id="CompInvTrainAttributes",
             display_name="Attribute Inversion Train",
@@ -156,18 +157,14 @@ class CompInvTrainAttributes(io.ComfyNode):
 
         end, said = learn(cls, training, on_evaluation)
         (concept,) = training.concepts(end)
-        return io.NodeOutput(
-            concept, looks[0], loss_plot(end.history), loss_map(end), str(training.cells), ui=lasting(said)
-        )
+        return io.NodeOutput(concept, looks[0], loss_plot(end), loss_map(end), str(training.cells), ui=lasting(said))
 
 
 def progress_text(training: AttributeTraining, progress: Progress) -> str:
-    """How far a training is: its step, the losses, and the words that are nearest to each attribute."""
+    """How far a training is: the losses, and the words that are nearest to each attribute."""
     end = progress.checkpoint
-    lines = [
-        f"step {progress.step}/{training.recipe.steps}: validation loss {progress.evaluation:.4f} (initial: "
-        f"{end.initial_loss:.4f}); anchor loss {progress.anchor:.3g}"
-    ]
+    loss = compared(progress.evaluation or 0.0, end.initial_loss)
+    lines = [f"{loss}; anchor loss {progress.anchor:.3g}"]
     learnt = training.way.words(end.parameters)
     for attribute, word in list(zip(training.cells.lines, training.words, strict=True))[:4]:
         held = f" (anchors: {training.anchors_of(word, end)})" if word.anchors is not None else ""

@@ -41,9 +41,9 @@ class CompInvAttributePrompt(io.ComfyNode):
                     "text",
                     multiline=True,
                     default="a photo of a dog",
-                    tooltip="The prompt. embedding:my-cat.colour takes an attribute where it stands; that concept's switches are then ignored. {colour}, {style}, "
-                    "{object} and {layout} say where switched-on attributes go; without them these follow the prompt, an object replaces its class "
-                    "word.",
+                    tooltip="The prompt. embedding:my-cat.colour takes an attribute where it stands, {concept}.colour that of the one concept that is connected; "
+                    "its switches are then ignored. {colour}, {style}, {object} and {layout} say where switched-on attributes go; without them these follow "
+                    "the prompt, an object replaces its class word.",
                 ),
                 ConceptType.Input(
                     "concept_1",

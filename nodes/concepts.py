@@ -1,7 +1,7 @@
 """Save, Load and Apply Concept: the embedding as a file, and in a CLIP."""
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -164,9 +164,11 @@ class CompInvApplyConcept(io.ComfyNode):
         return io.NodeOutput(with_concept(clip, concept), f"embedding:{concept.name}")
 
 
-def endings(if_it_exists: str) -> Iterable[str]:
+def endings(if_it_exists: str) -> Iterator[str]:
     """What may follow a name, the first one first, until one is found that is free."""
-    return itertools.chain([""], (f"-{number}" for number in itertools.count(2) if if_it_exists == NUMBER))
+    yield ""
+    if if_it_exists == NUMBER:
+        yield from (f"-{number}" for number in itertools.count(2))
 
 
 def _kept(concept: Concept) -> str:

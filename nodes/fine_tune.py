@@ -17,8 +17,9 @@ from ..compinv_core.training.ways.fine_tune import What
 from .inputs import first_values, recipe_of, requests_of, training_inputs
 from .learning import Picture, learn
 from .live_text import lasting, say
+from .losses import loss_map, loss_plot
 from .pictures import to_image
-from .train import loss_map, loss_plot, progress_text, second_of
+from .train import progress_text, second_of
 from .types import CATEGORY, ConceptType, found_by
 
 KEYS_AND_VALUES = "keys and values (Custom Diffusion)"
@@ -165,8 +166,6 @@ class CompInvTrainModel(io.ComfyNode):
     @classmethod
     def _run(cls, training: ConceptTraining, model: Any) -> io.NodeOutput:
         looks: list[torch.Tensor] = []
-        if training.notices:
-            say(cls, "\n".join(training.notices))
 
         def on_evaluation(progress: Progress) -> tuple[str, Picture | None]:
             text = progress_text(training, progress, None)
@@ -181,7 +180,7 @@ class CompInvTrainModel(io.ComfyNode):
         lora = adapter.to_lora(training.backbone.lora_names)
         tuned, _ = comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0.0)
         return io.NodeOutput(
-            concepts[0], lora, tuned, loss_map(end), looks[0], loss_plot(end.history), training.learnt(), second_of(concepts),
+            concepts[0], lora, tuned, loss_map(end), looks[0], loss_plot(end), training.learnt(), second_of(concepts),
             ui=lasting(said),
         )  # fmt: skip
 

@@ -29,7 +29,7 @@ def training_inputs() -> dict[str, Any]:
         io.String.Input(
             "class_word",
             default="cat",
-            tooltip="One ordinary word for what the images show; the vectors are initialised with it.",
+            tooltip="One ordinary word for what the images show; the vectors are initialised with it. Empty: the class word of the anchors.",
         ),
         AnchorsType.Input(
             "anchors",
@@ -122,7 +122,7 @@ def requests_of(inputs: dict[str, list[Any]]) -> list[Request]:
     options: Options = one.get("options") or Options()
     request = Request(
         name=one["placeholder"],
-        class_word=one["class_word"].strip(),
+        class_word=_class_word(one),
         images=inputs["images"],
         masks=inputs.get("masks") or [],
         vectors=one["vectors"],
@@ -137,6 +137,19 @@ def requests_of(inputs: dict[str, list[Any]]) -> list[Request]:
         anchors=one.get("anchors") if one["anchor_weight"] else None,
     )
     return [request, *options.second_of(request)]
+
+
+def _class_word(one: dict[str, Any]) -> str:
+    """What is written, or else what Anchor Select was given. Raises ValueError for neither."""
+    given, anchors = one["class_word"].strip(), one.get("anchors")
+    if given:
+        return given
+    if anchors is None:
+        raise ValueError(
+            'The input "class_word" is empty and no anchors are connected; write one ordinary word for what the images show, or connect '
+            "Anchor Select."
+        )
+    return anchors.class_word
 
 
 def recipe_of(inputs: dict[str, list[Any]], weights_learning_rate: float = DEFAULTS.weights_learning_rate) -> Recipe:

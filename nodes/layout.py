@@ -12,6 +12,7 @@ from ..compinv_core.host.predictor import predicted_layout
 from ..compinv_core.host.recovery import check_latent, outside_their_place, plain_layout, recover_layout
 from ..compinv_core.layout.editing import layout_from_json
 from ..compinv_core.sampling.conditioning import check_layout
+from .layout_editor import canvas
 from .live_text import lasting
 from .pictures import from_image, layout_picture
 from .types import CATEGORY, LayoutType, found_by
@@ -115,7 +116,7 @@ class CompInvLayoutRecover(io.ComfyNode):
     ) -> io.NodeOutput:
         latent = latent_image["samples"]
         check_latent(latent)
-        canvas = (latent.shape[-2], latent.shape[-1])
+        size = (latent.shape[-2], latent.shape[-1])
         maps = None
         if method == ATTENTION:
             empty = torch.zeros_like(latent)
@@ -123,18 +124,19 @@ class CompInvLayoutRecover(io.ComfyNode):
             layout, maps, preview = recover_layout(model, positive, negative, empty, **how)
             layout = replace(layout, preview=preview)
         elif method == PREDICTED:
-            layout = predicted_layout(model, positive, canvas)
+            layout = predicted_layout(model, positive, size)
         elif method == DEFAULT:
-            layout = plain_layout(positive, canvas)
+            layout = plain_layout(positive, size)
         else:
             layout = layout_from_json(boxes)
             check_layout(layout, subjects_of(positive))
-            layout = replace(layout, note=outside_their_place(layout, positive, canvas))
+            layout = replace(layout, note=outside_their_place(layout, positive, size))
         height, width = latent.shape[-2] * 8, latent.shape[-1] * 8
         masks = torch.stack([region.cells(height, width) for region in layout.regions])
         picture = from_image(layout_picture(layout, maps, layout.preview))
         text = f"from: {layout.source}{f'; {layout.note}' if layout.note else ''}"
-        return io.NodeOutput(layout, picture, masks, layout.to_json(), ui=lasting(text))
+        drawn = None if method == MINE else {**canvas(cls, layout, layout, layout.preview), "layout_method": [method]}
+        return io.NodeOutput(layout, picture, masks, layout.to_json(), ui=lasting(text, drawn))
 
 
 NODES = [CompInvLayoutRecover]

@@ -1,6 +1,7 @@
 """What every training node has in common: its progress, its cancelling, and that nothing learnt is lost."""
 
 import logging
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from ..compinv_core.training.run import TrainingRun
 from .live_text import say, warn
 
 log = logging.getLogger(__name__)
+PREPARING = "preparing: encoding the images, and finding in them what is learnt"
 Picture = tuple[str, Image.Image, int]
 
 
@@ -26,13 +28,15 @@ def learn(
     where Load Concept will not list it until the user moves it there.
 
     Args:
-        on_evaluation: called at every evaluation; the text and the picture that it returns are shown on the node.
+        on_evaluation: called at every evaluation; the text and the picture that it returns are shown on the node, below the step
+            and the time that is left.
 
     Returns:
         The state at the end, and the last text.
     """
     management, steps, said = comfy.model_management, run.recipe.steps, ""
-    bar = comfy.utils.ProgressBar(steps)
+    bar, pace = comfy.utils.ProgressBar(steps), Pace(steps)
+    say(cls, "\n".join([PREPARING, *run.notices]))
 
     def interrupted() -> bool:
         if management.processing_interrupted():
@@ -42,10 +46,10 @@ def learn(
 
     def on_report(progress: Progress) -> None:
         nonlocal said
-        picture = None
+        picture, now = None, pace.at(progress.step, time.monotonic())
         if progress.evaluation is not None:
             said, picture = on_evaluation(progress)
-            say(cls, said)
+        say(cls, f"{now}\n{said}".strip())
         bar.update_absolute(progress.step, steps, picture)
 
     own = Path(folder_paths.get_user_directory()) / "compositional_inversion"
@@ -56,7 +60,47 @@ def learn(
             management.interrupt_current_processing(False)  # as raising it does
             raise management.InterruptProcessingException
     run.forget(folder)
-    return end, said
+    return end, f"{pace.at(steps)}\n{said}"
+
+
+class Pace:
+    """How far a run is, and how long it will take at the pace that it had on this machine since its first report."""
+
+    def __init__(self, steps: int):
+        self.steps = steps
+        self.began: tuple[int, float] | None = None
+
+    def at(self, step: int, now: float | None = None) -> str:
+        """A line that says so.
+
+        Args:
+            now: seconds; None leaves the time out.
+        """
+        line = f"step {step}/{self.steps}"
+        if now is None or step == self.steps:
+            return line
+        if self.began is None:
+            self.began = step, now
+            return line
+        first, then = self.began
+        left = (now - then) / max(1, step - first) * (self.steps - step)
+        return f"{line}, about {in_words(left)} left"
+
+
+def in_words(seconds: float) -> str:
+    """Rounded as one would say it."""
+    if seconds < 90:
+        return f"{max(1, round(seconds / 5)) * 5} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def compared(loss: float, initial: float) -> str:
+    """A validation loss beside the one that a run began with."""
+    change = loss / max(initial, 1e-12) - 1
+    return (
+        f"validation loss {loss:.4g}, {abs(change):.1%} {'above' if change > 0 else 'below'} the initial {initial:.4g}"
+    )
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from comfy_api.latest import io
@@ -24,9 +25,13 @@ def say(cls: type[io.ComfyNode], text: str) -> None:
         server.send_progress_text(harmless(text), cls.hidden.unique_id)
 
 
-def lasting(text: str) -> dict[str, Any]:
-    """The same as a part of a node's output, by which it stays below the node and in the history."""
-    return {"text": [harmless(text)], "text_lasts": [True]}
+def lasting(text: str, drawn: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The same as a part of a node's output, by which it stays below the node and in the history.
+
+    Args:
+        drawn: what else the page draws on the node.
+    """
+    return {**(drawn or {}), "text": [harmless(text)], "text_lasts": [True]}
 
 
 def warn(cls: type[io.ComfyNode], title: str, text: str) -> None:

@@ -27,14 +27,14 @@ class CompInvPrompt(io.ComfyNode):
                     multiline=True,
                     dynamic_prompts=True,
                     default="a photo of a cat and a car",
-                    tooltip="The prompt. Write a concept as embedding:name.",
+                    tooltip="The prompt. {concept} stands for the concept that is applied to the CLIP; of several, write each as embedding:name.",
                 ),
                 io.String.Input(
                     "subjects",
                     multiline=True,
                     default="cat, car",
                     tooltip="The phrases that get a region, as in the prompt, separated by commas, semicolons or lines; case, spaces and "
-                    "weights may differ; a concept by its name alone. Empty: every applied concept in the prompt.",
+                    "weights may differ; a concept by its name alone, or as {concept}. Empty: every applied concept in the prompt.",
                 ),
             ],
             outputs=[

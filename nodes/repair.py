@@ -13,7 +13,7 @@ from ..compinv_core.training.checkpoint import Progress
 from ..compinv_core.training.recipe import Recipe
 from ..compinv_core.training.repair import LIMITS, RECIPE, STEPS, Repair, RepairRequest
 from ..compinv_core.training.request import LIMITS as TRAINING_LIMITS
-from .learning import Picture, kept, learn
+from .learning import Picture, compared, kept, learn
 from .live_text import lasting, say
 from .types import CATEGORY, ConceptType, found_by
 
@@ -150,10 +150,8 @@ class CompInvRepairConcept(io.ComfyNode):
     def _run(cls, repair: Repair) -> io.NodeOutput:
         def on_evaluation(progress: Progress) -> tuple[str, Picture | None]:
             end = progress.checkpoint
-            text = (
-                f"step {progress.step}/{repair.recipe.steps}: validation loss {progress.evaluation:.3g} (initial: "
-                f"{end.initial_loss:.3g})\n{repair.describe(repair.way.words(end.parameters)[repair.request.name])}"
-            )
+            loss = compared(progress.evaluation or 0.0, end.initial_loss)
+            text = f"{loss}\n{repair.describe(repair.way.words(end.parameters)[repair.request.name])}"
             return text, None
 
         end, _ = learn(cls, repair, on_evaluation)

@@ -6,19 +6,19 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 from comfy_execution.graph import ExecutionBlocker
-from PIL import Image, ImageDraw
 
 from ..compinv_core.concept import Concept
 from ..compinv_core.host.backbone import ComfyBackbone
 from ..compinv_core.host.text_encoder import check_new_placeholder
-from ..compinv_core.training.checkpoint import Checkpoint, Losses, Progress
+from ..compinv_core.training.checkpoint import Progress
 from ..compinv_core.training.concept_training import ConceptTraining
 from ..compinv_core.training.preview import Preview
 from ..compinv_core.training.request import as_paper
 from .inputs import first_values, recipe_of, requests_of, training_inputs
-from .learning import Picture, learn
-from .live_text import lasting, say
-from .pictures import from_image, to_image
+from .learning import Picture, compared, learn
+from .live_text import lasting
+from .losses import loss_map, loss_plot
+from .pictures import to_image
 from .types import CATEGORY, ConceptType, found_by
 
 
@@ -87,8 +87,6 @@ class CompInvTrain(io.ComfyNode):
     @classmethod
     def _run(cls, training: ConceptTraining) -> io.NodeOutput:
         looks = list[Preview]()
-        if training.notices:
-            say(cls, "\n".join(training.notices))
 
         def on_evaluation(progress: Progress) -> tuple[str, Picture | None]:
             looked = training.recipe.previews(progress.step)
@@ -100,7 +98,7 @@ class CompInvTrain(io.ComfyNode):
         end, said = learn(cls, training, on_evaluation)
         last, best = training.concepts(end), training.concepts(end, best=True)
         return io.NodeOutput(
-            last[0], loss_plot(end.history), looks[0].images, best[0], loss_map(end), training.learnt(), second_of(last), ui=lasting(said)
+            last[0], loss_plot(end), looks[0].images, best[0], loss_map(end), training.learnt(), second_of(last), ui=lasting(said)
         )  # fmt: skip
 
 
@@ -111,18 +109,10 @@ def second_of(concepts: Sequence[Concept]) -> Any:
     return ExecutionBlocker("No second concept was learnt: connect second_images at Training Options.")
 
 
-def loss_map(end: Checkpoint) -> dict[str, list[float]]:
-    """The losses of a run's evaluations, for Plot Loss Graph."""
-    return {"loss": [end.initial_loss, *(p.evaluation for p in end.history if p.evaluation is not None)]}
-
-
 def progress_text(training: ConceptTraining, progress: Progress, dominance: float | None) -> str:
-    """How far a training is: its step, the losses, where the words lie, and what the first takes of an image of two things."""
+    """How far a training is: the losses, where the words lie, and what the first takes of an image of two things."""
     end = progress.checkpoint
-    lines = [
-        f"step {progress.step}/{training.recipe.steps}: validation loss {progress.evaluation:.4f} (initial: "
-        f"{end.initial_loss:.4f})"
-    ]
+    lines = [compared(progress.evaluation or 0.0, end.initial_loss)]
     for word in training.words:
         if word.anchors is not None:
             lines[0] += f"; anchor loss {progress.anchor:.3g}, {training.anchors_of(word, end)}"
@@ -130,31 +120,6 @@ def progress_text(training: ConceptTraining, progress: Progress, dominance: floa
     if dominance is not None:
         lines.append(f"attention beside a {training.companion}: {dominance:.2f} times the class word's")
     return "\n".join([*lines, *training.notices])
-
-
-def loss_plot(history: Sequence[Losses]) -> torch.Tensor:
-    """The losses over the steps, each on its own scale from zero, averaged over a fiftieth of the run."""
-    width, height, margin = 512, 320, 24
-    image = Image.new("RGB", (width, height), "white")
-    draw = ImageDraw.Draw(image)
-    window = max(1, len(history) // 50)
-    curves = {"reconstruction": ("#1f6feb", [p.reconstruction for p in history])}
-    if any(p.objective != p.reconstruction for p in history):
-        curves["DCO"] = ("#2da44e", [p.objective for p in history])
-    if any(p.anchor for p in history):
-        curves["anchor"] = ("#d1590b", [p.anchor for p in history])
-    for row, (name, (color, values)) in enumerate(curves.items()):
-        means = [sum(part) / len(part) for i in range(0, len(values), window) if (part := values[i : i + window])]
-        top = max(means) or 1.0
-        across = (width - 2 * margin) / max(1, len(means) - 1)
-        points = [(margin + i * across, height - margin - m / top * (height - 3 * margin)) for i, m in enumerate(means)]
-        draw.line(points if len(points) > 1 else points * 2, fill=color, width=2)
-        draw.text(
-            (margin, 4 + 13 * row), f"{name} loss: {means[0]:.4f} to {means[-1]:.4f}, maximum {top:.4f}", fill=color
-        )
-    draw.line([(margin, 2 * margin), (margin, height - margin), (width - margin, height - margin)], fill="black")
-    draw.text((width - margin - 60, height - 18), f"{history[-1].step} steps", fill="black")
-    return from_image(image)
 
 
 NODES = [CompInvTrain]

@@ -20,7 +20,7 @@ PACK = Path(__file__).resolve().parent.parent
 sys.path.append(str(PACK))
 
 from comfy_server import ComfyServer, ServerError  # noqa: E402
-from workflow import find, to_prompt  # noqa: E402
+from workflow import find, shipped  # noqa: E402
 
 OUTPUT = PACK / "demo_output"
 CONCEPT = "zippy"
@@ -35,8 +35,7 @@ def article(word: str) -> str:
 
 
 def load_graph(server: ComfyServer, name: str) -> Graph:
-    workflow = json.loads((PACK / "workflows" / f"compositional_inversion_{name}.json").read_text())
-    return to_prompt(workflow, server.get("/object_info"))
+    return shipped(name, server.get("/object_info"))
 
 
 def node(graph: Graph, kind: str) -> dict[str, Any]:
@@ -180,7 +179,7 @@ def demo(server: ComfyServer) -> Path:
     verdicts: dict[str, list[dict[str, bool]]] = {}
     seconds: dict[str, float] = {}
     side: dict[str, bytes] = {}
-    trained, saved = load_graph(server, "train_and_compose"), load_graph(server, "saved_concept")
+    trained, saved = load_graph(server, "1_learn_and_compose"), load_graph(server, "2_compose_saved_concept")
     for name, change in ROWS.items():
         graph = change(trained)
         outputs, seconds[f"{name}: the workflow"] = run(server, graph, f"{name}: train and compose")

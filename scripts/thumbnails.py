@@ -17,12 +17,12 @@ from workflow import find
 
 SECOND, SECOND_WORD = "sippy", "cup"
 ZOOM = 4
-ATTRIBUTES = ("Palette", "Style", "Layout")
+ATTRIBUTES = ("Colour", "Style", "Layout")
 USES: dict[str, tuple[list[tuple[str, int]], int]] = {
-    "variations_and_scenes": ([("Variations", 0), ("Variations", 1), ("Scene", 0), ("Another scene", 0)], 2),
-    "bias_reduction": ([(title, i) for title in ("Class word", "Balanced") for i in range(4)], 4),
-    "inpainting": ([("Inpainted", i) for i in range(4)], 2),
-    "attributes": ([(title, i) for i in range(2) for title in ATTRIBUTES], 3),
+    "7_variations_and_scenes": ([("Variations", 0), ("Variations", 1), ("Scene", 0), ("Another scene", 0)], 2),
+    "8_bias_reduction": ([(title, i) for title in ("Class word", "Balanced") for i in range(4)], 4),
+    "9_inpainting": ([("Inpainted", i) for i in range(4)], 2),
+    "6_attributes": ([(title, i) for i in range(2) for title in ATTRIBUTES], 3),
 }
 """Which image of which node is shown, row by row, and in how many columns."""
 
@@ -42,31 +42,29 @@ def main() -> int:
         base = Path(folder)
         shutil.copytree(PACK / "microworld" / "user_pictures", base / "input")
         with ComfyServer(base) as server:
-            text = json.dumps(load_graph(server, "train_and_compose"))
+            text = json.dumps(load_graph(server, "1_learn_and_compose"))
             second = json.loads(text.replace(CONCEPT, SECOND).replace(f'"{WORD}"', f'"{SECOND_WORD}"'))
             run(server, second, f"training {SECOND}")
-            for name in (
-                "train_and_compose",
-                "saved_concept",
-                "two_concepts",
-                "fine_tune",
-            ):  # the first one saves the concept
+            for name in (  # the first one saves the concept
+                "1_learn_and_compose",
+                "2_compose_saved_concept",
+                "3_two_concepts",
+                "5_fine_tune",
+            ):
                 graph = load_graph(server, name)
                 outputs, _ = run(server, graph, name)
-                file = PACK / "workflows" / f"compositional_inversion_{name}.jpg"
+                file = PACK / "workflows" / f"{name}.jpg"
                 grid(pictures(server, outputs, find(graph, "Composition"))).save(file, quality=90)
             for name, (shown, columns) in USES.items():
                 graph = load_graph(server, name)
                 outputs, _ = run(server, graph, name)
                 images = [pictures(server, outputs, find(graph, title))[i] for title, i in shown]
-                grid(images, columns).save(PACK / "workflows" / f"compositional_inversion_{name}.jpg", quality=90)
+                grid(images, columns).save(PACK / "workflows" / f"{name}.jpg", quality=90)
             run(server, plain(json.loads(text), 1), "a word to repair")
-            graph = load_graph(server, "repair_concept")
-            outputs, _ = run(server, graph, "repair_concept")
+            graph = load_graph(server, "4_repair_embedding")
+            outputs, _ = run(server, graph, "4_repair_embedding")
             before, after = (pictures(server, outputs, find(graph, title)) for title in ("As it was", "Composition"))
-            grid(before + after, columns=4).save(
-                PACK / "workflows" / "compositional_inversion_repair_concept.jpg", quality=90
-            )
+            grid(before + after, columns=4).save(PACK / "workflows" / "4_repair_embedding.jpg", quality=90)
     return 0
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..concept import Concept
 from ..prompts.attributes import filled_in, named_in, places_in, with_places
+from ..prompts.placeholder import with_name
 from ..reading.by_cell import ByCell
 from ..reading.regional import Variants
 from ..reading.table import P_PLUS, PROSPECT, ROLES, Table, layers_named, noises_of, stage_of
@@ -13,7 +14,15 @@ from ..sentences import quoted
 from .attention import outline
 from .composition import Prompt, composition_prompt, ordinary_words
 from .contexts import BY_CELL
-from .text_encoder import check_embeddings, check_width, encode, find_concept, find_phrase, with_concept
+from .text_encoder import (
+    check_embeddings,
+    check_width,
+    encode,
+    find_concept,
+    find_phrase,
+    known_concepts,
+    with_concept,
+)
 
 Signature = tuple[tuple[str, str], ...]
 """What acts in a cell: pairs of a place in the prompt and the name of the concept that is written there."""
@@ -73,13 +82,15 @@ def attribute_prompt(
         model: whose blocks they are; it is not changed.
         text: a place for an attribute is written {colour}; one without a place is written behind the prompt. What it names itself,
             embedding:name.colour, is read there, of concepts of `uses`, of those that were applied and of files; of such a concept
-            nothing else is taken.
+            nothing else is taken. {concept} is the concept of `uses`, or without any the applied one, as in {concept}.colour.
         phrases: the subjects as the text writes them; none are needed.
         table: where attributes are read of concepts that the text alone names; see `Use`.
 
     Raises:
         ValueError: an attribute that a concept has not, that two give, or that has no cells; a group that the model lacks.
     """
+    names = [use.concept.name for use in uses] or known_concepts(clip)
+    text, *phrases = (with_name(part, names) for part in (text, *phrases))
     clip, named = _named(clip, text, uses, table)
     text, *phrases = (with_places(part, named) for part in (text, *phrases))
     told = [place.concept for place in named.values()]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..layout.regions import WHOLE, Box
+from ..prompts.placeholder import with_name
 from ..prompts.spans import Subject
 from ..reading.regional import Variant, Variants
 from ..sentences import check_letters, quoted
@@ -35,15 +36,18 @@ def composition_prompt(clip: Any, text: str, phrases: Sequence[str]) -> list[Any
     """Stock conditioning of `text`, whose entries also hold the subjects and the probe.
 
     Args:
+        text, phrases: {concept} in them is the one concept that is applied.
         phrases: the subjects as the prompt writes them, a concept also by its bare name; empty means every applied
             concept that the prompt mentions.
 
     Raises:
-        ValueError: a subject that the prompt does not have, one named twice, or none; an embedding that there is not.
+        ValueError: a subject that the prompt does not have, one named twice, or none; an embedding that there is not; {concept} where
+            not one is applied.
     """
     check_letters(text, '"text"')
-    check_embeddings(clip, text)
     concepts = known_concepts(clip)
+    text, *phrases = (with_name(part, concepts) for part in (text, *phrases))
+    check_embeddings(clip, text)
     named = [f"embedding:{phrase}" if phrase in concepts else phrase for phrase in phrases]
     if not named:
         named = [f"embedding:{name}" for name in concepts if re.search(_written(name), text)]

@@ -86,11 +86,13 @@ class Recipe:
     def previews(self, step: int) -> bool:
         """Whether an evaluation at this step comes with a preview, which costs as much as several evaluations.
 
-        As many do as the run's length allows, evenly, the last among them.
+        As many do as the run's length allows, evenly: of two or more the first evaluation of all, and always the last.
         """
         count = min(EVALUATIONS, max(1, self.steps * self.batch // IMAGES_PER_PREVIEW))
-        now, before = (at * EVALUATIONS // self.steps * count // EVALUATIONS for at in (step, step - REPORT_STEPS))
-        return step == self.steps or (self.evaluates(step) and now > before)
+        between = (EVALUATIONS - 1) / max(1, count - 1)
+        chosen = {round(EVALUATIONS - i * between) for i in range(count)}
+        before, now = ((at * EVALUATIONS) // self.steps for at in (step - REPORT_STEPS, step))
+        return step == self.steps or (self.evaluates(step) and any(before < one <= now for one in chosen))
 
     @property
     def eval_size(self) -> int:

@@ -2,7 +2,7 @@
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -51,9 +51,11 @@ class TrainingRun(ABC):
         of_words: what is learnt of the text.
         way: all that is learnt.
         reached: the last sound state of its run.
+        notices: sentences on what a user may not expect.
     """
 
     reached: Checkpoint | None = None
+    notices: Sequence[str] = ()
 
     def __init__(
         self, backbone: Backbone, of_words: TextualInversion, recipe: Recipe, way: Way | None = None, prior: Prior | None = None

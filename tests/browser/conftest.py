@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from compositional_inversion.compinv_core.concept import Concept, write_concept
+from concept_files import concept_files
 from needs import need
 from pages import render_with
+from workflow import renamed
 
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -23,14 +23,10 @@ ROOT = Path(__file__).parent.parent.parent
 def words(base: Path) -> Iterator[None]:
     """The concepts that the workflows load: newer front ends mark a node whose file is missing."""
     nodes = [node for path in (ROOT / "workflows").glob("*.json") for node in json.loads(path.read_text())["nodes"]]
-    names = {node["widgets_values"][0] for node in nodes if node["type"] == "CompInvLoadConcept"}
-    files = [base / "models" / "embeddings" / name for name in names if name]
-    missing = [file for file in files if not file.exists()]
-    for file in missing:
-        write_concept(Concept(file.stem, {"clip_l": torch.full((3, 96), 0.01)}, "car"), file)
-    yield
-    for file in missing:
-        file.unlink()
+    with concept_files(
+        base, {renamed(node["widgets_values"][0]) for node in nodes if node["type"] == "CompInvLoadConcept"}
+    ):
+        yield
 
 
 @pytest.fixture(scope="session")

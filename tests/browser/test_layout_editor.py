@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pages import render_with, run
+from pages import render_with, run, run_from
 
 ROOT = Path(__file__).parent.parent.parent
 SCRIPT = "<img src=x onerror=window.ran=1>"
@@ -27,18 +27,21 @@ def graph(right: float = 0.5) -> dict[str, Any]:
 class Editor:
     """The one on a page."""
 
-    def __init__(self, page: Any):
-        self.page = page
-        self.boxes, self.stage = page.locator(".compinv-layout .box"), page.locator(".compinv-layout .stage")
+    def __init__(self, page: Any, kind: str = "CompInvLayoutEditor"):
+        self.page, self.kind = page, kind
+        self.boxes, self.stage = (page.locator(f".compinv-layout:visible .{part}") for part in ("box", "stage"))
 
     def show(self) -> None:
         """Bring it into view, at its full size."""
-        self.page.evaluate("""() => {
-            const { pos } = window.app.graph._nodes.find(node => node.type === "CompInvLayoutEditor")
-            window.app.canvas.ds.scale = 1
-            window.app.canvas.ds.offset = [120 - pos[0], -20 - pos[1]]
-            window.app.canvas.setDirty(true, true)
-        }""")
+        self.page.evaluate(
+            """kind => {
+                const { pos } = window.app.graph._nodes.find(node => node.type === kind)
+                window.app.canvas.ds.scale = 1
+                window.app.canvas.ds.offset = [120 - pos[0], -20 - pos[1]]
+                window.app.canvas.setDirty(true, true)
+            }""",
+            self.kind,
+        )
         self.page.wait_for_timeout(1000)
 
     def edits(self) -> dict[str, list[float]]:
@@ -46,6 +49,22 @@ class Editor:
         text = self.page.evaluate("""() => window.app.graph._nodes.find(node => node.type === "CompInvLayoutEditor")
             .widgets.find(widget => widget.name === "edits").value""")
         return {region["subject"]: region["box"] for region in json.loads(text)["regions"]} if text else {}
+
+    def open(self) -> None:
+        """By its button, which is a widget of the node's."""
+        self.page.evaluate(
+            """kind => window.app.graph._nodes.find(node => node.type === kind)
+                .widgets.find(widget => widget.name === "draw the layout").callback()""",
+            self.kind,
+        )
+        self.show()
+
+    def widget(self, name: str) -> Any:
+        return self.page.evaluate(
+            """([kind, name]) => window.app.graph._nodes.find(node => node.type === kind)
+                .widgets.find(widget => widget.name === name).value""",
+            [self.kind, name],
+        )
 
     def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
         """From one place of the stage to another, in fractions."""
@@ -115,6 +134,75 @@ def test_a_layout_is_edited_on_its_node(page: tuple[Any, list[str]], server: Any
     assert editor.boxes.all_inner_texts() == [SCRIPT, "car"]  # another layout came: the edits no longer count
     assert here.evaluate("window.ran") == 0
     assert not errors
+
+
+@pytest.mark.parametrize("nodes_2", [False, True], ids=["classic", "Nodes 2.0"])
+def test_a_recovered_layout_is_edited_where_it_was_recovered(
+    page: tuple[Any, list[str]], server: Any, nodes_2: bool, tmp_path: Path
+):
+    here, errors = page
+    render_with(here, nodes_2)
+    canvas = {"model": ["1", 0], "positive": ["2", 0], "negative": ["3", 0], "latent_image": ["4", 0]}
+    asked = {"method": "default boxes", "boxes": "", "steps": 2, "cfg": 5.0, "seed": 0, "pictures": 1}
+    graph = {
+        "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "microworld.safetensors"}},
+        "2": {"class_type": "CompInvPrompt", "inputs": {"clip": ["1", 1], "text": "a photo of a cat and a car", "subjects": "cat, car"}},
+        "3": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["1", 1], "text": ""}},
+        "4": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}},
+        "5": {"class_type": "CompInvLayoutRecover", "inputs": {**canvas, **asked}},
+        "6": {"class_type": "PreviewAny", "inputs": {"source": ["5", 3]}},
+    }  # fmt: skip
+    here.evaluate("graph => window.app.loadApiJson(graph, 'graph')", graph)
+    here.wait_for_timeout(1000)
+    editor = Editor(here, "CompInvLayoutRecover")
+    assert editor.stage.count() == 0
+    run_from(here)  # the server tells nothing of a node whose answer it had before
+    editor.open()
+    assert editor.stage.is_visible() and editor.boxes.all_inner_texts() == ["cat", "car"]
+    start = [float(edge) for edge in came(here, server)["cat"]]
+    middle = ((start[0] + start[2]) / 2, (start[1] + start[3]) / 2)
+    editor.drag((middle[0], middle[1]), (middle[0], middle[1] - 0.05))
+    assert editor.widget("method") == "my boxes"
+    edited = {region["subject"]: region["box"] for region in json.loads(editor.widget("boxes"))["regions"]}
+    here.screenshot(path=str(tmp_path / "recovered.png"))
+    assert edited["cat"][1] < start[1]
+    assert {name: pytest.approx(box, abs=1e-3) for name, box in came(here, server).items()} == edited
+    here.locator(".compinv-layout:visible").get_by_title("Back to the layout as it came").click()
+    assert editor.widget("method") == "default boxes"
+    assert came(here, server)["cat"] == pytest.approx(start, abs=1e-3)
+    assert not errors
+
+
+def came(page: Any, server: Any) -> dict[str, list[float]]:
+    """The boxes that the graph of a page gives now."""
+    outputs = server.run(page.evaluate("window.app.graphToPrompt().then(result => result.output)"))
+    return json.loads(
+        next(text for text in (one.get("text") for one in outputs.values()) if text and text[0][0] == "{")[0]
+    )
+
+
+@pytest.mark.parametrize("nodes_2", [False, True], ids=["classic", "Nodes 2.0"])
+def test_a_region_is_drawn_where_its_edges_are(page: tuple[Any, list[str]], nodes_2: bool, tmp_path: Path):
+    here, errors = page
+    render_with(here, nodes_2)
+    first, *_ = graph().values()
+    here.evaluate("graph => window.app.loadApiJson(graph, 'graph')", {"1": first})
+    here.wait_for_timeout(1000)
+    editor = Editor(here, "CompInvSetRegion")
+    editor.open()
+    edges = ("left", "top", "right", "bottom")
+    editor.drag((0.3, 0.5), (0.4, 0.55))
+    assert [editor.widget(edge) for edge in edges] == pytest.approx([0.2, 0.25, 0.6, 0.85], abs=0.02)
+    editor.drag((0.7, 0.02), (0.95, 0.17))  # another box in its place
+    assert [editor.widget(edge) for edge in edges] == pytest.approx([0.7, 0.0, 0.95, 0.18], abs=0.03)
+    here.evaluate("""() => {
+        const right = window.app.graph._nodes[0].widgets.find(widget => widget.name === "right")
+        right.value = 0.9
+        right.callback(0.9)
+    }""")
+    assert editor.boxes.count() == 1 and "right 90 %" in editor.boxes.first.get_attribute("aria-label")
+    here.screenshot(path=str(tmp_path / "region.png"))
+    assert editor.widget("subject") == SCRIPT and not errors
 
 
 def test_the_boxes_have_the_colours_of_the_pictures():

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from pages import run_from
+from workflow import on_micro_world
 
-TRAINING = Path(__file__).parent.parent.parent / "workflows" / "compositional_inversion_train_and_compose.json"
+TRAINING = Path(__file__).parent.parent.parent / "workflows" / "1_learn_and_compose.json"
 
 
 def test_a_text_that_matters_stays_below_its_node(page: tuple[Any, list[str]]):
@@ -20,9 +21,10 @@ def test_a_text_that_matters_stays_below_its_node(page: tuple[Any, list[str]]):
     assert not errors
 
 
-def test_a_cancelled_training_says_so_in_a_message_and_below_its_node(page: tuple[Any, list[str]]):
+def test_a_cancelled_training_says_so_in_a_message_and_below_its_node(page: tuple[Any, list[str]], server: Any):
     here, errors = page
-    here.evaluate("workflow => window.app.loadGraphData(workflow)", json.loads(TRAINING.read_text()))
+    workflow = on_micro_world(json.loads(TRAINING.read_text()), server.get("/object_info"))
+    here.evaluate("workflow => window.app.loadGraphData(workflow)", workflow)
     here.evaluate("""() => {
         const { api } = window.app
         const cancel = ({ detail }) => detail.value === 2 && api.interrupt()

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import torch
 from compositional_inversion.compinv_core.concept import Concept, write_concept
+from workflow import on_micro_world, to_prompt
 
 ROOT = Path(__file__).parent.parent.parent
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 
 
-def test_five_workflows_ship():
-    assert len(WORKFLOWS) >= 5
+def test_ten_workflows_ship():
+    assert len(WORKFLOWS) >= 10
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
@@ -26,7 +27,7 @@ def test_a_workflow_opens_from_the_template_browser(page: tuple[Any, list[str]],
     here.get_by_text("compositional_inversion", exact=True).first.click(timeout=30_000)
     here.wait_for_timeout(1000)
     here.screenshot(path=str(tmp_path / "templates.png"))
-    here.locator('[role="dialog"]').get_by_text(path.stem, exact=False).first.click(timeout=30_000)
+    here.locator('[role="dialog"]').get_by_text(path.stem, exact=True).first.click(timeout=30_000)
     here.wait_for_function("window.app.graph._nodes.some(node => node.type.startsWith('CompInv'))", timeout=30_000)
     here.wait_for_timeout(500)
     here.screenshot(path=str(tmp_path / "opened.png"))
@@ -40,7 +41,9 @@ def test_a_workflow_opens_from_the_template_browser(page: tuple[Any, list[str]],
 def test_a_workflow_opens_whole(page: tuple[Any, list[str]], server: Any, path: Path, tmp_path: Path):
     here, errors = page
     assert path.stem in json.dumps(server.get("/workflow_templates")["compositional_inversion"])
+    info = server.get("/object_info")
     workflow = json.loads(server.fetch(f"/api/workflow_templates/compositional_inversion/{path.name}"))
+    workflow = on_micro_world(workflow, info)
     here.evaluate("workflow => window.app.loadGraphData(workflow)", workflow)
     here.wait_for_timeout(1500)
     here.screenshot(path=str(tmp_path / f"{path.stem}.png"))
@@ -50,9 +53,7 @@ def test_a_workflow_opens_whole(page: tuple[Any, list[str]], server: Any, path: 
     assert not here.get_by_text("Missing Node", exact=False).count()
     # What the page would queue is what the demo queues.
     queued = here.evaluate("window.app.graphToPrompt().then(result => result.output)")
-    from workflow import to_prompt
-
-    mine = to_prompt(workflow, server.get("/object_info"))
+    mine = to_prompt(workflow, info)
     for node in queued.values():
         node["inputs"].pop("preview", None)  # the text field that the page itself adds to Preview Any
     assert {k: v["inputs"] for k, v in queued.items()} == {k: v["inputs"] for k, v in mine.items()}

@@ -22,6 +22,7 @@ DTYPES = [
 ]  # fmt: skip
 NAMES = ["F32", "F16", "BF16", "F64", "F8_E4M3", "F8_E5M2", "F4", "F6_E2M3", "F8_E8M0", "BOOL", "C64", "I64", "U8", "X"]
 HUGE = [2**31 - 1, 2**31, 2**32, 2**40, 2**53, 2**62, 2**63 - 1, 2**63, 2**64 - 1, 10**30, -1, -(2**31), 0, 1]
+LARGEST = 50_000_000  # letters of JSON; what is changed twice may name one list a million times
 TEXTS = ["", "x" * 10_000, "half \ud800", "a\nb\n" * 200, "1e999", "NaN", "embedding:", "../../etc", "\0", "猫" * 400]
 CELLS = [
     "colour: fine in 1-2", "colour: fine in 1-99999999999", "colour: fine in " + "9" * 5000, "stages: nan", "stages: 1, 2, 3",
@@ -184,13 +185,19 @@ def safetensors(entries: dict[str, Any], metadata: dict[str, Any], random: Rando
 
 
 def written(tree: Any, random: Random) -> str:
-    """JSON, as far as that can hold the tree."""
+    """JSON, as far as that can hold the tree, and up to LARGEST."""
 
     def plain(value: Any) -> Any:
         return f"a {type(value).__name__}"
 
     try:
-        return json.dumps(tree, default=plain, ensure_ascii=random.random() < 0.5)
+        parts, size = list[str](), 0
+        for part in json.JSONEncoder(default=plain, ensure_ascii=random.random() < 0.5).iterencode(tree):
+            parts.append(part)
+            size += len(part)
+            if size > LARGEST:
+                break
+        return "".join(parts)
     except (ValueError, TypeError, RecursionError):  # names that are no text, numbers of too many digits
         return "[" * random.choice([10, 2000, 200_000]) + "]" * random.choice([0, 10, 2000])
 

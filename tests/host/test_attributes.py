@@ -360,6 +360,16 @@ def test_a_concept_of_layers_or_stages_that_the_text_names_is_read_each_in_its_p
     assert set(shape[0][1]["compinv_by_cell"].of_cells) == {("middle 0", 1)}
 
 
+def test_a_concept_in_braces_is_the_connected_one(pack: Any, microworld: Any, thing: Any):
+    text = "a photo of a {concept}.colour boat"
+    braced = attribute_prompt(pack, microworld, thing, text, subjects="{concept}.colour boat")
+    written = attribute_prompt(pack, microworld, thing, text.replace("{concept}", "embedding:thing"))
+    assert braced[1] == written[1] and "of a embedding:" in braced[1]
+    layers = of_words(microworld, "layers", "IN01: input 1", IN01="red")
+    with pytest.raises(ValueError, match="write embedding:thing or embedding:layers"):
+        attribute_prompt(pack, microworld, thing, text, concept_2=layers)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

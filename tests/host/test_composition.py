@@ -89,6 +89,23 @@ def test_an_embedding_that_there_is_not_is_named_whether_or_not_it_is_a_subject(
         made(saved, "a boat embedding:", subjects)
 
 
+@pytest.mark.parametrize("subjects", [["{concept}", "boat"], ["my-mug", "boat"]])
+def test_a_concept_in_braces_is_the_one_that_is_applied(saved, subjects):
+    braced, by_name, _ = made(saved, "a ({concept}:1.2), no {concept}, and a boat", subjects)
+    exact = made(saved, "a (embedding:my-mug:1.2), no embedding:my-mug, and a boat", ["my-mug", "boat"])
+    assert torch.equal(braced[0][0], exact[0][0][0])
+    assert by_name == exact[1]
+
+
+def test_a_concept_in_braces_that_may_be_none_or_several_gets_one_sentence(applied, clip):
+    with pytest.raises(ValueError, match="2 concepts are applied; write embedding:my-cat or embedding:a-thing"):
+        made(applied, "a {concept} and a boat", ["boat"])
+    with pytest.raises(ValueError, match="2 concepts are applied"):
+        made(applied, "a boat", ["{concept}"])
+    with pytest.raises(ValueError, match="no concept is applied to this CLIP; connect Apply Concept"):
+        made(clip, "a {concept} and a boat", ["boat"])
+
+
 def test_an_applied_concept_that_the_prompt_has_as_an_ordinary_word_is_told_so(applied):
     with pytest.raises(ValueError, match="write embedding:my-cat there"):
         made(applied, "a photo of my-cat and a boat", ["my-cat", "boat"])

@@ -82,20 +82,22 @@ def test_the_node_tells_both_losses_and_where_the_word_lies(
     pack: Any, microworld: Any, images: list[torch.Tensor], monkeypatch: Any
 ):
     said: list[str] = []
-    for module in ("train", "learning"):
-        monkeypatch.setattr(
-            sys.modules[f"compositional_inversion.nodes.{module}"], "say", lambda _, text: said.append(text)
-        )
+    learning = sys.modules["compositional_inversion.nodes.learning"]
+    monkeypatch.setattr(learning, "say", lambda _, text: said.append(text))
     anchors = sys.modules["compositional_inversion.compinv_core.anchors"].AnchorSet("cat", ("cat",), (1.0,))
     train(pack, microworld, images, anchors=anchors)
-    assert said[0] == "3 of 5 images cropped to the largest square in the middle." and len(said) == 2
-    first, second, third, fourth = said[1].split("\n")
-    assert re.fullmatch(r"step 3/3: validation loss 0\.\d+ \(initial: 0\.\d+\); anchor loss [\d.e-]+, cat 1\.00", first)
+    cropped = "3 of 5 images cropped to the largest square in the middle."
+    assert said[0] == f"{learning.PREPARING}\n{cropped}" and len(said) == 2
+    step, first, second, third, fourth = said[1].split("\n")
+    assert step == "step 3/3"
+    assert re.fullmatch(
+        r"validation loss 0\.\d+, \d+\.\d% (above|below) the initial 0\.\d+; anchor loss [\d.e-]+, cat 1\.00", first
+    )
     assert re.fullmatch(
         r"nearest words .*cat.*; norm \d\.\d times a typical word's; outlier percentile \d+ \(distance to the nearest words\)",
         second,
     )
-    assert re.fullmatch(r"attention beside a car: \d\.\d\d times the class word's", third) and fourth == said[0]
+    assert re.fullmatch(r"attention beside a car: \d\.\d\d times the class word's", third) and fourth == cropped
     train(pack, microworld, images)
     assert "anchor" not in said[-1]
 
@@ -121,12 +123,24 @@ def test_anchors_of_another_class_word_are_told(
     pack: Any, microworld: Any, images: list[torch.Tensor], monkeypatch: Any, chosen: str, notices: int
 ):
     said: list[str] = []
-    monkeypatch.setattr(sys.modules["compositional_inversion.nodes.train"], "say", lambda _, text: said.append(text))
+    monkeypatch.setattr(sys.modules["compositional_inversion.nodes.learning"], "say", lambda _, text: said.append(text))
     settings = {"class_word": chosen, "how": "class word only", "words": "", "count": 1}
     anchors = pack.run("CompInvAnchorSelect", clip=microworld[1], **settings)[0]
     train(pack, microworld, images, steps=1, anchors=anchors)
     sentence = 'The anchors are for the class word "car", but training has "cat"; '
     assert sum(sentence in text for text in said) == len(said) * notices
+
+
+@pytest.mark.parametrize("weight", [0.5, 0.0])
+def test_an_empty_class_word_is_that_of_the_anchors(
+    pack: Any, microworld: Any, images: list[torch.Tensor], weight: float
+):
+    settings = {"class_word": "car", "how": "class word only", "words": "", "count": 1}
+    anchors = pack.run("CompInvAnchorSelect", clip=microworld[1], **settings)[0]
+    inputs = {"steps": 1, "anchors": anchors, "anchor_weight": weight}
+    empty, written = (train(pack, microworld, images, class_word=word, **inputs)[0] for word in (" ", "car"))
+    assert empty.class_word == "car"
+    assert torch.equal(empty.vectors["clip_l"], written.vectors["clip_l"])
 
 
 def test_cancel_keeps_what_was_learnt(
@@ -621,6 +635,7 @@ def test_what_was_cancelled_on_a_full_disk_says_so(
     ("changes", "sentence"),
     [
         ({"class_word": "xylophone"}, '"xylophone" is not a single token'),
+        ({"class_word": " "}, '"class_word" is empty and no anchors are connected; write one ordinary word'),
         ({"placeholder": "cat"}, "ordinary word"),
         ({"placeholder": "my cat"}, "without spaces"),
         ({"placeholder": "../cat"}, "without spaces or folders"),

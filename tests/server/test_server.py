@@ -1,6 +1,5 @@
 """The pack in a real server, over its own API."""
 
-import json
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -9,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from compositional_inversion.compinv_core.concept import Concept, write_concept
+from concept_files import concept_files
 from safetensors.torch import load_file
 from stock import pixels, stock
-from workflow import find, to_prompt
+from workflow import find, shipped
 
 ROOT = Path(__file__).parent.parent.parent
 IDS = {
@@ -26,8 +25,7 @@ IDS = {
 
 
 def graph(server: Any, name: str) -> dict[str, Any]:
-    workflow = json.loads((ROOT / "workflows" / f"compositional_inversion_{name}.json").read_text())
-    return to_prompt(workflow, server.get("/object_info"))
+    return shipped(name, server.get("/object_info"))
 
 
 def inputs_of(prompt: dict[str, Any], kind: str) -> dict[str, Any]:
@@ -36,7 +34,7 @@ def inputs_of(prompt: dict[str, Any], kind: str) -> dict[str, Any]:
 
 def short(server: Any, steps: int = 3) -> dict[str, Any]:
     """The shipped workflow with little training and sampling."""
-    prompt = graph(server, "train_and_compose")
+    prompt = graph(server, "1_learn_and_compose")
     inputs_of(prompt, "CompInvTrain")["steps"] = steps
     inputs_of(prompt, "CompInvRegularizedSampler")["steps"] = 4
     return prompt
@@ -72,12 +70,12 @@ def test_the_shipped_workflows_run_and_leave_the_model_as_it_was(server: Any, ba
     (base / "models" / "embeddings" / "zippy-plain-1.safetensors").write_bytes(
         (base / "models" / "embeddings" / "zippy.safetensors").read_bytes()
     )
-    prompt = graph(server, "repair_concept")
+    prompt = graph(server, "4_repair_embedding")
     inputs_of(prompt, "CompInvRepairConcept").update(steps=3, pictures=2)
     outputs = server.run(prompt)
     assert all(outputs[find(prompt, title)]["images"] for title in ("As it was", "Composition"))
-    assert (base / "models" / "embeddings" / "zippy-repaired.safetensors").exists()
-    for name in ("saved_concept", "two_concepts"):
+    assert (base / "models" / "embeddings" / "zippy-plain-1-repaired.safetensors").exists()
+    for name in ("2_compose_saved_concept", "3_two_concepts"):
         prompt = graph(server, name)
         inputs_of(prompt, "CompInvRegularizedSampler")["steps"] = 4
         assert server.run(prompt)[find(prompt, "Composition")]["images"]
@@ -85,21 +83,15 @@ def test_the_shipped_workflows_run_and_leave_the_model_as_it_was(server: Any, ba
 
 @pytest.fixture
 def zippy(base: Path) -> Iterator[None]:
-    """A concept of its name, where none is saved yet."""
-    file = base / "models" / "embeddings" / "zippy.safetensors"
-    had = file.exists()
-    if not had:
-        write_concept(Concept("zippy", {"clip_l": torch.ones(1, 96)}, "car"), file)
-    yield
-    if not had:
-        file.unlink()
+    with concept_files(base, ["zippy.safetensors"]):
+        yield
 
 
 USES = {
-    "variations_and_scenes": ("Variations", "Scene", "Another scene"),
-    "bias_reduction": ("Class word", "Balanced"),
-    "inpainting": ("Inpainted",),
-    "attributes": ("Palette", "Style", "Layout"),
+    "7_variations_and_scenes": ("Variations", "Scene", "Another scene"),
+    "8_bias_reduction": ("Class word", "Balanced"),
+    "9_inpainting": ("Inpainted",),
+    "6_attributes": ("Colour", "Style", "Layout"),
 }
 
 
@@ -111,7 +103,7 @@ def test_the_workflows_of_the_uses_run(server: Any, name: str):
         if "steps" in node["inputs"]:
             node["inputs"]["steps"] = 2
     kinds = {node["class_type"]: number for number, node in prompt.items()}
-    if name == "inpainting":
+    if name == "9_inpainting":
         for kind in ("VAEEncode", "CompInvRegularizedSampler"):
             prompt[f"latents {kind}"] = {
                 "class_type": "SaveLatent",
@@ -122,7 +114,7 @@ def test_the_workflows_of_the_uses_run(server: Any, name: str):
         [pixels(server.picture(image)) for image in outputs[find(prompt, title)]["images"]] for title in USES[name]
     ]
     assert len({data for images in shown for data in images}) == sum(map(len, shown)) > 0  # no two are alike
-    if name == "inpainting":
+    if name == "9_inpainting":
         before, after = (
             load_file(next((server.base / "output" / "latents").glob(f"{kind}_*.latent")))["latent_tensor"]
             for kind in ("VAEEncode", "CompInvRegularizedSampler")
@@ -132,7 +124,7 @@ def test_the_workflows_of_the_uses_run(server: Any, name: str):
 
 
 def test_the_workflow_of_a_fine_tune_runs_and_stock_nodes_give_its_images_from_its_files(server: Any, base: Path):
-    before, prompt = stock(server), graph(server, "fine_tune")
+    before, prompt = stock(server), graph(server, "5_fine_tune")
     inputs_of(prompt, "CompInvTrainModel")["steps"] = 3
     inputs_of(prompt, "CompInvSaveAdapter")["dtype"] = "float32"
     sampler = inputs_of(prompt, "CompInvRegularizedSampler")
@@ -148,7 +140,7 @@ def test_the_workflow_of_a_fine_tune_runs_and_stock_nodes_give_its_images_from_i
         "2": {"class_type": "LoraLoader", "inputs": {**lora, "strength_model": 1.0, "strength_clip": 1.0}},
         "3": {
             "class_type": "CLIPTextEncode",
-            "inputs": {"clip": ["2", 1], "text": inputs_of(prompt, "CompInvPrompt")["text"]},
+            "inputs": {"clip": ["2", 1], "text": "a photo of embedding:zippy-tuned and a boat"},
         },
         "4": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["2", 1], "text": ""}},
         "5": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 4}},

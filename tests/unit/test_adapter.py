@@ -1,8 +1,13 @@
 """A change of a model's weights: what a rank loses, and its form as a LoRA file."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from compositional_inversion.compinv_core.adapter import Adapter, Change
+from compositional_inversion.compinv_core.custom_diffusion import read_custom_diffusion
+
+NAME = "mid.attn2.to_k.weight"
 
 NAMES = {
     "mid.to_k.weight": "lora_unet_mid_to_k",
@@ -85,3 +90,19 @@ def test_a_lora_file_holds_every_kind_of_change():
         for name, tensor in Adapter(changes).to_lora(NAMES, torch.float16).items()
         if "alpha" not in name
     )
+
+
+@pytest.mark.parametrize(
+    ("unet", "said"),
+    [
+        ({None: torch.ones(16, 8), 7: torch.ones(16, 8)}, r"is no Custom Diffusion of this model \(it holds None, 7\)"),
+        ({NAME: torch.ones((1,) * 65)}, r'its "mid\.attn2\.to_k\.weight" is no finite tensor'),
+    ],
+    ids=["names that are no text", "65 dimensions"],
+)
+def test_a_damaged_custom_diffusion_is_refused_in_a_sentence(
+    tmp_path: Path, unet: dict[object, torch.Tensor], said: str
+):
+    torch.save({"unet": unet}, tmp_path / "delta.bin")
+    with pytest.raises(ValueError, match=said):
+        read_custom_diffusion(tmp_path / "delta.bin", {NAME: NAME}, lambda _: torch.ones(16, 8), "cat")

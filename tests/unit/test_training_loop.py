@@ -164,6 +164,7 @@ def test_a_short_run_has_fewer_evaluations(steps: int, batch: int, evaluations: 
     evaluated, looked = ([step for step in reports if at(step)] for at in (recipe.evaluates, recipe.previews))
     assert (len(evaluated), len(looked), recipe.eval_size) == (evaluations, previews, eval_size)
     assert set(looked) <= set(evaluated) and looked[-1] == steps
+    assert (looked[0] == evaluated[0]) == (previews > 1 or evaluations == 1)
 
     seen: list[int] = []
 

@@ -88,9 +88,10 @@ export class LayoutCanvas {
     /**
      * @param onChange called with the regions after each edit, and with null when all edits are taken back.
      * @param onBackdrop called with what the user wants behind the boxes: "preview", "result" or "none".
+     * @param single whether there is one box, which always is there.
      */
-    constructor({ onChange, onBackdrop }) {
-        Object.assign(this, { onChange, regions: [], came: "[]", selected: -1, past: [], future: [], snap: true, aspect: 1, boxes: [] })
+    constructor({ onChange, onBackdrop, single = false }) {
+        Object.assign(this, { onChange, single, regions: [], came: "[]", selected: -1, past: [], future: [], snap: true, aspect: 1, boxes: [] })
         this.element = element("div", "compinv-layout")
         if (!document.getElementById("compinv-layout-style"))
             document.head.append(element("style", "", { id: "compinv-layout-style", textContent: STYLE }))
@@ -101,12 +102,13 @@ export class LayoutCanvas {
             bar.append(made)
             return made
         }
-        button("+", "Add a box", () => this.add())
+        const adding = button("+", "Add a box", () => this.add())
         this.name = element("input", "", { type: "text", title: "The subject, exactly as in the prompt; a concept as embedding:name" })
         this.name.placeholder = "subject"
         this.name.onchange = () => this.rename(this.name.value)
         bar.append(this.name)
         this.removing = button("✕", "Remove the box (Delete)", () => this.remove())
+        if (single) adding.hidden = this.removing.hidden = true
         this.undoing = button("↶", "Undo (Ctrl+Z)", () => this.undo())
         this.redoing = button("↷", "Redo (Ctrl+Y)", () => this.redo())
         this.snapping = button("snap", "Snap to other boxes, edges and the middle", () => this.toggleSnap())
@@ -202,6 +204,11 @@ export class LayoutCanvas {
 
     add(box) {
         const before = this.snapshot()
+        if (this.single) {
+            this.place(0, box)
+            this.selected = 0
+            return this.commit(before)
+        }
         const taken = new Set(this.regions.map(region => region.subject))
         let number = this.regions.length + 1
         while (taken.has(`subject ${number}`)) number++
@@ -214,7 +221,7 @@ export class LayoutCanvas {
     }
 
     remove() {
-        if (this.selected < 0) return
+        if (this.selected < 0 || this.single) return
         const before = this.snapshot()
         this.regions.splice(this.selected, 1)
         this.selected = Math.min(this.selected, this.regions.length - 1)
@@ -266,7 +273,7 @@ export class LayoutCanvas {
                 if (drawn[2] - drawn[0] < SMALLEST || drawn[3] - drawn[1] < SMALLEST) return
                 const lines = this.lines(index)
                 this.drawn = this.snap && !move.altKey ? snapped(snapped(drawn, "left top", lines), "right bottom", lines) : drawn
-                this.regions = [...before, { subject: "", box: this.drawn, confidence: 1 }]
+                this.regions = [...(this.single ? [] : before), { subject: "", box: this.drawn, confidence: 1 }]
             } else {
                 const box = moved(start, moving, toX - x, toY - y)
                 const fitted = this.snap && !move.altKey ? snapped(box, moving, this.lines(index)) : box
