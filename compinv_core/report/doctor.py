@@ -56,7 +56,7 @@ class Examination:
         for key, own in self.standings.items():
             words = ", ".join(f"{word} {likeness:.2f}" for word, likeness in own.nearest)
             lines.append(
-                f"{key}: norm {own.length:.2f} × a typical word's, outlier percentile {own.percentile:.0f}, nearest words {words}"
+                f"{key}: norm {own.length:.2f} times a typical word's, outlier percentile {own.percentile:.0f}, nearest words {words}"
             )
         if self.dominance is not None:
             lines.append(
@@ -114,12 +114,12 @@ def _of_content(concept: Concept) -> list[str]:
 def _of_norm(key: str, own: Standing) -> list[str]:
     if own.length > LONG:
         return [
-            f"Its norm is {own.length:.1f} × a typical word's ({key}), so it may displace the rest of the prompt: retrain it with Repair Concept, or "
+            f"Its norm is {own.length:.1f} times a typical word's ({key}), so it may displace the rest of the prompt: retrain it with Repair Concept, or "
             "mix in its class word with Apply Concept's anchor_mix, 0.25 to begin with."
         ]
     if 0 < own.length < SHORT:
         return [
-            f"Its norm is {own.length:.2f} × a typical word's ({key}), so it may have little effect: train it longer, or raise Apply Concept's strength."
+            f"Its norm is {own.length:.2f} times a typical word's ({key}), so it may have little effect: train it longer, or raise Apply Concept's strength."
         ]
     return []
 

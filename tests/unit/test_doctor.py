@@ -68,9 +68,9 @@ def of_norm(folder: Path, norm: float, class_word: str = "cat") -> Examination:
 
 def test_the_norm_is_told_in_units_of_a_typical_words_and_what_to_do_about_it(tmp_path: Path):
     long, short, usual = (of_norm(tmp_path, norm) for norm in (50.0, 1.0, 5.0))
-    assert "clip_l: norm 10.00 × a typical word's, outlier percentile 100, nearest words" in long.text()
+    assert "clip_l: norm 10.00 times a typical word's, outlier percentile 100, nearest words" in long.text()
     assert [sentence.partition(":")[0] for sentence in long.advice()] == [
-        "Its norm is 10.0 × a typical word's (clip_l), so it may displace the rest of the prompt"
+        "Its norm is 10.0 times a typical word's (clip_l), so it may displace the rest of the prompt"
     ]
     assert "Repair Concept" in long.advice()[0] and "anchor_mix" in long.advice()[0]
     assert "may have little effect" in short.advice()[0]
