@@ -124,6 +124,7 @@ def graph(info: dict[str, Any], number: int) -> dict[str, Any]:
     node("CompInvSaveAdapter", concept=[tuned, 0], adapter=[merged, 0], name="endured-tuned", **replace)
     node("CompInvLoadAdapter", **model, file="custom_diffusion.safetensors", class_word=word)
     node("CompInvLoadConcept", file="saved.safetensors")
+    node("CompInvDoctor", **model, **clip, file="saved.safetensors", class_word=word, convert_to="A1111")
     applied = [node("CompInvApplyConcept", **clip, concept=saved, strength=1.0 + number / 1000), 0]
     size = {"width": 64, "height": 64}
     prompt = f"a photo of embedding:saved and a {other}"

@@ -1,15 +1,20 @@
-"""`python -m compinv_core train config.toml`, `... layouts --checkpoint name` and `... runs`: training without a graph or a server."""
+"""`python -m compinv_core train config.toml`, `... layouts --checkpoint name`, `... runs` and `... convert`: the pack without a graph or a server."""
 
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+
+from .forms import FORMS, convert
 
 PACK = Path(__file__).resolve().parent.parent
 
 
 def main() -> int:
     asked = _parser().parse_args()
+    if asked.what == "convert":  # which needs no ComfyUI
+        return _printed(lambda: "\n".join(map(str, convert(asked.source, asked.target, asked.format))))
     host = Path(os.environ.get("COMFYUI_PATH") or PACK.parent.parent)  # the pack lies in its custom_nodes
     if not (host / "comfy").is_dir():
         print(f'"{host}" is not a ComfyUI folder; set COMFYUI_PATH to yours.', file=sys.stderr)
@@ -18,12 +23,7 @@ def main() -> int:
     if asked.what == "runs":
         from .cli.runs import runs
 
-        try:
-            print(runs(asked.remove, asked.remove_all))
-        except (ValueError, OSError) as error:
-            print(error, file=sys.stderr)
-            return 1
-        return 0
+        return _printed(lambda: runs(asked.remove, asked.remove_all))
     from .cli.config import ConfigError
     from .cli.train import train_all, train_layouts
 
@@ -41,6 +41,15 @@ def main() -> int:
     except KeyboardInterrupt:
         print("Stopped. The same command resumes the training.", file=sys.stderr)
         return 130
+    return 0
+
+
+def _printed(work: Callable[[], str]) -> int:
+    try:
+        print(work())
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
     return 0
 
 
@@ -64,6 +73,15 @@ def _parser() -> argparse.ArgumentParser:
     which = kept.add_mutually_exclusive_group()
     which.add_argument("--remove", nargs="+", default=[], metavar="NAME", help="remove these; they cannot be resumed")
     which.add_argument("--remove-all", action="store_true", help="remove all of them")
+    copy = commands.add_parser("convert", help="write an embedding in another program's form")
+    copy.add_argument("source", type=Path, help="any embedding that Load Concept reads")
+    copy.add_argument("target", type=Path, help="the new file; its name is what prompts call the embedding")
+    copy.add_argument(
+        "--format",
+        choices=list(FORMS),
+        required=True,
+        help="A1111 is a .pt file, the others are .safetensors; diffusers has two files of SDXL, XTI is kohya's, of a concept per layer",
+    )
     return parser
 
 

@@ -22,7 +22,9 @@ MAX_NAME = 100  # letters; of files beside it the names are longer
 MAX_FILE = 2 * 2**30  # bytes; an embedding may come with a LoRA
 MAX_TOLD, MOST_TOLD = 200, 20  # letters of each thing that a file says of itself, and how many things
 MAX_VECTORS = 1000  # of a word; a prompt of that length is read in fourteen parts
-OF_A_MODEL = re.compile(r"(^|\.)(weight|bias|alpha)$|lora|hada_w|lokr_")  # names of weights, which are no embeddings
+OF_A_MODEL = re.compile(
+    r"(^|\.)(weight|bias|alpha)$|(?<![A-Za-z])lora|hada_w|lokr_"
+)  # names of weights, which are no embeddings
 FAMILIES = {"clip_l": "SD 1.x", "clip_h": "SD 2.x", "clip_g, clip_l": "SDXL"}
 
 
@@ -107,15 +109,19 @@ class Concept:
         """How many vectors it has in each text encoder."""
         return len(next(iter(self.vectors.values())))
 
+    @property
+    def family(self) -> str:
+        """The models whose text encoders it has vectors for."""
+        return FAMILIES.get(", ".join(sorted(self.vectors)), "part of SDXL")
+
     def describe(self) -> str:
         """What it is, in one line."""
-        family = FAMILIES.get(", ".join(sorted(self.vectors)), "part of SDXL")
         sizes = " and ".join(f"{key} {vectors.shape[1]} wide" for key, vectors in self.vectors.items())
         known = {"class word": self.class_word, "attributes": ", ".join(self.attributes), **self.provenance}
         described = "".join(
             f"; {quoted(name, 30)} {quoted(value, MAX_TOLD)}" for name, value in [*known.items()][:MOST_TOLD] if value
         )
-        return f'"{self.name}" is an embedding for {family}: {self.count} vector{"s"[: self.count > 1]}, {sizes}{described}.'
+        return f'"{self.name}" is an embedding for {self.family}: {self.count} vector{"s"[: self.count > 1]}, {sizes}{described}.'
 
 
 def check_family(concept: Concept, widths: Mapping[str, int]) -> None:
@@ -240,13 +246,22 @@ def read_concept(path: Path) -> Concept:
     return Concept(name, vectors, class_word, told, attributes, cells)
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]], dict[str, str]]:
-    """(vectors by text encoder, those of attributes, what is known of them) of one file."""
+def read_content(path: Path) -> tuple[Any, dict[str, str]]:
+    """What a file holds and its metadata, as `read_tensors` has them, of one that is small enough for an embedding.
+
+    Raises:
+        ValueError: it is not, or cannot be read.
+    """
     if path.exists() and (size := path.stat().st_size) > MAX_FILE:
         raise ValueError(
             f'"{quoted(path.name, 60)}" is {size / 2**30:.1f} GB large, a model and no embedding; choose the file of an embedding.'
         )
-    raw, told = read_tensors(path)
+    return read_tensors(path)
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]], dict[str, str]]:
+    """(vectors by text encoder, those of attributes, what is known of them) of one file."""
+    raw, told = read_content(path)
     named = cast("dict[Any, Any]", raw) if isinstance(raw, dict) else {}
     attributes = _attributes(named, path)
     vectors: dict[str, Tensor] = {}

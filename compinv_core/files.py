@@ -92,23 +92,39 @@ def remove(path: Path) -> None:
 
 TensorFile = tuple[Mapping[str, Tensor], Path, Mapping[str, str]]
 """Of a `.safetensors` file: its tensors, its path, its metadata."""
+File = tuple[Path, Callable[[Path], object]]
+"""Any file: its path, and what writes it at the path that it is given."""
+
+
+def tensor_file(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> File:
+    """A `.safetensors` file."""
+
+    def write(new: Path) -> None:
+        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, new, dict(metadata))
+
+    return path, write
 
 
 def write_tensors(*files: TensorFile, replace: bool = True) -> None:
-    """Write `.safetensors` files, all of them or none: each is written beside its place before the first takes it.
+    """Write `.safetensors` files as `write_files` does."""
+    write_files(*(tensor_file(*file) for file in files), replace=replace)
+
+
+def write_files(*files: File, replace: bool = True) -> None:
+    """Write files, all of them or none: each is written beside its place before the first takes it.
 
     Raises:
         Taken: one is there, and `replace` is off; that of another process that comes to be meanwhile is safe as well.
         Unwritable: one cannot be written.
     """
     with ExitStack() as stack:
-        for _, path, _ in files:
+        for path, _ in files:
             if not replace and path.exists():  # before its tensors, of which there may be gigabytes, are written
                 raise _taken(path)
         written: list[tuple[Path, Path]] = []
-        for tensors, path, metadata in files:
+        for path, write in files:
             new = stack.enter_context(_beside(path))
-            save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, new, dict(metadata))
+            write(new)
             written.append((new, path))
         for new, path in written:
             stack.enter_context(_placed(new, path, replace))

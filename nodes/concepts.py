@@ -81,7 +81,7 @@ class CompInvLoadConcept(io.ComfyNode):
             **found_by("load embedding", "textual inversion"),
             description="Loads an embedding: .safetensors (this pack's or others'), A1111's .pt, diffusers' .bin.",
             inputs=[
-                io.Combo.Input("file", options=_files(), tooltip="A file in ComfyUI's embeddings folders."),
+                io.Combo.Input("file", options=embedding_files(), tooltip="A file in ComfyUI's embeddings folders."),
                 io.String.Input(
                     "class_word",
                     default="",
@@ -187,8 +187,8 @@ def _kept(concept: Concept) -> str:
     return f" What was learnt is in {file}."
 
 
-def _files() -> list[str]:
-    """Without names that are markup: the menu of the page would run a script in them."""
+def embedding_files() -> list[str]:
+    """What embeddings there are. Without names that are markup: the menu of the page would run a script in them."""
     files = folder_paths.get_filename_list("embeddings")
     return [f for f in files if Path(f).suffix.lower() in (".safetensors", ".pt", ".bin") and "<" not in f]
 

@@ -139,29 +139,54 @@ def report_concept(
     Raises:
         ValueError: a concept for other models, too long for a prompt or of zeros alone, or a word that is not a single token.
     """
+    compared = compare(backbone, concept, class_word, others, sampling=sampling, each=each)
+    (attention, *own), (ordinary, *theirs), repeated = compared
+    standings = {
+        key: (standing(concept.vectors[key], known), standing(known.vector(class_word)[None], known))
+        for key, known in backbone.vocabularies.items()
+    }
+    report = Report(
+        concept.name, class_word, standings, vectors=concept.count, attention=attention, ordinary=ordinary, repeated=repeated
+    )  # fmt: skip
+    return report, Rendered(*own), Rendered(*theirs)
+
+
+Attended = tuple[Attention, Tensor, Tensor]
+"""What `attend` returns."""
+
+
+def compare(
+    backbone: Backbone,
+    concept: Concept,
+    class_word: str,
+    others: Sequence[str],
+    *,
+    sampling: Sampling,
+    templates: Sequence[str] = ALONE,
+    each: Callable[[], None] = lambda: None,
+) -> tuple[Attended, Attended, Attention]:
+    """What the concept gets of the attention, what its class word gets, and that when it is written as often as there are vectors.
+
+    Raises:
+        ValueError: as `report_concept`.
+    """
     check_reportable(concept)
     check_family(concept, widths_of(backbone))
     check_class_word(backbone, class_word, concept)
     for word in others:
         for known in backbone.vocabularies.values():
             known.vector(word, '"beside"')
-    standings = {
-        key: (standing(concept.vectors[key], known), standing(known.vector(class_word)[None], known))
-        for key, known in backbone.vocabularies.items()
-    }
-    watch_prompts = one_by_one(backbone, [replace(concept, name=NAME, class_word=class_word)], sampling, each)
-    attention, *own = attend(watch_prompts, f"embedding:{NAME}", class_word, others=others, seed=sampling.seed)
-    ordinary, *theirs = attend(watch_prompts, class_word, class_word, others=others, seed=sampling.seed)
-    count, repeated = concept.count, ordinary
-    if count > 1:
-        watch_again = one_by_one(backbone, [repeating(backbone, class_word, count)], sampling, each)
-        repeated, *_ = attend(
-            watch_again, f"embedding:{NAME}", class_word, others=others, seed=sampling.seed, templates=ALONE[:1]
-        )
-    report = Report(
-        concept.name, class_word, standings, vectors=count, attention=attention, ordinary=ordinary, repeated=repeated
-    )  # fmt: skip
-    return report, Rendered(*own), Rendered(*theirs)
+
+    def attended(word: str, concepts: Sequence[Concept], templates: Sequence[str]) -> Attended:
+        watch_prompts = one_by_one(backbone, concepts, sampling, each)
+        return attend(watch_prompts, word, class_word, others=others, seed=sampling.seed, templates=templates)
+
+    own = attended(f"embedding:{NAME}", [replace(concept, name=NAME, class_word=class_word)], templates)
+    ordinary = attended(class_word, [], templates)
+    if concept.count == 1:
+        return own, ordinary, ordinary[0]
+    repeated = repeating(backbone, class_word, concept.count)
+    return own, ordinary, attended(f"embedding:{NAME}", [repeated], ALONE[:1])[0]
 
 
 def widths_of(backbone: Backbone) -> dict[str, int]:

@@ -79,3 +79,37 @@ def test_the_file_of_sdxl_loads_half_by_half(comfyui: Path, tmp_path: Path, coun
         table = encoder.get_input_embeddings().weight
         assert torch.equal(table[words:], expected)
         assert torch.equal(rows[3 : 3 + count], expected)
+
+
+def test_diffusers_form_of_one_text_encoder_loads_by_its_own_token(comfyui: Path, tmp_path: Path):
+    from compositional_inversion.compinv_core.forms import write_as
+    from diffusers import StableDiffusionPipeline
+
+    concept = Concept("any", {"clip_l": torch.randn(3, 768)}, "cat")
+    (file,) = write_as(concept, tmp_path / "my-cat.safetensors", "diffusers")
+    tokenizer, encoder = parts(comfyui, "clip_l")
+    others = dict.fromkeys(("vae", "unet", "scheduler", "safety_checker", "feature_extractor"))
+    pipe = StableDiffusionPipeline(text_encoder=encoder, tokenizer=tokenizer, requires_safety_checker=False, **others)
+    words = len(tokenizer)
+    pipe.load_textual_inversion(load_file(file))
+    assert torch.equal(encoder.get_input_embeddings().weight[words:], concept.vectors["clip_l"])
+    (rows,) = read(pipe, encoder)
+    assert torch.equal(rows[3:6], concept.vectors["clip_l"])
+
+
+def test_diffusers_form_of_sdxl_loads_a_file_for_each_text_encoder(comfyui: Path, tmp_path: Path):
+    from compositional_inversion.compinv_core.forms import write_as
+    from diffusers import StableDiffusionXLPipeline
+
+    concept = Concept("any", {"clip_l": torch.randn(2, 768), "clip_g": torch.randn(2, 1280)})
+    files = write_as(concept, tmp_path / "my-cat.safetensors", "diffusers")
+    (tokenizer, first), (tokenizer_2, second) = parts(comfyui, "clip_l"), parts(comfyui, "clip_g")
+    pipe = StableDiffusionXLPipeline(
+        vae=None, unet=None, scheduler=None, add_watermarker=False,
+        text_encoder=first, tokenizer=tokenizer, text_encoder_2=second, tokenizer_2=tokenizer_2,
+    )  # fmt: skip
+    words = len(tokenizer)
+    pipe.load_textual_inversion(files[0])
+    pipe.load_textual_inversion(files[1], text_encoder=second, tokenizer=tokenizer_2)
+    for encoder, expected in zip((first, second), concept.vectors.values(), strict=True):
+        assert torch.equal(encoder.get_input_embeddings().weight[words:], expected)

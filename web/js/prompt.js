@@ -10,16 +10,15 @@ app.registerExtension({
         if (node.comfyClass !== "CompInvPrompt") return
         const text = node.widgets.find(widget => widget.name === "text")
         const choose = text.serializeValue
-        if (!choose) return
         text.serializeValue = function (...args) {
-            const own = Object.getOwnPropertyDescriptor(text, "value")
-            // Over the value and not in it: whoever types at that moment keeps the caret, and nothing counts as a change.
-            Object.defineProperty(text, "value", { value: text.value.replace(CONCEPT, "\\{concept\\}"), configurable: true })
+            const { options } = text
+            const own = options.getValue
+            // What is read changes and not the value: whoever types at that moment keeps the caret, and nothing counts as an edit.
+            options.getValue = () => own.call(options).replace(CONCEPT, "\\{concept\\}")
             try {
                 return choose.apply(this, args)
             } finally {
-                if (own) Object.defineProperty(text, "value", own)
-                else delete text.value
+                options.getValue = own
             }
         }
     }
