@@ -77,7 +77,9 @@ def test_a_translation_names_the_choices_that_its_text_names(schemas: dict[str, 
     for name, schema in schemas.items():
         for part in schema.inputs:
             choices = [str(choice) for choice in part.as_dict().get("options") or []]
-            named = {choice for choice in choices if re.search(rf"(?<![\w-]){re.escape(choice)}(?![\w-])", part.tooltip)}
+            named = {
+                choice for choice in choices if re.search(rf"(?<![\w-]){re.escape(choice)}(?![\w-])", part.tooltip)
+            }
             text = translated[f"{name}.inputs.{part.id}.tooltip"]
             assert {choice for choice in named if choice not in text} == set(), f"{name}.{part.id}"
 

@@ -20,7 +20,7 @@ from workflow import to_prompt
 ROOT = Path(__file__).parent.parent.parent
 FOLDERS = {"compinv_core", "locales", "nodes", "web", "workflows"}
 FILES = {"CHANGELOG.md", "LICENSE", "README.md", "__init__.py", "icon.svg", "pyproject.toml"}
-MAX_SIZE = 1_000_000  # bytes; docs/development.md says half of it
+MAX_SIZE = 1_000_000  # bytes; docs/development.md says what it is
 FORBIDDEN = {"eval", "exec", "compile", "__import__", "system", "popen", "execv", "execve"}
 FORBIDDEN_MODULES = {"subprocess", "pip", "pty", "pexpect", "ctypes", "socket", "urllib", "requests", "http"}
 
