@@ -114,9 +114,7 @@ class CompInvSetRegion(io.ComfyNode):
                     "bounding_box",
                     optional=True,
                     tooltip="In pixels of a canvas of width x height below. Unconnected: mask or the edges.",
-                    extra_dict={
-                        "forceInput": True
-                    },  # else newer front ends make widgets of it, whose box is then always there
+                    extra_dict={"forceInput": True},  # newer front ends make widgets of it, which always give a box
                 ),
                 io.Int.Input(
                     "width",
