@@ -114,6 +114,9 @@ class CompInvSetRegion(io.ComfyNode):
                     "bounding_box",
                     optional=True,
                     tooltip="In pixels of a canvas of width x height below. Unconnected: mask or the edges.",
+                    extra_dict={
+                        "forceInput": True
+                    },  # else newer front ends make widgets of it, whose box is then always there
                 ),
                 io.Int.Input(
                     "width",

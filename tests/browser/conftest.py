@@ -65,7 +65,7 @@ def page(loaded: tuple[Any, list[str]]) -> Iterator[tuple[Any, list[str]]]:
     """The page, empty, in the classic canvas unless a test chooses, and the errors of this test."""
     here, errors = loaded
     here.evaluate(
-        "() => { window.app.graph.clear(); window.app.canvas.ds.reset(); window.app.extensionManager.toast.removeAll() }"
+        "() => { window.app.graph.clear(); window.app.canvas.ds.reset(); window.app.extensionManager.toast.removeAll?.() }"
     )
     errors.clear()
     yield loaded

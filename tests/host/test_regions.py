@@ -218,3 +218,9 @@ def test_a_layout_without_regions_has_no_boxes(pack: Any):
 def test_what_cannot_be_sampled_is_refused_in_a_sentence(pack: Any, microworld: Any, changes: Any, sentence: str):
     with pytest.raises(ValueError, match=sentence):
         sample(pack, microworld, layout=region(pack), **STEER, **changes)
+
+
+def test_a_bounding_box_is_there_only_where_one_is_connected(pack: Any):
+    """Newer front ends have widgets for one, which would always give a box."""
+    inputs = {part.id: part for part in pack.nodes["CompInvSetRegion"].define_schema().inputs}
+    assert inputs["bounding_box"].as_dict()["forceInput"]

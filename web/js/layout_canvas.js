@@ -9,9 +9,6 @@ const BAR = 34 // pixels, the tools above the canvas
 const EDGES = ["left", "top", "right", "bottom"]
 const HANDLES = ["left top", "top", "right top", "right", "right bottom", "bottom", "left bottom", "left"]
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }
-const HELP =
-    "Drag to move, drag a handle to resize, drag on the canvas to draw a box. " +
-    "Keys: arrows move (Shift: far, Ctrl: resize), Enter names, Delete removes, Ctrl+Z and Ctrl+Y undo and redo. Alt drags without snapping."
 
 const STYLE = `
 .compinv-layout { display: flex; flex-direction: column; gap: 4px; width: 100%; contain: inline-size; box-sizing: border-box;
@@ -86,12 +83,13 @@ export function moved(start, moving, x, y) {
 
 export class LayoutCanvas {
     /**
+     * @param texts what it says, of texts.js.
      * @param onChange called with the regions after each edit, and with null when all edits are taken back.
      * @param onBackdrop called with what the user wants behind the boxes: "preview", "result" or "none".
      * @param single whether there is one box, which always is there.
      */
-    constructor({ onChange, onBackdrop, single = false }) {
-        Object.assign(this, { onChange, single, regions: [], came: "[]", selected: -1, past: [], future: [], snap: true, aspect: 1, boxes: [] })
+    constructor({ texts, onChange, onBackdrop, single = false }) {
+        Object.assign(this, { texts, onChange, single, regions: [], came: "[]", selected: -1, past: [], future: [], snap: true, aspect: 1, boxes: [] })
         this.element = element("div", "compinv-layout")
         if (!document.getElementById("compinv-layout-style"))
             document.head.append(element("style", "", { id: "compinv-layout-style", textContent: STYLE }))
@@ -102,24 +100,24 @@ export class LayoutCanvas {
             bar.append(made)
             return made
         }
-        const adding = button("+", "Add a box", () => this.add())
-        this.name = element("input", "", { type: "text", title: "The subject, exactly as in the prompt; a concept as embedding:name" })
-        this.name.placeholder = "subject"
+        const adding = button("+", texts.add, () => this.add())
+        this.name = element("input", "", { type: "text", title: texts.subject })
+        this.name.placeholder = texts["subject here"]
         this.name.onchange = () => this.rename(this.name.value)
         bar.append(this.name)
-        this.removing = button("✕", "Remove the box (Delete)", () => this.remove())
+        this.removing = button("✕", texts.remove, () => this.remove())
         if (single) adding.hidden = this.removing.hidden = true
-        this.undoing = button("↶", "Undo (Ctrl+Z)", () => this.undo())
-        this.redoing = button("↷", "Redo (Ctrl+Y)", () => this.redo())
-        this.snapping = button("snap", "Snap to other boxes, edges and the middle", () => this.toggleSnap())
-        this.resetting = button("⟲", "Back to the layout as it came", () => this.reset())
-        this.backdrop = element("select", "", { title: "The picture behind the boxes", onchange: () => onBackdrop(this.backdrop.value) })
-        for (const [value, text] of [["preview", "latent preview"], ["result", "last result"], ["none", "no picture"]])
-            this.backdrop.append(element("option", "", { value, textContent: text }))
+        this.undoing = button("↶", texts.undo, () => this.undo())
+        this.redoing = button("↷", texts.redo, () => this.redo())
+        this.snapping = button(texts.snap, texts["snap to"], () => this.toggleSnap())
+        this.resetting = button("⟲", texts.reset, () => this.reset())
+        this.backdrop = element("select", "", { title: texts.backdrop, onchange: () => onBackdrop(this.backdrop.value) })
+        for (const value of ["preview", "result", "none"])
+            this.backdrop.append(element("option", "", { value, textContent: texts[value] }))
         bar.append(this.backdrop)
-        this.stage = element("div", "stage", { tabIndex: 0, title: HELP })
-        this.stage.setAttribute("aria-label", "Layout. " + HELP)
-        this.hint = element("div", "hint", { textContent: "Drag here to draw a box. A connected layout is shown once it has run." })
+        this.stage = element("div", "stage", { tabIndex: 0, title: texts.keys })
+        this.stage.setAttribute("aria-label", `${texts.layout} ${texts.keys}`)
+        this.hint = element("div", "hint", { textContent: texts.empty })
         this.masks = element("div", "masks")
         this.stage.append(this.hint, this.masks)
         this.element.append(bar, this.stage)
@@ -331,11 +329,12 @@ export class LayoutCanvas {
         this.regions.forEach(({ subject, box, mask }, i) => {
             const [drawn, color] = [this.boxes[i], COLORS[i % COLORS.length]]
             const [left, top, right, bottom] = box.map(edge => 100 * edge)
+            const edges = [left, top, right, bottom].map((percent, edge) => `${this.texts[EDGES[edge]]} ${percent.toFixed()} %`)
             Object.assign(drawn.style, { left: `${left}%`, top: `${top}%`, width: `${right - left}%`, height: `${bottom - top}%` })
             drawn.style.setProperty("--color", color)
             drawn.classList.toggle("selected", i === this.selected)
             drawn.firstChild.textContent = subject.replace(/^embedding:/, "")
-            drawn.setAttribute("aria-label", `${subject}: left ${left.toFixed()} %, top ${top.toFixed()} %, right ${right.toFixed()} %, bottom ${bottom.toFixed()} %`)
+            drawn.setAttribute("aria-label", `${subject}: ${edges.join(", ")}`)
             if (!PNG.test(mask ?? "")) return
             const shape = element("div", "mask")
             Object.assign(shape.style, { backgroundColor: color, maskImage: `url("${mask}")` })

@@ -2,6 +2,7 @@
 
 import { app } from "../../../scripts/app.js"
 import { LayoutCanvas, regionsOf } from "./layout_canvas.js"
+import { textsIn } from "./texts.js"
 
 const MINE = "my boxes" // as in nodes/layout.py
 const MARGIN = 20 // pixels, of a widget's width on a node
@@ -39,7 +40,8 @@ const showsDecoded = node =>
  */
 function canvasOn(node, { onChange, aspect, single = false, opened = true }) {
     const pictures = {}
-    const canvas = new LayoutCanvas({ onChange, single, onBackdrop: () => showPicture() })
+    const texts = textsIn(app.extensionManager.setting.get("Comfy.Locale"))
+    const canvas = new LayoutCanvas({ texts, onChange, single, onBackdrop: () => showPicture() })
 
     function showPicture() {
         const url = pictures[canvas.backdrop.value]
@@ -64,7 +66,7 @@ function canvasOn(node, { onChange, aspect, single = false, opened = true }) {
         node.setDirtyCanvas(true, true)
     }
 
-    if (!opened) node.addWidget("button", "draw the layout", null, () => open(!opened)).serialize = false
+    if (!opened) node.addWidget("button", texts.draw, null, () => open(!opened)).serialize = false
     const height = () => (opened ? canvas.heightAt(node.size[0] - MARGIN) + MARGIN : 0)
     const options = { serialize: false, hideOnZoom: false, getMinHeight: height, getMaxHeight: height }
     node.addDOMWidget("layout canvas", "compinv_layout", canvas.element, options).serialize = false

@@ -1,6 +1,7 @@
 /** What a node said that still matters when its job has ended: newer front ends clear all texts below nodes then. */
 
 import { app } from "../../../scripts/app.js"
+import { textsIn } from "./texts.js"
 
 const ENDS = ["execution_success", "execution_error", "execution_interrupted"]
 const lasting = new Map() // of the job that runs: node id -> text
@@ -19,7 +20,8 @@ app.registerExtension({
         })
         app.api.addEventListener("compinv_notice", ({ detail: { node, title, text } }) => {
             lasting.set(node, text)
-            app.extensionManager.toast.add({ severity: "warn", summary: title, detail: text })
+            const summary = textsIn(app.extensionManager.setting.get("Comfy.Locale"))[title] ?? title
+            app.extensionManager.toast.add({ severity: "warn", summary, detail: text })
         })
         for (const end of ENDS) app.api.addEventListener(end, () => setTimeout(say)) // after the front end has cleared them
     }
