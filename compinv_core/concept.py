@@ -302,7 +302,8 @@ def _chosen(raw: Any, key: str, width: int) -> dict[str, Any]:
     if isinstance(raw, list):
         entries = [cast("dict[Any, Any]", entry) for entry in cast("list[Any]", raw) if isinstance(entry, dict)]
         every = [(str(name), value) for entry in entries for name, value in entry.items()]
-        fitting = [(name, value) for name, value in every if isinstance(value, Tensor) and value.shape[-1:] == (width,)]
+        tensors = [(name, value) for name, value in every if isinstance(value, Tensor) and not value.is_nested]
+        fitting = [(name, value) for name, value in tensors if value.shape[-1:] == (width,)]
         return {f"{name} of entry {i}": value for i, (name, value) in enumerate(fitting, start=1)}
     if not isinstance(raw, dict):
         return {}

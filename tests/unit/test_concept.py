@@ -411,3 +411,12 @@ def test_a_loaded_concept_has_a_name_that_a_prompt_can_write(tmp_path: Path, ste
     save_file({"emb_params": WORD}, tmp_path / f"{stem}.safetensors")
     concept = read_concept(tmp_path / f"{stem}.safetensors")
     assert concept.name == name and (f"file {stem}.safetensors" in concept.describe()) is (stem != name)
+
+
+def test_a_nested_tensor_in_a_list_has_no_shape_to_ask_for(tmp_path: Path):
+    nested = torch.nested.nested_tensor([torch.ones(2, 768), torch.ones(1, 768)])
+    torch.save([{"a": nested}, {"b": torch.ones(1, 768)}], tmp_path / "list.pt")
+    assert read_concept(tmp_path / "list.pt").count == 1
+    torch.save([{"a": nested}], tmp_path / "list.pt")
+    with pytest.raises(ValueError, match="holds no embedding, but a list"):
+        read_concept(tmp_path / "list.pt")

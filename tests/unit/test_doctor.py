@@ -53,7 +53,7 @@ def test_what_cannot_be_used_is_said_and_why(tmp_path: Path):
     assert "nearest words" not in broken.text()
 
 
-# Words 1 to 9 wide of a norm of 5 at the median.
+# Nine words, of norms from 1 to 9; the median is 5.
 LINE = Vocabulary(
     tuple("abcdefghi"), torch.arange(9), torch.cat([torch.arange(1.0, 10)[:, None], torch.zeros(9, 767)], dim=1)
 )
