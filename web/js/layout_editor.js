@@ -66,9 +66,10 @@ function canvasOn(node, { onChange, aspect, single = false, opened = true }) {
         node.setDirtyCanvas(true, true)
     }
 
-    if (!opened) node.addWidget("button", texts.draw, null, () => open(!opened)).serialize = false
+    const unsaved = { serialize: false } // and not a part of what is queued
+    if (!opened) node.addWidget("button", texts.draw, null, () => open(!opened), unsaved).serialize = false
     const height = () => (opened ? canvas.heightAt(node.size[0] - MARGIN) + MARGIN : 0)
-    const options = { serialize: false, hideOnZoom: false, getMinHeight: height, getMaxHeight: height }
+    const options = { ...unsaved, hideOnZoom: false, getMinHeight: height, getMaxHeight: height }
     node.addDOMWidget("layout canvas", "compinv_layout", canvas.element, options).serialize = false
     open(opened)
 
