@@ -29,7 +29,7 @@ def test_without_an_area_it_is_for_all_of_the_canvas():
 
 @pytest.mark.parametrize("area", [(8, 8, 0, 8), (8, 8, 9, 0), (8, 0, 0, 0)])
 def test_an_area_beside_the_canvas_is_refused(area: tuple[int, ...]):
-    with pytest.raises(ValueError, match="a part of the canvas, of 64 x 64 pixels, is needed"):
+    with pytest.raises(ValueError, match="does not lie on the canvas of 64 x 64 pixels; move it there"):
         area_of({"area": area}, (8, 8))
 
 
