@@ -49,6 +49,7 @@ def plain(graph: Graph, vectors: int) -> Graph:
     for inputs in (n["inputs"] for n in graph.values() if n["class_type"] == "CompInvTrain"):
         inputs["vectors"] = vectors
         inputs["ignore_background"] = False
+        inputs["class_word"] = WORD  # which is the anchors' in the template
     for kind, wire in (("CompInvTrain", "anchors"), ("CompInvRegularizedSampler", "layout")):
         for inputs in (n["inputs"] for n in graph.values() if n["class_type"] == kind):
             inputs.pop(wire, None)
