@@ -9,7 +9,11 @@ from PIL import Image, ImageDraw, ImageFont
 from ..compinv_core.training.checkpoint import Checkpoint
 from .pictures import from_image
 
-WIDTH, HEIGHT = 640, 240  # pixels of a panel
+WIDTH, HEIGHT, TALLEST = (
+    640,
+    240,
+    480,
+)  # pixels of a panel, and of all together, for a preview on a node grows with them
 LEFT, RIGHT, TOP, BOTTOM = 76, 16, 34, 30  # pixels around its axes
 INK, PALE, TRAINING, VALIDATION = "#222222", "#dddddd", "#7fb0ef", "#d1590b"
 MOST_POINTS = 50  # of a curve; training losses are noisy and are averaged
@@ -38,9 +42,10 @@ def loss_plot(end: Checkpoint) -> torch.Tensor:
         panels.append(("DCO loss", averaged([(p.step, p.objective) for p in history]), ()))
     if any(p.anchor for p in history):
         panels.append(("anchor loss", averaged([(p.step, p.anchor) for p in history]), ()))
-    whole = Image.new("RGB", (WIDTH, HEIGHT * len(panels)), "white")
+    height = min(HEIGHT, TALLEST // len(panels))
+    whole = Image.new("RGB", (WIDTH, height * len(panels)), "white")
     for row, (title, training, validation) in enumerate(panels):
-        whole.paste(_panel(title, training, validation, history[-1].step), (0, HEIGHT * row))
+        whole.paste(_panel(title, training, validation, history[-1].step, height), (0, height * row))
     return from_image(whole)
 
 
@@ -59,8 +64,8 @@ def ticks(low: float, high: float) -> list[float]:
     return [i * step for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
-def _panel(title: str, training: Curve, validation: Curve, steps: int) -> Image.Image:
-    image = Image.new("RGB", (WIDTH, HEIGHT), "white")
+def _panel(title: str, training: Curve, validation: Curve, steps: int, height: int) -> Image.Image:
+    image = Image.new("RGB", (WIDTH, height), "white")
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(15)
     losses = [loss for _, loss in [*training, *validation]]
     low, high = min(losses), max(losses)
@@ -69,7 +74,7 @@ def _panel(title: str, training: Curve, validation: Curve, steps: int) -> Image.
 
     def place(step: float, loss: float) -> tuple[float, float]:
         across, up = step / steps, (loss - low) / (high - low)
-        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
+        return LEFT + across * (WIDTH - LEFT - RIGHT), height - BOTTOM - up * (height - TOP - BOTTOM)
 
     for loss in ticks(low, high):
         _, y = place(0, loss)
