@@ -12,12 +12,12 @@ from ..compinv_core.training.attribute_training import KINDS, AttributeRequest, 
 from ..compinv_core.training.checkpoint import Progress
 from ..compinv_core.training.recipe import Recipe
 from ..compinv_core.training.request import Request
-from .inputs import first_values, training_inputs
+from .inputs import FOLDED, first_values, training_inputs
 from .learning import Picture, compared, learn
 from .live_text import lasting
 from .losses import loss_map, loss_plot
 from .pictures import to_image
-from .types import CATEGORY, ConceptType, found_by
+from .types import CATEGORY, ConceptType, folded, found_by
 
 BEFORE = ("model", "clip", "vae", "images", "placeholder", "class_word", "masks", "resolution", "steps", "batch")
 AFTER = ("learning_rate", "anchor_weight", "seed")
@@ -28,7 +28,7 @@ class CompInvTrainAttributes(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         word = "One ordinary word for what the images show; the object's vector is initialised with it."
         shared = {**training_inputs(), "class_word": io.String.Input("class_word", default="cat", tooltip=word)}
-        return io.Schema(
+        schema = io.Schema(
             node_id="CompInvTrainAttributes",
             display_name="Attribute Inversion Train",
             category=CATEGORY,
@@ -108,6 +108,7 @@ class CompInvTrainAttributes(io.ComfyNode):
                 ),
             ],
         )
+        return folded(schema, *FOLDED, "anchor_weight", "colour_style_loss", "object_loss", "ignore_background")
 
     @classmethod
     def execute(cls, **inputs: list[Any]) -> io.NodeOutput:

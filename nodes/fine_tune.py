@@ -14,13 +14,13 @@ from ..compinv_core.training.concept_training import CLASS_STEPS, ConceptTrainin
 from ..compinv_core.training.recipe import Recipe
 from ..compinv_core.training.request import FineTuneRequest, as_paper_fine_tune
 from ..compinv_core.training.ways.fine_tune import What
-from .inputs import first_values, recipe_of, requests_of, training_inputs
+from .inputs import FOLDED, first_values, recipe_of, requests_of, training_inputs
 from .learning import Picture, learn
 from .live_text import lasting, say
 from .losses import loss_map, loss_plot
 from .pictures import to_image
 from .train import progress_text, second_of
-from .types import CATEGORY, ConceptType, found_by
+from .types import CATEGORY, ConceptType, folded, found_by
 
 KEYS_AND_VALUES = "keys and values (Custom Diffusion)"
 ATTENTION = "LoRA on attention (DreamBooth)"
@@ -33,7 +33,7 @@ class CompInvTrainModel(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         shared = training_inputs()
-        return io.Schema(
+        schema = io.Schema(
             node_id="CompInvTrainModel",
             display_name="Compositional Fine-Tune",
             category=CATEGORY,
@@ -132,6 +132,9 @@ class CompInvTrainModel(io.ComfyNode):
                     tooltip="The second concept of Training Options, learnt together with the first.",
                 ),
             ],
+        )
+        return folded(
+            schema, *FOLDED, "vectors", "anchor_weight", "rank", "weights_learning_rate", "prior_count", "prior_weight"
         )
 
     @classmethod

@@ -10,6 +10,8 @@ from .training_options import Options
 from .types import AnchorsType, ConceptType, OptionsType
 
 DEFAULTS = Recipe()
+FOLDED = ("batch", "learning_rate", "mirror", "seed")
+"""What few need to change, of the inputs that training nodes share."""
 
 
 def training_inputs() -> dict[str, Any]:

@@ -15,7 +15,7 @@ from ..compinv_core.sampling.conditioning import check_layout
 from .layout_editor import canvas
 from .live_text import lasting
 from .pictures import from_image, layout_picture
-from .types import CATEGORY, LayoutType, found_by
+from .types import CATEGORY, LayoutType, folded, found_by
 
 ATTENTION, PREDICTED, DEFAULT, MINE = "from attention", "predicted", "default boxes", "my boxes"
 
@@ -23,7 +23,7 @@ ATTENTION, PREDICTED, DEFAULT, MINE = "from attention", "predicted", "default bo
 class CompInvLayoutRecover(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        schema = io.Schema(
             node_id="CompInvLayoutRecover",
             display_name="Spatial Layout Recover",
             category=CATEGORY,
@@ -95,6 +95,7 @@ class CompInvLayoutRecover(io.ComfyNode):
                 ),
             ],
         )
+        return folded(schema, "steps", "cfg", "pictures")
 
     @classmethod
     def fingerprint_inputs(cls, method: str | None = None, **_: Any) -> list[tuple[str, int, int]]:

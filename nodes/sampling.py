@@ -19,11 +19,13 @@ from ..compinv_core.sampling.guidance import Guidance
 from ..compinv_core.sampling.report import Report, described
 from ..compinv_core.sampling.schedules import Balance, Steering
 from .pictures import from_image, heat_pictures, overlays
-from .types import CATEGORY, LayoutType, found_by
+from .types import CATEGORY, LayoutType, folded, found_by
 
 PAPER = Guidance()
 DEFAULT = Steering()
 READING = Regional()
+FOLDED = ("steering_until", "guidance", "corrections", "guidance_until", "threshold")
+"""What few need to change: the paper's guidance, and when steering ends."""
 
 
 def _regularization_inputs() -> list[Any]:
@@ -128,7 +130,7 @@ def _regularized(
 class CompInvRegularizedSampler(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        schema = io.Schema(
             node_id="CompInvRegularizedSampler",
             display_name="Regularized Sampler",
             category=CATEGORY,
@@ -197,6 +199,7 @@ class CompInvRegularizedSampler(io.ComfyNode):
                 ),
             ],
         )
+        return folded(schema, *FOLDED, "balance", "class_words")
 
     @classmethod
     def execute(
@@ -242,7 +245,7 @@ class CompInvRegularizedSampler(io.ComfyNode):
 class CompInvRegularizeModel(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        schema = io.Schema(
             node_id="CompInvRegularizeModel",
             display_name="Apply Spatial Regularization",
             category=CATEGORY,
@@ -264,6 +267,7 @@ class CompInvRegularizeModel(io.ComfyNode):
                 )
             ],
         )
+        return folded(schema, *FOLDED)
 
     @classmethod
     def execute(cls, model: Any, layout: Layout | None = None, **chosen: Any) -> io.NodeOutput:

@@ -14,18 +14,18 @@ from ..compinv_core.training.checkpoint import Progress
 from ..compinv_core.training.concept_training import ConceptTraining
 from ..compinv_core.training.preview import Preview
 from ..compinv_core.training.request import as_paper
-from .inputs import first_values, recipe_of, requests_of, training_inputs
+from .inputs import FOLDED, first_values, recipe_of, requests_of, training_inputs
 from .learning import Picture, compared, learn
 from .live_text import lasting
 from .losses import loss_map, loss_plot
 from .pictures import to_image
-from .types import CATEGORY, ConceptType, found_by
+from .types import CATEGORY, ConceptType, folded, found_by
 
 
 class CompInvTrain(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        schema = io.Schema(
             node_id="CompInvTrain",
             display_name="Compositional Inversion Train",
             category=CATEGORY,
@@ -71,6 +71,7 @@ class CompInvTrain(io.ComfyNode):
                 ),
             ],
         )
+        return folded(schema, *FOLDED)
 
     @classmethod
     def execute(cls, **inputs: list[Any]) -> io.NodeOutput:

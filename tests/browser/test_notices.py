@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pages import run_from
+import pytest
+from pages import render_with, run_from
 from workflow import on_micro_world
 
 TRAINING = Path(__file__).parent.parent.parent / "workflows" / "1_learn_and_compose.json"
@@ -37,4 +38,22 @@ def test_a_cancelled_training_says_so_in_a_message_and_below_its_node(page: tupl
     here.wait_for_timeout(2000)
     said = here.get_by_text("Training was cancelled")
     assert here.locator(".p-toast").get_by_text("Training was cancelled").count() and said.count() > 1
+    assert not errors
+
+
+@pytest.mark.parametrize("nodes_2", [False, True], ids=["classic", "Nodes 2.0"])
+def test_a_text_below_a_node_keeps_its_lines(page: tuple[Any, list[str]], nodes_2: bool, tmp_path: Path):
+    here, errors = page
+    render_with(here, nodes_2)
+    here.evaluate(
+        "graph => window.app.loadApiJson(graph, 'graph')", {"1": {"class_type": "CompInvTrain", "inputs": {}}}
+    )
+    here.wait_for_timeout(1000)
+    here.evaluate("""() => window.app.api.dispatchCustomEvent("progress_text", {
+        nodeId: `${window.app.graph._nodes[0].id}`, text: "step 3 of 9\\nloss 0.12; norm 1.1\\nno notices"
+    })""")
+    shown = here.locator("span, p").filter(has_text="loss 0.12").last
+    shown.wait_for(timeout=30_000)
+    here.screenshot(path=str(tmp_path / "lines.png"))
+    assert shown.inner_text().splitlines() == ["step 3 of 9", "loss 0.12; norm 1.1", "no notices"]
     assert not errors

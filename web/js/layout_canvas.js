@@ -34,12 +34,15 @@ const STYLE = `
     white-space: nowrap; text-overflow: ellipsis; background: var(--color); color: #fff; pointer-events: none }
 .compinv-layout .handle { position: absolute; width: 10px; height: 10px; margin: -6px; border: 1px solid var(--color); background: #fff; display: none }
 .compinv-layout .selected .handle { display: block }
-@media (pointer: coarse) { .compinv-layout .handle { width: 22px; height: 22px; margin: -12px; border-radius: 50% } }
+@media (any-pointer: coarse) { .compinv-layout .handle { box-sizing: border-box; width: 26px; height: 26px; margin: -13px; border-radius: 6px } }
 `
 
 const clamp = (value, low, high) => Math.min(high, Math.max(low, value))
 const round = value => Math.round(value * 10000) / 10000
 const element = (tag, className, properties = {}) => Object.assign(document.createElement(tag), { className, ...properties })
+
+/** Fingers on a stage move nothing else: two would zoom what is behind it. Only their moves are kept; starts and ends are counted there. */
+const stay = event => [...event.touches].some(({ target }) => target.closest?.(".compinv-layout .stage")) && event.stopPropagation()
 
 /** A layout's regions from its JSON, in either form; none of what cannot be read. */
 export function regionsOf(text) {
@@ -91,8 +94,10 @@ export class LayoutCanvas {
     constructor({ texts, onChange, onBackdrop, single = false }) {
         Object.assign(this, { texts, onChange, single, regions: [], came: "[]", selected: -1, past: [], future: [], snap: true, aspect: 1, boxes: [] })
         this.element = element("div", "compinv-layout")
-        if (!document.getElementById("compinv-layout-style"))
+        if (!document.getElementById("compinv-layout-style")) {
             document.head.append(element("style", "", { id: "compinv-layout-style", textContent: STYLE }))
+            window.addEventListener("touchmove", stay, { capture: true, passive: true })
+        }
         const bar = element("div", "bar")
         const button = (text, title, act) => {
             const made = element("button", "", { type: "button", textContent: text, title, onclick: act })
@@ -253,7 +258,7 @@ export class LayoutCanvas {
 
     /** Drag a box, one of its handles, or from an empty spot a new box; pointer positions are in fractions of the stage as it is drawn. */
     grab(event) {
-        if (event.button !== 0) return
+        if (event.button !== 0 || !event.isPrimary) return // a second finger does nothing
         const target = event.target.closest(".box")
         const index = target ? this.boxes.indexOf(target) : this.regions.length
         const [before, place] = [this.snapshot(), this.stage.getBoundingClientRect()]
@@ -279,6 +284,7 @@ export class LayoutCanvas {
             }
             this.draw()
         }
+        const own = act => other => other.pointerId === event.pointerId && act(other)
         const end = done => {
             this.stage.onpointermove = this.stage.onpointerup = this.stage.onpointercancel = this.cancel = null
             const drawn = this.drawn
@@ -289,7 +295,7 @@ export class LayoutCanvas {
             else this.draw()
         }
         this.cancel = () => end(false)
-        Object.assign(this.stage, { onpointermove: drag, onpointerup: () => end(true), onpointercancel: this.cancel })
+        Object.assign(this.stage, { onpointermove: own(drag), onpointerup: own(() => end(true)), onpointercancel: own(this.cancel) })
     }
 
     /** How far the moving edges of an axis went. */

@@ -4,6 +4,8 @@ import { app } from "../../../scripts/app.js"
 import { textsIn } from "./texts.js"
 
 const ENDS = ["execution_success", "execution_error", "execution_interrupted"]
+// Nodes 2.0 renders these texts as markdown, in which a line's end is a space.
+const LINES = `.widget-markdown[node-type^="CompInv"] .comfy-markdown-content p { white-space: pre-wrap }`
 const lasting = new Map() // of the job that runs: node id -> text
 
 function say() {
@@ -14,6 +16,7 @@ function say() {
 app.registerExtension({
     name: "CompositionalInversion.Notices",
     setup() {
+        document.head.append(Object.assign(document.createElement("style"), { textContent: LINES }))
         app.api.addEventListener("execution_start", () => lasting.clear())
         app.api.addEventListener("executed", ({ detail: { node, output } }) => {
             if (output?.text_lasts) lasting.set(node, output.text[0])

@@ -23,6 +23,7 @@ export const TEXTS = {
         "top": "top",
         "right": "right",
         "bottom": "bottom",
+        "names": "Embeddings and concepts",
         "Training was cancelled": "Training was cancelled",
         "Training diverged": "Training diverged",
         "Training ran out of memory": "Training ran out of memory"
@@ -49,6 +50,7 @@ export const TEXTS = {
         "top": "上",
         "right": "右",
         "bottom": "下",
+        "names": "嵌入和概念",
         "Training was cancelled": "训练已取消",
         "Training diverged": "训练发散",
         "Training ran out of memory": "训练时内存不足"
@@ -75,6 +77,7 @@ export const TEXTS = {
         "top": "上",
         "right": "右",
         "bottom": "下",
+        "names": "埋め込みとコンセプト",
         "Training was cancelled": "学習がキャンセルされました",
         "Training diverged": "学習が発散しました",
         "Training ran out of memory": "学習中にメモリが不足しました"
