@@ -118,6 +118,7 @@ def graph(info: dict[str, Any], number: int) -> dict[str, Any]:
     attributes = [node("CompInvTrainAttributes", **of_attributes, placeholder="endured-parts", style_word="photo"), 0]
     replace = {"if_it_exists": "replace it"}
     saved = [node("CompInvSaveConcept", concept=concept, name="saved", **replace), 0]
+    node("CompInvSaveCard", concept=saved, **images)
     merged = node(
         "CompInvMergeAdapters", **model, **clip, concept_1=[tuned, 0], adapter_1=[tuned, 1], concept_2=[second, 0], adapter_2=[second, 1]
     )  # fmt: skip
@@ -163,7 +164,11 @@ def graph(info: dict[str, Any], number: int) -> dict[str, Any]:
         resolution=64,
         **tiny,
     )
-    shown = {kind: {"class_type": "PreviewAny", "inputs": {"source": [kind, 0]}} for kind in nodes}
+    shown = {
+        kind: {"class_type": "PreviewAny", "inputs": {"source": [kind, 0]}}
+        for kind in nodes
+        if info[kind.split()[0]]["output"]
+    }
     return {**nodes, **{f"show {kind}": one for kind, one in shown.items()}}
 
 

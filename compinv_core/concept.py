@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from . import __version__
+from .cards import ENDING as CARD
+from .cards import NAME
 from .files import TensorFile, first_free, numbered, write_tensors
 from .reading.table import MATTE, XTI, Table, layers_named, parsed
 from .sentences import quoted
@@ -165,6 +167,11 @@ def prompt_name(stem: str) -> str:
     return re.sub(r"[\s()\\,{}|]+", "-", stem).strip("-") or "concept"
 
 
+def card_name(text: str) -> str:
+    """A name that a card gives, as a prompt can write it and a file can be called; "" where nothing is left of it."""
+    return re.sub(r"[^\w.-]+", "-", text[:MAX_NAME]).strip("-.")
+
+
 def write_concept(
     concept: Concept, path: Path, replace: bool = False, form: Callable[[Concept, Path], TensorFile] | None = None
 ) -> None:
@@ -217,8 +224,8 @@ def write_unfinished(concept: Concept, folder: Path) -> Path:
 
 def read_concept(path: Path) -> Concept:
     """Read our own embeddings and all that ComfyUI reads: other safetensors, A1111's and textual inversion's `.pt`, diffusers'
-    `.bin`, lists, embeddings bundled with a LoRA; and kohya's XTI, with a vector for each block. Of several words, those that
-    ComfyUI would take.
+    `.bin`, lists, embeddings bundled with a LoRA; kohya's XTI, with a vector for each block; and cards, ours and A1111's. Of several
+    words, those that ComfyUI would take.
 
     Diffusers writes SDXL's second text encoder to a file of its own, `name_2` beside `name`; both are read together.
 
@@ -227,12 +234,15 @@ def read_concept(path: Path) -> Concept:
     """
     vectors, attributes, told = _read(path)
     second = path.with_name(f"{path.stem}_2{path.suffix}")
-    if set(vectors) == {"clip_l"} and second.exists():
+    is_card = path.suffix.lower() == CARD
+    if set(vectors) == {"clip_l"} and second.exists() and not is_card:
         others, _, _ = _read(second)
         if set(others) == {"clip_g"}:
             vectors |= others
     class_word, cells, name = told.pop("class_word", ""), told.pop("cells", ""), prompt_name(path.stem)
-    if name != path.stem:
+    if is_card:
+        name = card_name(told.pop(NAME, "")) or name
+    elif name != path.stem:
         told = {"file": path.name, **told}
     if not cells and attributes:
         table = layers_named(list(attributes)) or Table(
@@ -280,7 +290,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]], 
     if not vectors:
         holds = ", ".join(quoted(str(name), 30) for name in [*named][:3]) or f"a {type(cast(object, raw)).__name__}"
         raise ValueError(
-            f'"{quoted(path.name, 60)}" holds no embedding, but {holds}; safetensors, A1111 .pt and diffusers .bin are read.'
+            f'"{quoted(path.name, 60)}" holds no embedding, but {holds}; safetensors, A1111 .pt, diffusers .bin and cards are read.'
         )
     return vectors, attributes, {**_history(named), **told}
 

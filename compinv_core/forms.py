@@ -1,14 +1,16 @@
 """The forms in which a concept's file can be written for other programs."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
+from .cards import NoCard, save_card, texts_of
 from .concept import Concept, file_of, prompt_name, read_concept, xti_file
 from .files import File, Taken, tensor_file, write_files
 from .sentences import quoted
@@ -38,12 +40,16 @@ def _xti(concept: Concept, path: Path) -> list[File]:
 
 
 def _a1111(concept: Concept, path: Path) -> list[File]:
-    """A `.pt` file; of SDXL, the two keys by which A1111 knows one."""
+    return [(path, _pickled(_a1111_content(concept)))]
+
+
+def _a1111_content(concept: Concept) -> dict[str, Any]:
+    """What a `.pt` file has; of SDXL, the two keys by which A1111 knows one."""
     vectors = {key: value.float().cpu().clone() for key, value in concept.vectors.items()}
     if len(vectors) > 1:
-        return [(path, _pickled(vectors))]
+        return vectors
     steps = concept.provenance.get("steps", "")
-    content = {
+    return {
         "string_to_token": {"*": A1111_TOKEN},
         "string_to_param": {"*": next(iter(vectors.values()))},
         "name": concept.name,
@@ -51,7 +57,6 @@ def _a1111(concept: Concept, path: Path) -> list[File]:
         "sd_checkpoint": None,
         "sd_checkpoint_name": concept.provenance.get("model"),
     }
-    return [(path, _pickled(content))]
 
 
 def _pickled(content: Any) -> Callable[[Path], object]:
@@ -73,6 +78,22 @@ def _diffusers(concept: Concept, path: Path) -> list[File]:
 
     first, *others = sorted(concept.vectors, reverse=True)  # clip_l before clip_g
     return [of(first, path), *(of(key, path.with_name(f"{path.stem}_2{path.suffix}")) for key in others)]
+
+
+def card(concept: Concept, picture: Image.Image, texts: Mapping[str, str], path: Path) -> File:
+    """A PNG that carries a concept, all of it, and other texts.
+
+    Raises:
+        ValueError: the concept is too large for a card.
+    """
+    tensors, _, metadata = file_of(concept, path)
+    try:
+        own = texts_of(_a1111_content(concept), tensors, metadata, concept.name)
+    except NoCard as error:
+        raise ValueError(
+            f'The concept "{quoted(concept.name, 60)}" cannot be a card: {error}; save it with Save Concept.'
+        ) from error
+    return path, lambda new: save_card(picture, {**texts, **own}, new)
 
 
 FORMS = {

@@ -15,6 +15,7 @@ import safetensors
 import torch
 from torch import Tensor, nn
 
+from .cards import ENDING, read_card
 from .sentences import quoted
 
 safe_open = cast(Any, safetensors.safe_open)  # its signature has no types
@@ -35,7 +36,8 @@ def read_tensors(path: Path) -> tuple[Any, dict[str, str]]:
     """What a file holds, and its metadata. Nothing that is in it is run.
 
     Returns:
-        Of a `.safetensors` file, tensors by name; of any other, what `torch.save` was given; look at each with `dense`.
+        Of a `.safetensors` file, tensors by name; of a card, what `read_card` finds; of any other, what `torch.save` was given; look
+        at each with `dense`.
 
     Raises:
         ValueError: it cannot be read; in one sentence, why.
@@ -44,6 +46,8 @@ def read_tensors(path: Path) -> tuple[Any, dict[str, str]]:
         other = _what_else(path)
         if other:
             raise ValueError(other)
+        if path.suffix.lower() == ENDING:
+            return read_card(path)
         if path.suffix.lower() == ".safetensors":
             with safe_open(path, framework="pt") as file:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
@@ -161,6 +165,8 @@ def _what_else(path: Path) -> str:
         return f"it is a Git LFS pointer of {size} bytes, so download the file that it stands for"
     if re.match(rb"\s*<(!doctype|html|\?xml)", begin, re.IGNORECASE):
         return "it is a web page, so download the file itself, not the page about it"
+    if path.suffix.lower() == ENDING:
+        return ""
     is_zip, is_safetensors = begin.startswith(b"PK\x03\x04"), begin[8:9] == b"{" and begin[:1] != b"\x80"
     if path.suffix.lower() == ".safetensors":
         return "it is a .pt file, so give it that ending" if is_zip else ""

@@ -1,7 +1,7 @@
 """Save, Load and Apply Concept: the embedding as a file, and in a CLIP."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import io
 
+from ..compinv_core.cards import ENDING as CARD
 from ..compinv_core.concept import Concept, check_name, file_of, lengthened, read_concept, write_concept, xti_file
 from ..compinv_core.files import first_free, numbered
 from ..compinv_core.host.text_encoder import towards_class_word, with_concept
@@ -79,7 +80,7 @@ class CompInvLoadConcept(io.ComfyNode):
             display_name="Load Concept",
             category=CATEGORY,
             **found_by("load embedding", "textual inversion"),
-            description="Loads an embedding: .safetensors (this pack's or others'), A1111's .pt, diffusers' .bin.",
+            description="Loads an embedding: .safetensors (this pack's or others'), A1111's .pt, diffusers' .bin, and concept cards (.png).",
             inputs=[
                 io.Combo.Input("file", options=embedding_files(), tooltip="A file in ComfyUI's embeddings folders."),
                 io.String.Input(
@@ -190,7 +191,17 @@ def _kept(concept: Concept) -> str:
 def embedding_files() -> list[str]:
     """What embeddings there are. Without names that are markup: the menu of the page would run a script in them."""
     files = folder_paths.get_filename_list("embeddings")
-    return [f for f in files if Path(f).suffix.lower() in (".safetensors", ".pt", ".bin") and "<" not in f]
+    embeddings = [f for f in files if Path(f).suffix.lower() in (".safetensors", ".pt", ".bin")]
+    return [f for f in (*embeddings, *_cards(embeddings)) if "<" not in f]
+
+
+def _cards(embeddings: Sequence[str]) -> list[str]:
+    """The pictures beside embeddings by their names alone, without previews, which are called as an embedding is."""
+    folders = folder_paths.get_folder_paths("embeddings")
+    found = {file for folder in folders for file in folder_paths.recursive_search(folder, [".git"])[0]}
+    named = {f"{Path(f).with_suffix('')}{preview}" for f in embeddings for preview in ("", ".preview")}
+    pictures = [f for f in sorted(found) if Path(f).suffix.lower() == CARD]
+    return [f for f in pictures if str(Path(f).with_suffix("")) not in named]
 
 
 NODES = [CompInvSaveConcept, CompInvLoadConcept, CompInvApplyConcept]

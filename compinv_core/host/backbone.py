@@ -18,6 +18,7 @@ from . import text_encoder, text_gradient
 from .attention import attention_to, outline
 from .latents import context_width, decode_latents, encode_images, family_of, noise_schedule
 from .model import (
+    beside_injections,
     checkpointed,
     fingerprint_of,
     frozen_weights,
@@ -146,6 +147,7 @@ class ComfyBackbone:
         with (
             frozen_weights(self.unet, *self.encoders.values()),
             text_gradient.differentiable(self.clip),
+            beside_injections(self.model),
             checkpointed(self.unet) if checkpointing else nullcontext(),
         ):
             try:

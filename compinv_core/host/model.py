@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -194,6 +194,13 @@ def with_backward(transformer_options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def beside_injections(model: Any) -> AbstractContextManager[object]:
+    """What a pass that needs gradients runs within: weights that nodes put beside a MODEL's own, as those of a LoRA in bypass mode,
+    are inference tensors in no module, which `frozen_weights` does not see.
+    """
+    return _NormalTensors() if getattr(model, "injections", None) else nullcontext()
+
+
 def _with_backward(patch: Any) -> Any:
     """A replacement of attention. Ours have a backward, and are known again by their class."""
     return patch if getattr(patch, "has_backward", False) else DifferentiablePatch(patch, writes=False)
@@ -232,6 +239,8 @@ class _NormalTensors(TorchFunctionMode):
         self.storages = set[int]()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not torch.is_grad_enabled():
+            return func(*args, **(kwargs or {}))
         return func(*self._normal(args), **{name: self._normal(value) for name, value in (kwargs or {}).items()})
 
     def _normal(self, value: Any) -> Any:

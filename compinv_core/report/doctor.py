@@ -9,6 +9,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from ..backbone import Backbone
+from ..cards import ENDING as CARD
 from ..concept import FORMAT, OF_A_MODEL, WIDTHS, Concept, check_family, read_concept, read_content
 from ..prompts.vocabulary import Vocabulary
 from ..reading.table import layers_named
@@ -17,6 +18,7 @@ from .figures import HIGH_DOMINANCE, SAME_DOMINANCE, Standing, dominance, standi
 from .measuring import ALONE, Sampling, check_reportable, compare, other_words
 
 SHORT, LONG = 0.5, 2.0  # of a typical word's norm; text encoders normalise what lies between
+ADVICE = "what to do:"  # the line of a report behind which it stands
 RESOLUTION, STEPS, CFG, OTHERS = 256, 10, 5.0, 2  # of a quick look at the attention; Concept Report looks longer
 
 
@@ -64,7 +66,7 @@ class Examination:
             )
         if self.not_measured:
             lines.append(f"dominance index not measured: {self.not_measured}")
-        return "\n".join([*lines, "what to do:", *(f"- {sentence}" for sentence in self.advice())])
+        return "\n".join([*lines, ADVICE, *(f"- {sentence}" for sentence in self.advice())])
 
     def advice(self) -> list[str]:
         """What to do, a sentence or two for each thing to mend."""
@@ -82,6 +84,10 @@ class Examination:
         if "file" in self.concept.provenance:
             told.append(
                 f"A prompt cannot write the file's name: rename the file, for example to {quoted(self.concept.name, 60)}{Path(self.file).suffix}."
+            )
+        if Path(self.file).suffix.lower() == CARD:
+            told.append(
+                "A prompt cannot read a card: load it with Load Concept, then apply it, or save it as an embedding with Save Concept."
             )
         if not self.concept.class_word:
             told.append(
@@ -211,4 +217,4 @@ def form_of(raw: Any, told: Mapping[str, str], ending: str) -> str:
         form = "kohya's form"
     else:
         form = "diffusers' form"
-    return f"{form} ({ending}){ours}"
+    return f"a card in {form}{ours}" if ending == CARD else f"{form} ({ending}){ours}"

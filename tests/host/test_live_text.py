@@ -59,6 +59,6 @@ def test_a_text_reaches_the_page_as_written_and_without_markup(pack: Any, monkey
 
 def test_no_node_sends_a_text_but_by_live_text():
     sending = re.compile(
-        r"send_progress_text|send_sync|PromptServer|\bui=(?!lasting\(|canvas\()|\bui\.(?!PreviewImage)"
+        r"send_progress_text|send_sync|PromptServer|\bui=(?!lasting\(|canvas\(|ui\.)|\bui\.(?!PreviewImage|SavedImages|SavedResult)"
     )
     assert [path.name for path in sorted(NODES.glob("*.py")) if sending.search(path.read_text())] == ["live_text.py"]

@@ -18,11 +18,20 @@ NOT_TRIED = {
     "TorchCompileModel": "needs a compiler, and gives the model itself",
     "TrainLoraNode": "trains for itself; the model that it gives has a LoRA, as LoraModelLoader's has",
 }
-NOT_BUILT = {
-    "QwenImageDiffsynthControlnet": "needs a model patch of another architecture",
-    "USOStyleReference": "needs a model patch of another architecture",
-}
-"""Nodes that cannot be built, or with which the host itself does not sample, and why."""
+NOT_BUILT = (
+    "AnimaLLLiteApply",
+    "FluxKVCache",
+    "HiDreamO1PatchSeamSmoothing",
+    "LTXVReferenceAudio",
+    "ModelNoiseScale",
+    "QwenImageDiffsynthControlnet",
+    "SUPIRApply",
+    "TripoSplatSamplingPreview",
+    "USOStyleReference",
+    "WanInfiniteTalkToVideo",
+    "WanUni3CControlnetApply",
+)
+"""For models of other architectures: nodes of one host or another that cannot be built here, or with which it does not sample itself."""
 LARGE = ("LatentApplyOperationCFG",)  # whose operation may blur over nine cells
 WITHOUT_WEIGHTS = ("ModelMergeSubtract",)  # of a MODEL and itself, in which nothing attends to anything
 FEW = {"steps": 2}
@@ -177,7 +186,7 @@ def models(tried: Tried) -> dict[str, Patched]:
 
 
 def test_each_node_is_tried_or_named_with_the_reason(host: Host, tried: Tried, pack: Any, microworld: Any):
-    assert set(tried.failed) == set(NOT_BUILT), tried.failed
+    assert set(tried.failed) == {*NOT_BUILT} & {*host.patches()}, "\n".join(map(str, tried.failed.items()))
     assert {"FreeU_V2", "HypernetworkLoader", "PerpNeg", "EasyCache", "SelfAttentionGuidance"} <= set(tried.models)
     plain = ksampler(pack, microworld, **{**FEW, "latent_image": {"samples": torch.zeros(1, 4, 8, 8)}})
     assert sum(not torch.equal(own.plain, plain) for own in tried.models.values()) > 12  # they do something

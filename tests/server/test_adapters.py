@@ -65,7 +65,7 @@ def learnt(checkpoint: str, name: str, settings: dict[str, Any]) -> dict[str, An
         "if_it_exists": "replace it",
     }
     options = {
-        "preset": "ours", "anchor_schedule": "constant", "noise_levels": "even", "rescale": False,
+        "preset": "as set on the training node", "anchor_schedule": "constant", "noise_levels": "even", "rescale": False,
         "prompts": "a photo of a {}",  # one alone, for all of them are encoded
     }  # fmt: skip
     return {

@@ -20,7 +20,7 @@ IDS = {
     "CompInvSetRegion", "CompInvMergeLayouts", "CompInvSwapRegions", "CompInvLayoutToBoxes", "CompInvTrainLayoutPredictor",
     "CompInvRepairConcept", "CompInvConceptReport", "CompInvTrainModel", "CompInvSaveAdapter", "CompInvMergeAdapters",
     "CompInvLoadAdapter", "CompInvTrainAttributes", "CompInvAttributePrompt", "CompInvAttributeProbe",
-    "CompInvLoadPictures", "CompInvLayoutEditor", "CompInvBoxesToLayout", "CompInvDoctor",
+    "CompInvLoadPictures", "CompInvLayoutEditor", "CompInvBoxesToLayout", "CompInvDoctor", "CompInvSaveCard",
 }  # fmt: skip
 
 
