@@ -1,9 +1,11 @@
 """The pack's own doors, one for each kind of file: what is fed to them, and what they must do with whatever comes."""
 
+import base64
 import json
 import logging
 import math
 import re
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -12,7 +14,9 @@ from random import Random
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import card_files
 import torch
+from compositional_inversion.compinv_core.cards import A1111, OWN, TENSOR
 from compositional_inversion.compinv_core.concept import Concept, is_ours, read_concept, write_concept
 from compositional_inversion.compinv_core.custom_diffusion import read_custom_diffusion
 from compositional_inversion.compinv_core.layout.editing import layout_from_json, whole_json
@@ -34,6 +38,7 @@ from torch import nn
 from . import damage
 
 MAX_SENTENCE = 300
+TEXTS = [b"tEXt", b"tEXt", b"zTXt", b"iTXt"]  # how a PNG may hold a text
 NAME = "fuzzed"
 WEIGHTS = {f"mid.attn2.to_{name}.weight": (16, 8) for name in ("k", "v")}
 
@@ -104,7 +109,35 @@ def concept() -> Concept:
     )
 
 
+def cards(random: Random) -> tuple[str, bytes]:
+    """Our text, A1111's and its pixels, damaged inside and then packed as if they were whole."""
+    word = [[0.5] * random.choice([768, 768, 1024, 8])] * random.choice([1, 2, 75])
+
+    def own() -> bytes:
+        return card_files.text(OWN, base64.b64encode(inside(valid_files()["embedding"])), random.choice(TEXTS))
+
+    def a1111() -> bytes:
+        tree: Any = {"string_to_param": {"*": {TENSOR: word}}, "name": "x", "step": 5}
+        for _ in range(random.randint(0, 3)):
+            tree = damage.changed(tree, random, damage.odd_json)
+        return inside(damage.written(tree, random).encode(errors="surrogatepass"))
+
+    def inside(data: bytes) -> bytes:
+        return random.choice(damage.DAMAGES)(data, random) if random.random() < 0.5 and data else data
+
+    form = random.random()
+    if form < 0.4:
+        data = card_files.plain(own())
+    elif form < 0.75:
+        data = card_files.plain(card_files.text(A1111, base64.b64encode(a1111()), random.choice(TEXTS)))
+    else:
+        data = card_files.hidden(inside(zlib.compress(a1111())), random.choice([1, 8, 64]))
+    return ".png", random.choice(damage.DAMAGES)(data, random) if random.random() < 0.3 else data
+
+
 def embeddings(random: Random) -> tuple[str, bytes]:
+    if random.random() < 0.2:
+        return cards(random)
     word = torch.ones(2, random.choice([768, 768, 1024, 1280]))
     trees: list[Any] = [
         {"string_to_param": {"*": word}, "name": "x", "step": 5, "sd_checkpoint_name": "v1-5"},
