@@ -75,6 +75,12 @@ class Editor:
         self.page.mouse.move(to_x, to_y, steps=3)
         self.page.mouse.up()
 
+    def draw(self, subject: str, start: tuple[float, float], end: tuple[float, float]) -> None:
+        self.show()
+        self.drag(start, end)
+        self.page.keyboard.type(subject)
+        self.page.keyboard.press("Enter")
+
     def position(self) -> list[float]:
         return self.page.evaluate('[...window.app.graph._nodes.find(node => node.type === "CompInvLayoutEditor").pos]')
 
@@ -133,6 +139,20 @@ def test_a_layout_is_edited_on_its_node(page: tuple[Any, list[str]], server: Any
     run(here, server)
     assert editor.boxes.all_inner_texts() == [SCRIPT, "car"]  # another layout came: the edits no longer count
     assert here.evaluate("window.ran") == 0
+    assert not errors
+
+
+@pytest.mark.parametrize("nodes_2", [False, True], ids=["classic", "Nodes 2.0"])
+def test_another_workflow_whose_node_has_the_same_number_shows_its_own(page: tuple[Any, list[str]], nodes_2: bool):
+    here, errors = page
+    editor = Editor(here)
+    render_with(here, nodes_2)
+    alone = {**graph()["3"], "inputs": {"edits": "", "width": 64, "height": 64}}
+    for subject in ("boat", "kite"):
+        here.evaluate("graph => window.app.loadApiJson(graph, 'graph')", {"3": alone})
+        here.wait_for_timeout(1000)
+        editor.draw(subject, (0.1, 0.1), (0.4, 0.4))
+        assert editor.boxes.all_inner_texts() == list(editor.edits()) == [subject]
     assert not errors
 
 

@@ -67,9 +67,6 @@ class Fingers:
 @pytest.mark.parametrize("nodes_2", [False, True], ids=["classic", "Nodes 2.0"])
 def test_a_finger_drags_resizes_and_draws(touched: Any, nodes_2: bool):
     page = touched
-    page.evaluate(
-        "() => window.app.graph.clear()"
-    )  # Nodes 2.0 of 1.32.9 keeps the canvas of another graph's node of the same id
     render_with(page, nodes_2)
     page.evaluate("graph => window.app.loadApiJson(graph, 'graph')", {"1": REGION})
     page.wait_for_timeout(1000)

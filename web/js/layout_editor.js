@@ -7,6 +7,7 @@ import { textsIn } from "./texts.js"
 const MINE = "my boxes" // as in nodes/layout.py
 const MARGIN = 20 // pixels, of a widget's width on a node
 const WIDTH = 420 // pixels, at least, of a node with an editor
+let canvases = 0 // made on this page
 
 const urlOf = ({ filename, subfolder, type }) =>
     app.api.apiURL(`/view?${new URLSearchParams({ filename, subfolder, type })}`)
@@ -70,7 +71,8 @@ function canvasOn(node, { onChange, aspect, single = false, opened = true }) {
     if (!opened) node.addWidget("button", texts.draw, null, () => open(!opened), unsaved).serialize = false
     const height = () => (opened ? canvas.heightAt(node.size[0] - MARGIN) + MARGIN : 0)
     const options = { ...unsaved, hideOnZoom: false, getMinHeight: height, getMaxHeight: height }
-    node.addDOMWidget("layout canvas", "compinv_layout", canvas.element, options).serialize = false
+    const name = `layout canvas ${++canvases}` // or Nodes 2.0 of 1.32.9 shows that of another graph's node of the same number
+    node.addDOMWidget(name, "compinv_layout", canvas.element, options).serialize = false
     open(opened)
 
     const onExecuted = ({ detail }) => {
