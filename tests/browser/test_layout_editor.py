@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from pages import render_with, run, run_from
 
 ROOT = Path(__file__).parent.parent.parent
+SEEDS = count(1)
 SCRIPT = "<img src=x onerror=window.ran=1>"
 
 
@@ -163,7 +165,7 @@ def test_a_recovered_layout_is_edited_where_it_was_recovered(
     here, errors = page
     render_with(here, nodes_2)
     canvas = {"model": ["1", 0], "positive": ["2", 0], "negative": ["3", 0], "latent_image": ["4", 0]}
-    asked = {"method": "default boxes", "boxes": "", "steps": 2, "cfg": 5.0, "seed": 0, "pictures": 1}
+    asked = {"method": "default boxes", "boxes": "", "steps": 2, "cfg": 5.0, "seed": next(SEEDS), "pictures": 1}
     graph = {
         "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "microworld.safetensors"}},
         "2": {"class_type": "CompInvPrompt", "inputs": {"clip": ["1", 1], "text": "a photo of a cat and a car", "subjects": "cat, car"}},
@@ -194,8 +196,9 @@ def test_a_recovered_layout_is_edited_where_it_was_recovered(
 
 
 def came(page: Any, server: Any) -> dict[str, list[float]]:
-    """The boxes that the graph of a page gives now."""
-    outputs = server.run(page.evaluate("window.app.graphToPrompt().then(result => result.output)"))
+    """The boxes that the graph of a page gives now; with a seed of its own, for a server says nothing of what it has done before."""
+    prompt = page.evaluate("window.app.graphToPrompt().then(result => result.output)")
+    outputs = server.run({**prompt, "5": {**prompt["5"], "inputs": {**prompt["5"]["inputs"], "seed": next(SEEDS)}}})
     return json.loads(
         next(text for text in (one.get("text") for one in outputs.values()) if text and text[0][0] == "{")[0]
     )

@@ -360,7 +360,8 @@ export class LayoutCanvas {
     makeBox() {
         const box = element("div", "box", { tabIndex: 0 })
         box.setAttribute("role", "button")
-        box.type = "textarea" // by which ComfyUI's own undo leaves the keys to what has the focus
+        box.type = "textarea" // by which ComfyUI's own undo leaves the keys to what has the focus,
+        Object.defineProperty(box, "isContentEditable", { value: true }) // and by which newer front ends do
         box.append(element("div", "name"))
         for (const edges of HANDLES) {
             const handle = element("div", "handle")
