@@ -18,8 +18,8 @@ from . import text_encoder, text_gradient
 from .attention import attention_to, outline
 from .latents import context_width, decode_latents, encode_images, family_of, noise_schedule
 from .model import (
-    beside_injections,
     checkpointed,
+    differentiable_forwards,
     fingerprint_of,
     frozen_weights,
     is_of_gradients,
@@ -146,8 +146,8 @@ class ComfyBackbone:
         load(self.model, self.clip, reserve)
         with (
             frozen_weights(self.unet, *self.encoders.values()),
+            differentiable_forwards(self.unet, *self.encoders.values()),
             text_gradient.differentiable(self.clip),
-            beside_injections(self.model),
             checkpointed(self.unet) if checkpointing else nullcontext(),
         ):
             try:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -117,6 +117,17 @@ def other_forwards(modules: Sequence[nn.Module], other: Callable[[nn.Module], Ca
 
 
 @contextmanager
+def differentiable_forwards(*modules: nn.Module) -> Generator[None]:
+    """For its time, forwards that others gave to single modules, as a LoRA in bypass mode does, go through `DifferentiablePatch`.
+
+    Their weights are no module's, so `frozen_weights` does not see them.
+    """
+    parts = [part for module in modules for part in module.modules() if "forward" in vars(part)]
+    with other_forwards(parts, lambda part: DifferentiablePatch(part.forward, writes=False)):
+        yield
+
+
+@contextmanager
 def checkpointed(unet: nn.Module) -> Generator[None]:
     """Gradient checkpointing: for its time, residual blocks and transformers save their inputs alone, and a backward computes the rest
     again.
@@ -194,13 +205,6 @@ def with_backward(transformer_options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def beside_injections(model: Any) -> AbstractContextManager[object]:
-    """What a pass that needs gradients runs within: weights that nodes put beside a MODEL's own, as those of a LoRA in bypass mode,
-    are inference tensors in no module, which `frozen_weights` does not see.
-    """
-    return _NormalTensors() if getattr(model, "injections", None) else nullcontext()
-
-
 def _with_backward(patch: Any) -> Any:
     """A replacement of attention. Ours have a backward, and are known again by their class."""
     return patch if getattr(patch, "has_backward", False) else DifferentiablePatch(patch, writes=False)
@@ -239,8 +243,6 @@ class _NormalTensors(TorchFunctionMode):
         self.storages = set[int]()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if not torch.is_grad_enabled():
-            return func(*args, **(kwargs or {}))
         return func(*self._normal(args), **{name: self._normal(value) for name, value in (kwargs or {}).items()})
 
     def _normal(self, value: Any) -> Any:

@@ -34,6 +34,7 @@ from .contexts import CONTEXTS, OWNER, by_cell_of, name_apart, put_contexts, var
 from .latents import noise_of
 from .model import (
     checkpointed,
+    differentiable_forwards,
     frozen_weights,
     is_of_gradients,
     measuring_saved_activations,
@@ -271,7 +272,9 @@ class _Regularization:
         run, unet = call.run, call.guider.inner_model.diffusion_model
         names = _names(conditionings)
         gligen = [cond["gligen"][1].model for conds in call.guider.conds.values() for cond in conds if "gligen" in cond]
-        with torch.inference_mode(False), torch.enable_grad(), frozen_weights(unet, *gligen):
+        with (
+            torch.inference_mode(False), torch.enable_grad(), frozen_weights(unet, *gligen), differentiable_forwards(unet)
+        ):  # fmt: skip
             energy = _GuidedPass.prepared(call, conditionings, captures, self.outline)
             if run.plan is None:
                 run.plan = _memory_plan(unet, energy, call.x.clone())

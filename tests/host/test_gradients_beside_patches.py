@@ -37,6 +37,26 @@ def hypernetwork(model: Any, under_inference: bool) -> Any:
     return patched
 
 
+def bypass(model: Any, under_inference: bool) -> Any:
+    """As newer stock loaders add a LoRA without changing weights: a forward of a module is another while the MODEL is loaded."""
+    from comfy.patcher_extension import PatcherInjection
+
+    with torch.inference_mode(under_inference):
+        weight = 0.3 * torch.randn(128, 128, generator=torch.Generator().manual_seed(2))
+    module = model.model.diffusion_model.middle_block[1].transformer_blocks[0].attn2.to_q
+    plain = module.forward
+
+    def inject(_: Any) -> None:
+        module.forward = lambda x: plain(x) + nn.functional.linear(x, weight)
+
+    def eject(_: Any) -> None:
+        module.__dict__.pop("forward", None)
+
+    other = model.clone()
+    other.set_injections("bypass", [PatcherInjection(inject, eject)])
+    return other
+
+
 def patched(model: Any, patch: Any) -> Any:
     clone = model.clone()
     clone.set_model_output_block_patch(patch)
@@ -55,9 +75,10 @@ def test_guidance_beside_a_patch_that_writes_in_place_is_as_beside_one_that_does
     )
 
 
-def test_guidance_beside_a_hypernetwork_is_as_beside_one_of_normal_tensors(pack: Any, microworld: Any):
-    found, right = (guided(pack, microworld, hypernetwork(microworld[0], under)) for under in (True, False))
-    assert torch.equal(found, right)
+@pytest.mark.parametrize("made", [hypernetwork, bypass])
+def test_guidance_beside_tensors_of_inference_mode_is_as_beside_normal_ones(pack: Any, microworld: Any, made: Any):
+    found, right = (guided(pack, microworld, made(microworld[0], under)) for under in (True, False))
+    assert torch.equal(found, right) and not torch.equal(found, guided(pack, microworld, microworld[0]))
 
 
 def test_stock_free_u_and_easy_cache_take_part_in_guidance(pack: Any, microworld: Any):
@@ -70,25 +91,31 @@ def test_stock_free_u_and_easy_cache_take_part_in_guidance(pack: Any, microworld
     assert guided(pack, microworld, cached, steps=12).isfinite().all()
 
 
-@pytest.mark.parametrize("kind", ["in place", "hypernetwork"])
-def test_the_gradient_of_training_is_as_beside_a_patch_out_of_place(pack: Any, microworld: Any, kind: str):
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("kind", ["in place", "hypernetwork", "bypass"])
+def test_the_gradient_of_training_is_as_beside_a_patch_out_of_place(
+    pack: Any, microworld: Any, kind: str, checkpointing: bool
+):
     from compositional_inversion.compinv_core.backbone import Encoded
-    from compositional_inversion.compinv_core.host.model import frozen_weights, predictor
+    from compositional_inversion.compinv_core.host.backbone import ComfyBackbone
 
-    pair = (
-        [patched(microworld[0], one) for one in (in_place, out_of_place)]
-        if kind == "in place"
-        else [hypernetwork(microworld[0], under) for under in (True, False)]
-    )
+    model, clip, vae = microworld
+    pair = {
+        "in place": [patched(model, one) for one in (in_place, out_of_place)],
+        "hypernetwork": [hypernetwork(model, under) for under in (True, False)],
+        "bypass": [bypass(model, under) for under in (True, False)],
+    }
     gradients: list[Tensor] = []
-    for model in pair:
-        with torch.inference_mode(False), torch.enable_grad(), frozen_weights(model.model.diffusion_model):
+    for one in (*pair[kind], model):
+        backbone = ComfyBackbone(one, clip, vae)
+        with torch.inference_mode(False), torch.enable_grad(), backbone.trainable(checkpointing, 0):
             torch.manual_seed(1)
             context, noisy = torch.randn(1, 77, 96, requires_grad=True), torch.randn(1, 4, 8, 8)
-            said = predictor(model)(noisy, torch.tensor([500]), Encoded(context, torch.zeros(1, 96)))
+            said = backbone.predict(noisy, torch.tensor([500]), Encoded(context, torch.zeros(1, 96)))
             gradients += torch.autograd.grad(said.square().sum(), context)
     assert gradients[0].abs().sum() > 0
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(gradients[0], gradients[2], rtol=1e-3, atol=1e-4)  # the patch is in force
 
 
 def test_a_patch_without_a_gradient_is_named_and_steering_recommended(pack: Any, microworld: Any):

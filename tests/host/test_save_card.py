@@ -146,7 +146,7 @@ def test_long_names_and_many_attributes_stay_on_the_card(saved: Any, concept: An
         assert max(edge.getextrema()) < 40  # nothing is drawn beyond the margin
 
 
-@pytest.mark.parametrize("prefix", ["../up", "/root/x", "a/../../b"])
+@pytest.mark.parametrize("prefix", ["../up", "/elsewhere/x", "a/../../b"])
 def test_a_prefix_cannot_lead_out_of_the_output_folder(saved: Any, own_folders: Path, prefix: str):
     with pytest.raises(ValueError, match=r'^The input filename_prefix is ".*", which leads out of the output folder; '):
         saved(prefix=prefix)

@@ -93,7 +93,9 @@ def test_a_second_picture_is_no_second_text_encoder(tmp_path: Path):
     assert read_concept(write(ONE, tmp_path / "card.png")).count == 3
 
 
-@pytest.mark.parametrize("name", ["../../up", "/root/x", "a\\b:c", "..", "a\nb", "-", "\0", "<img src=x>", "x" * 500])
+@pytest.mark.parametrize(
+    "name", ["../../up", "/elsewhere/x", "a\\b:c", "..", "a\nb", "-", "\0", "<img src=x>", "x" * 500]
+)
 def test_a_name_in_a_card_cannot_lead_out_of_a_folder(tmp_path: Path, name: str):
     content = card_files.a1111_json({**CONTENT, "name": name}, {"*": VECTORS.tolist()})
     found = read(tmp_path, card_files.plain(card_files.text(A1111, base64.b64encode(content)))).name

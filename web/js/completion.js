@@ -31,8 +31,9 @@ function conceptsOf(graph) {
         if (node.subgraph) return conceptsOf(node.subgraph)
         if (!node.comfyClass?.startsWith("CompInv")) return []
         const of = name => node.widgets?.find(widget => widget.name === name)?.value
-        const file = node.comfyClass === "CompInvLoadConcept" && of("file")
-        return [of("placeholder"), file && `${file}`.replace(/\.[^.]*$/, "")].filter(Boolean)
+        const file = node.comfyClass === "CompInvLoadConcept" ? `${of("file")}` : ""
+        const name = /\.png$/i.test(file) ? "" : file.replace(/\.[^.]*$/, "") // a card has the name within
+        return [of("placeholder"), name].filter(Boolean)
     })
 }
 
