@@ -8,6 +8,8 @@ from comfy_api.latest import io
 
 from ..compinv_core.anchors import COCO_CATEGORIES, similarity, weigh
 from ..compinv_core.host.text_encoder import text_encoders, vocabulary
+from .anchor_picture import anchor_picture
+from .pictures import from_image
 from .types import CATEGORY, AnchorsType, found_by
 
 SIMILAR, LEARNT = "by similarity", "learnt while training"
@@ -65,6 +67,11 @@ class CompInvAnchorSelect(io.ComfyNode):
                     tooltip="Each anchor's cosine similarity to the class word, its weight, and its outlier percentile: the share of the "
                     "vocabulary whose nearest words are closer.",
                 ),
+                io.Image.Output(
+                    "PICTURE",
+                    display_name="picture",
+                    tooltip="The table as bars: each anchor's weight and its similarity, the heaviest first.",
+                ),
             ],
         )
 
@@ -97,14 +104,15 @@ class CompInvAnchorSelect(io.ComfyNode):
                     f'No COCO category resembles the class word "{class_word}" in this text encoder; choose "{CLASS_WORD}" at "how".'
                 )
         anchors = replace(weigh(class_word, tuple(chosen), known, centre), learnt=weights == LEARNT)
+        vectors = [known.phrase(word) for word in anchors.words]
+        similarities = [similarity(vector, centre) for vector in vectors]
         rows = [f"{'word':<16}{'similarity':>10}{'weight':>8}{'outlier percentile':>20}"]
-        for word, weight in sorted(zip(anchors.words, anchors.weights, strict=True), key=lambda pair: -pair[1]):
-            vector = known.phrase(word)
-            out = f"{known.percentile(vector):.0f}"
-            rows.append(f"{word:<16}{similarity(vector, centre):>10.3f}{weight:>8.3f}{out:>20}")
+        lines = zip(anchors.words, vectors, similarities, anchors.weights, strict=True)
+        for word, vector, alike, weight in sorted(lines, key=lambda line: -line[3]):
+            rows.append(f"{word:<16}{alike:>10.3f}{weight:>8.3f}{known.percentile(vector):>20.0f}")
         out = known.percentile(known.vector(class_word))
         rows.append(f'The class word "{class_word}" has outlier percentile {out:.0f}.')
-        return io.NodeOutput(anchors, "\n".join(rows))
+        return io.NodeOutput(anchors, "\n".join(rows), from_image(anchor_picture(anchors, similarities)))
 
 
 NODES = [CompInvAnchorSelect]

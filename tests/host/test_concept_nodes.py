@@ -184,7 +184,7 @@ def test_a_changed_file_is_read_again(pack, concept, folder):
 
 @pytest.mark.parametrize("how", ["class word only", "nearest words", "my words", "COCO categories"])
 def test_anchors_are_few_words_whose_weights_sum_to_one(pack, microworld, how):
-    anchors, table = pack.run(
+    anchors, table, _ = pack.run(
         "CompInvAnchorSelect", clip=microworld[1], class_word="Cat", how=how, words="cat, car, cat", count=3
     )
     assert anchors.class_word == "cat" and 1 <= len(anchors.words) <= 3 and anchors.words.count("cat") == 1
@@ -194,10 +194,37 @@ def test_anchors_are_few_words_whose_weights_sum_to_one(pack, microworld, how):
 
 def test_anchors_may_be_phrases_and_the_words_nearest_to_given_ones(pack, sd1):
     given = {"clip": sd1, "class_word": "cat", "count": 3}
-    anchors, table = pack.run("CompInvAnchorSelect", **given, how="my words", words="Teddy  Bear, cat, CAT, teddy bear")
+    anchors, table, _ = pack.run(
+        "CompInvAnchorSelect", **given, how="my words", words="Teddy  Bear, cat, CAT, teddy bear"
+    )
     assert set(anchors.words) <= {"teddy bear", "cat"} and len(table.splitlines()) == len(anchors.words) + 2
-    near, _ = pack.run("CompInvAnchorSelect", **given, how="nearest words", words="dog")
+    near, *_ = pack.run("CompInvAnchorSelect", **given, how="nearest words", words="dog")
     assert near.words[0] == "dog" and len(near.words) == 3 and near.class_word == "cat"
+
+
+def test_anchors_are_drawn_as_bars_of_weight_and_similarity(pack, microworld):
+    given = {"clip": microworld[1], "class_word": "cat", "how": "nearest words", "words": ""}
+    from compositional_inversion.nodes import anchor_picture as bars
+
+    full = bars.WIDTH - bars.LEFT - bars.RIGHT
+
+    def lengths(picture, color):
+        """Of each bar, as a part of its track: the most pixels of one colour in a line."""
+        wanted = torch.tensor(list(bytes.fromhex(color[1:]))) / 255
+        here = (picture[0, bars.TOP :] - wanted).abs().amax(dim=-1) < 0.01
+        return [
+            here[bars.ROW * row : bars.ROW * (row + 1)].sum(dim=1).max().item() / full
+            for row in range(len(here) // bars.ROW)
+        ]
+
+    anchors, table, picture = pack.run("CompInvAnchorSelect", **given, count=3)
+    heaviest = sorted(anchors.weights, reverse=True)
+    assert lengths(picture, bars.WEIGHT) == pytest.approx(heaviest, abs=0.01)
+    similarities = [float(line.split()[-3]) for line in table.splitlines()[1:-1]]
+    assert lengths(picture, bars.SIMILARITY) == pytest.approx(similarities, abs=0.01)
+    assert len(similarities) == 3 and min(similarities) > 0.05
+    *_, picture = pack.run("CompInvAnchorSelect", **given, count=bars.MOST_ROWS + 5)
+    assert len(lengths(picture, bars.WEIGHT)) == bars.MOST_ROWS
 
 
 def test_anchor_select_refuses_words_it_does_not_know(pack, microworld):
