@@ -1,5 +1,6 @@
 """Which blocks and stages of a MODEL decide what differs between two prompts, by sampling it."""
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -10,8 +11,8 @@ from torch import Tensor
 
 from ..reading.by_cell import ByCell
 from ..reading.regional import Variant, Variants
-from ..reading.table import ALL, TIMESTEPS
-from ..report.cells import CellShares, cell_shares
+from ..reading.table import ALL, TIMESTEPS, Clause, clauses_of
+from ..report.cells import CellShares, cell_shares, deciding, share_of_way
 from ..sampling.guidance import Guidance
 from ..sampling.schedules import Balance, Steering
 from ..sentences import quoted
@@ -35,14 +36,19 @@ def probe_cells(
     steps: int,
     cfg: float,
     on_step: Callable[..., None] | None = None,
-) -> CellShares:
+) -> tuple[CellShares, tuple[Clause, ...]]:
     """A is read in one cell and B everywhere else; what changes of the images is measured.
+
+    Then A is read in the cells that went farthest, together, to find how few of them decide.
 
     Args:
         latent: (B, C, h, w), an empty latent, of as many images as are sampled of each cell.
         cuts: timesteps of 1000, falling, at which the next stage begins.
         every_block: whether a row is a block; else it is a group of them.
-        on_step: called at every step of each of `runs_of` runs.
+        on_step: called at every step of each of at most `runs_of` runs.
+
+    Returns:
+        What was measured, and the cells that decide.
 
     Raises:
         ValueError: two prompts that the text encoder reads alike, or a model that cannot be read.
@@ -78,16 +84,25 @@ def probe_cells(
             disable_pbar=True, callback=on_step, seed=seed,
         ).float().cpu()  # fmt: skip
 
+    def places_in(row: int, column: int) -> list[tuple[str, int]]:
+        return [(place, stage) for place in list(rows.values())[row] for stage in stages[column]]
+
     latents = {
-        (row, column): sampled([(place, stage) for place in places for stage in stages[column]])
-        for row, places in enumerate(rows.values())
-        for column in range(len(columns))
+        (row, column): sampled(places_in(row, column)) for row in range(len(rows)) for column in range(len(columns))
     }
-    return cell_shares(list(rows), columns, latents, sampled([]))
+    begin, finish = sampled([]), latents[len(rows) - 1, len(columns) - 1]
+    found = cell_shares(list(rows), columns, latents, begin)
+
+    def together(cells: Sequence[tuple[int, int]]) -> float:
+        own = [place for cell in cells for place in places_in(*cell)]
+        return share_of_way(sampled(own), begin, finish).mean().item()
+
+    cells = deciding(found, together)
+    return found, clauses_of([(list(rows)[row], column + 1) for row, column in cells], list(groups), len(ends) - 1)
 
 
 def runs_of(model: Any, cuts: Sequence[float], every_block: bool) -> int:
-    """How often `probe_cells` samples."""
+    """How often `probe_cells` samples, at most."""
     unet = outline(model)
-    rows = len(unet.place_names if every_block else unet.places_by_group) + 1
-    return rows * (len(cuts) + 1 + bool(cuts)) + 1
+    rows = len(unet.place_names if every_block else unet.places_by_group)
+    return (rows + 1) * (len(cuts) + 1 + bool(cuts)) + 1 + math.ceil(math.log2(rows * (len(cuts) + 1)))

@@ -144,6 +144,24 @@ def parsed(text: str) -> Table:
     return Table(cuts, lines)
 
 
+def clauses_of(cells: Sequence[tuple[str, int]], groups: Sequence[str], stages: int) -> tuple[Clause, ...]:
+    """Cells (a group or a place, stage), as a line of a table writes them: those of the same stages together.
+
+    Args:
+        groups: all that the model has; all of them are "all".
+        stages: how many there are.
+    """
+    of_blocks: dict[str, set[int]] = {}
+    for blocks, stage in cells:
+        of_blocks.setdefault(blocks, set()).add(stage)
+    of_stages: dict[tuple[int, ...], list[str]] = {}
+    for blocks, own in of_blocks.items():
+        of_stages.setdefault(() if len(own) == stages else tuple(sorted(own)), []).append(blocks)
+    return tuple(
+        Clause((ALL,) if set(blocks) == set(groups) else tuple(blocks), own) for own, blocks in of_stages.items()
+    )
+
+
 def _cuts(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(",") if part.strip())

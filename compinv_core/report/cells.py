@@ -1,11 +1,14 @@
 """Which part of a model decides what differs between two prompts: how far an image goes from the one to the other, cell by cell."""
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor
+
+DECIDING = 0.9  # of the way
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,3 +86,18 @@ def cell_shares(
         shares[row, column] = share_of_way(found, start, end).mean()
         changes[row, column] = change(found, start, end).mean()
     return CellShares(rows, columns, shares, changes)
+
+
+def deciding(found: CellShares, together: Callable[[Sequence[tuple[int, int]]], float]) -> list[tuple[int, int]]:
+    """The fewest cells that bring images `DECIDING` of the way, of those that go farthest by themselves.
+
+    What cells do together is no sum of what each does alone, and is measured.
+
+    Args:
+        together: the share of the way of some cells (row, column) that are read together; asked for at most log2 of all cells.
+    """
+    stages = max(1, len(found.columns) - 1)  # the last is all of them, where there are several
+    shares = found.shares[:-1, :stages]
+    order = [divmod(i, stages) for i in cast("list[int]", shares.flatten().argsort(descending=True).tolist())]
+    count = 1 + bisect_left(range(1, len(order)), True, key=lambda few: together(order[:few]) >= DECIDING)
+    return order[:count]

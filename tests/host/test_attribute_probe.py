@@ -1,5 +1,6 @@
 """Where attributes are: the micro world's answer is known, for its blocks were looked into by hand."""
 
+import re
 from typing import Any
 
 import pytest
@@ -37,8 +38,32 @@ def test_colour_is_in_the_fine_blocks_and_class_in_the_coarse_ones(pack: Any, mi
     assert thing["coarse"][0] > 0.6 > 0.4 > thing["fine"][0]
 
 
+def test_cells_found_are_a_table_for_training_and_prompts_and_grow_line_by_line(pack: Any, microworld: Any):
+    if not trained():
+        pytest.skip("the micro world's checkpoint is not there, and random weights decide nothing")
+    colour = probe(pack, microworld, "a photo of a red cat", "a photo of a blue cat")[2]
+    assert colour == "colour: fine"
+    thing = {"attribute": "object", "cells": colour}
+    both = probe(pack, microworld, "a photo of a cat", "a photo of a cup", **thing)[2]
+    assert re.fullmatch(r"colour: fine\nobject: (coarse|all)", both)
+    with pytest.raises(ValueError, match='"cells" has the stages "none", and "stages" is "500"; the same are needed'):
+        probe(pack, microworld, "a photo of a cat", "a photo of a cup", **thing, stages="500")
+    cells = probe(pack, microworld, "a photo of a red cat", "a photo of a blue cat", stages="750, 500, 250")[2]
+    text = "a photo of a cat"
+    with torch.inference_mode():
+        pack.run(
+            "CompInvAttributePrompt",
+            model=microworld[0],
+            clip=microworld[1],
+            text=text,
+            cells="table",
+            table=cells,
+            subjects="",
+        )
+
+
 def test_the_ends_of_the_way_are_the_two_prompts(pack: Any, microworld: Any):
-    picture, table = probe(
+    picture, table, _ = probe(
         pack, microworld, "a photo of a red cat", "a photo of a cup", stages="500", images=2, steps=4
     )
     found = shares(table)

@@ -8,6 +8,8 @@ from compositional_inversion.compinv_core.reading.table import (
     ROLES,
     XTI,
     Cells,
+    Table,
+    clauses_of,
     noises_of,
     parsed,
     per_layer,
@@ -112,3 +114,18 @@ def test_a_group_that_the_model_lacks_is_refused(blocks: str):
     table = parsed(f"colour: {blocks}")
     with pytest.raises(ValueError, match=r"which this model lacks; it has coarse, fine, and the blocks input 4, "):
         table.on(SDXL)
+
+
+@pytest.mark.parametrize(
+    ("cells", "line"),
+    [
+        ([("fine", 2), ("fine", 1)], "fine in 1-2"),
+        ([("fine", 1), ("fine", 2), ("fine", 3), ("coarse", 2)], "fine; coarse in 2"),
+        ([("coarse", 3), ("moderate", 3)], "coarse, moderate in 3"),
+        ([(group, 1) for group in ("coarse", "moderate", "fine")], "all in 1"),
+        ([("output 3", 1), ("output 3", 3)], "output 3 in 1, 3"),
+    ],
+)
+def test_cells_are_written_as_a_line_of_a_table(cells: list[tuple[str, int]], line: str):
+    table = Table((700, 300), {"colour": clauses_of(cells, ["coarse", "moderate", "fine"], 3)})
+    assert str(table) == f"stages: 700, 300\ncolour: {line}" and parsed(str(table)) == table
