@@ -56,14 +56,13 @@ def keep_for_workflows(world: World, pictures: Path) -> None:
     (pictures / "cats").mkdir()
     for i, scene in enumerate(balanced_set(world, "cat"), start=1):
         _image(draw(world, scene, side, side)).save(pictures / "cats" / f"cats_{i}.jpg", quality=90)
-    (pictures / "room").mkdir()
     scene = half_scene(world, "chair", np.random.default_rng([world.seed, 23]))
     chair = replace(scene.things[0], look=Look("plain", world.colors["red"], world.colors["red"]))
     room = _image(draw(world, replace(scene, room="snow", things=(chair,)), side, side))
     alpha = Image.new("L", room.size, 255)
     alpha.paste(0, (side // 2, 0, side, side))
     room.putalpha(alpha)
-    room.save(pictures / "room" / "room_1.png", optimize=True)
+    room.save(pictures / "room.png", optimize=True)
 
 
 def _image(pixels: np.ndarray) -> Image.Image:

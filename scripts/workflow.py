@@ -14,7 +14,7 @@ MICRO_WORLD: dict[str, dict[str, Any]] = {
     "CheckpointLoaderSimple": {"ckpt_name": "microworld.safetensors"},
     "EmptyLatentImage": {"width": 64, "height": 64},
     "ImageScale": {"width": 64},
-    "LoadImage": {"image": "room/room_1.png"},
+    "LoadImage": {"image": "room.png"},
     "CompInvAnchorSelect": {"class_word": "car"},
     "CompInvTrain": {"resolution": 64, "steps": 200},
     "CompInvTrainModel": {"resolution": 64},
