@@ -8,7 +8,7 @@ from intervals import Estimate, above, estimate, part_of
 from recorded import Record, seeds_of, units_of
 
 STAGES = {"1": "1000 to 750", "2": "750 to 500", "3": "500 to 250", "4": "250 to 0", "all": "all"}
-NOTHING, WORDS, MATTE = "no attribute", "ordinary words", "MATTE"
+NOTHING, WORDS, MATTE, MEASURED = "no attribute", "ordinary words", "MATTE", "MATTE, measured cells"
 EACH = 4  # images of an attribute on a class
 Shares = Mapping[str, Mapping[str, Mapping[str, float | None]]]
 """Attribute -> blocks -> stage -> the share of images that follow the prompt that is read there."""
@@ -56,21 +56,21 @@ def together(found: Sequence[Record]) -> dict[str, dict[str, Estimate]]:
     }
 
 
-def hits(found: Sequence[Record]) -> dict[str, Estimate]:
-    """Attribute -> how often MATTE's embedding of it shows it, as a part of how often ordinary words do."""
+def hits(found: Sequence[Record], row: str) -> dict[str, Estimate]:
+    """Attribute -> how often a row's embedding of it shows it, as a part of how often ordinary words do."""
     rows = _rows(found)
-    if not {WORDS, MATTE} <= set(rows):
+    if not {WORDS, row} <= set(rows):
         return {}
-    own, ceiling = rows[MATTE], rows[WORDS]
+    own, ceiling = rows[row], rows[WORDS]
     return {role: part_of(_used(own, role, role), _used(ceiling, role, role)) for role in own[0]["used"]}
 
 
-def leaks(found: Sequence[Record]) -> dict[str, Estimate]:
-    """ "b with a" -> by how much more often attribute b is shown where MATTE's embedding of a is used than where nothing is."""
+def leaks(found: Sequence[Record], row: str) -> dict[str, Estimate]:
+    """ "b with a" -> by how much more often attribute b is shown where a row's embedding of a is used than where nothing is."""
     rows = _rows(found)
-    if not {NOTHING, MATTE} <= set(rows):
+    if not {NOTHING, row} <= set(rows):
         return {}
-    own, chance = rows[MATTE], rows[NOTHING]
+    own, chance = rows[row], rows[NOTHING]
     roles = own[0]["used"]
     return {
         f"{shown} with {role}": above(_used(own, role, shown), _used(chance, role, shown))

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from attribute_tables import EACH, NOTHING, WORDS
+from attribute_tables import EACH, MEASURED, NOTHING, WORDS
 from attribute_tables import MATTE as WHOLE
 from composition import CFG, DEFAULTS, KEPT, STEPS, Bench, load_bench, named
 from measures import worn
@@ -69,6 +69,8 @@ TOGETHER = ("colour", "object", "layout")  # of three references, in one image
 Said = dict[str, list[bool | None]]
 """Attribute -> of each image whether it is there; None where its thing is not."""
 LAYERS = "colour: fine\nstyle: fine\nobject: coarse\nlayout: coarse"
+FOUND = "colour: fine\nstyle: fine\nobject: coarse\nlayout: all"
+"""What Where Attributes Are finds without stages, with 12 images of 64 pixels, asked with the first of `PAIRS` each."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ class Row:
     Attributes:
         cells: where the four attributes act, the text of a `Table`.
         single: as one word, read in all blocks, which stands for each attribute (textual inversion).
+        words: nothing is learnt; ordinary words are read in the cells, which is the most that these cells can do.
     """
 
     kind: Kind = KINDS[0]
@@ -85,6 +88,7 @@ class Row:
     colour_style: bool = True
     object_class: bool = True
     single: bool = False
+    words: bool = False
     recipe: Recipe = DEFAULTS
 
 
@@ -98,6 +102,9 @@ ROWS: dict[str, Row | None] = {
     "MATTE, no colour-style loss": Row(colour_style=False),
     "MATTE, no object loss": Row(object_class=False),
     "MATTE, layers alone": Row(cells=LAYERS),
+    MEASURED: Row(cells=FOUND),
+    "ordinary words, MATTE's cells": Row(words=True),
+    "ordinary words, measured cells": Row(words=True, cells=FOUND),
 }
 
 
@@ -346,6 +353,16 @@ class Rows:
     def learn(self, row: Row, reference: ReferenceSpec, seed: int) -> Concept:
         bench, recipe = self.viewer.bench, replace(row.recipe, seed=seed)
         backbone, images = ComfyBackbone(bench.model, bench.clip, bench.vae), bench.owners_pictures(reference)
+        if row.words:
+            words = {role: self.word_for(reference, role).split() for role in ROLES}
+            attributes = {
+                role: {
+                    key: torch.stack([known.vector(word) for word in own])
+                    for key, known in backbone.vocabularies.items()
+                }
+                for role, own in words.items()
+            }
+            return Concept("mine", attributes["object"], reference.word, {}, attributes, row.cells)
         with tempfile.TemporaryDirectory() as folder:
             if row.single:
                 training = ConceptTraining(backbone, [Request(images=images, **said_of(reference))], recipe)

@@ -87,13 +87,13 @@ def training(learning: Mapping[str, Any]) -> list[Goal]:
     return result
 
 
-def attributes(hits: Mapping[str, Estimate], leaks: Mapping[str, Estimate]) -> list[Goal]:
-    """Of `attribute_tables.hits` and `leaks`."""
+def attributes(row: str, hits: Mapping[str, Estimate], leaks: Mapping[str, Estimate]) -> list[Goal]:
+    """Of `attribute_tables.hits` and `leaks` of a row."""
     if not hits or not leaks:
         return []
     shown = {f"of it: {role}": part for role, part in hits.items()}
-    wanted = "attributes used alone: each shown at least 80% as often as with ordinary words"
-    others = "attributes used alone: no other attribute shown in over 10 of 100 images more than without"
+    wanted = f"{row}, attributes used alone: each shown at least 80% as often as with ordinary words"
+    others = f"{row}, attributes used alone: no other attribute shown in over 10 of 100 images more than without"
     return [Goal(wanted, 0.8, shown), Goal(others, 0.1, leaks, most=True)]
 
 

@@ -73,7 +73,13 @@ def report() -> dict[str, Any]:
     learning = curves.learning(kept["learning"])
     gains = findings.repair_gains(kept["repair"], *REPAIR)
     of_attributes = latest(records(FOLDER / "attributes.jsonl"))
-    single = goals.attributes(attribute_tables.hits(of_attributes), attribute_tables.leaks(of_attributes))
+    single = [
+        goal
+        for row in (attribute_tables.MATTE, attribute_tables.MEASURED)
+        for goal in goals.attributes(
+            row, attribute_tables.hits(of_attributes, row), attribute_tables.leaks(of_attributes, row)
+        )
+    ]
     answered = goals.composition(by_setting) + goals.training(learning) + goals.repair(gains) + single
     uses = records(FOLDER / "uses.jsonl")
     return {

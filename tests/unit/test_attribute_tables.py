@@ -70,12 +70,12 @@ def test_all_that_is_asked_for_together_has_to_be_there_in_one_image():
 
 def test_hits_are_held_against_ordinary_words_and_leaks_against_what_is_there_without():
     found = [_used(NOTHING, NO, HALF), _used(WORDS, YES, HALF), _used(MATTE, HALF, YES)]
-    assert {role: part.value for role, part in hits(found).items()} == {"colour": 0.5, "style": 0.5}
-    assert {name: more.value for name, more in leaks(found).items()} == {
+    assert {role: part.value for role, part in hits(found, MATTE).items()} == {"colour": 0.5, "style": 0.5}
+    assert {name: more.value for name, more in leaks(found, MATTE).items()} == {
         "style with colour": 0.5,
         "colour with style": 0.5,
     }
-    assert [goal.reached for goal in attributes(hits(found), leaks(found))] == [False, False]
+    assert [goal.reached for goal in attributes(MATTE, hits(found, MATTE), leaks(found, MATTE))] == [False, False]
     better = [_used(NOTHING, NO, HALF), _used(WORDS, YES, HALF), _used(MATTE, YES, NO)]
-    assert [goal.reached for goal in attributes(hits(better), leaks(better))] == [True, True]
-    assert not attributes(hits(found[:1]), leaks(found[:1]))
+    assert [goal.reached for goal in attributes(MATTE, hits(better, MATTE), leaks(better, MATTE))] == [True, True]
+    assert not attributes(MATTE, hits(found[:1], MATTE), leaks(found[:1], MATTE))
