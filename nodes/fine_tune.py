@@ -131,6 +131,11 @@ class CompInvTrainModel(io.ComfyNode):
                     display_name="second concept",
                     tooltip="The second concept of Training Options, learnt together with the first.",
                 ),
+                io.Image.Output(
+                    "LEARNT_IN_IMAGES",
+                    display_name="learnt in images",
+                    tooltip="Your images as they are trained on, dimmed where nothing is learnt of them.",
+                ),
             ],
         )
         return folded(
@@ -184,7 +189,7 @@ class CompInvTrainModel(io.ComfyNode):
         tuned, _ = comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0.0)
         return io.NodeOutput(
             concepts[0], lora, tuned, loss_map(end), looks[0], loss_plot(end), training.learnt(), second_of(concepts),
-            ui=lasting(said),
+            training.learnt_in_images(), ui=lasting(said),
         )  # fmt: skip
 
 

@@ -134,6 +134,7 @@ def requests_of(inputs: dict[str, list[Any]]) -> list[Request]:
         rescale=options.rescale,
         prompts=options.prompts,
         captions=options.captions,
+        preview_prompts=options.preview_prompts,
         ignore_background=one["ignore_background"],
         start_from=one.get("start_from"),
         anchors=one.get("anchors") if one["anchor_weight"] else None,

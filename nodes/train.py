@@ -69,6 +69,11 @@ class CompInvTrain(io.ComfyNode):
                     display_name="second concept",
                     tooltip="The second concept of Training Options, learnt together with the first.",
                 ),
+                io.Image.Output(
+                    "LEARNT_IN_IMAGES",
+                    display_name="learnt in images",
+                    tooltip="Your images as they are trained on, dimmed where nothing is learnt of them.",
+                ),
             ],
         )
         return folded(schema, *FOLDED)
@@ -99,7 +104,8 @@ class CompInvTrain(io.ComfyNode):
         end, said = learn(cls, training, on_evaluation)
         last, best = training.concepts(end), training.concepts(end, best=True)
         return io.NodeOutput(
-            last[0], loss_plot(end), looks[0].images, best[0], loss_map(end), training.learnt(), second_of(last), ui=lasting(said)
+            last[0], loss_plot(end), looks[0].images, best[0], loss_map(end), training.learnt(), second_of(last),
+            training.learnt_in_images(), ui=lasting(said),
         )  # fmt: skip
 
 

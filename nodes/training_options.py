@@ -39,6 +39,7 @@ class Options:
     noise_levels: NoiseLevels = "even"
     rescale: bool = False
     prompts: tuple[str, ...] = ()
+    preview_prompts: tuple[str, ...] = ()
     captions: bool = False
     anchor_loss: AnchorLoss = "embedding"
     second: Second | None = None
@@ -148,6 +149,14 @@ class CompInvTrainingOptions(io.ComfyNode):
                     tooltip="AdamW, or Directional Textual Inversion: the vectors keep a typical word's length, only their direction is "
                     "learnt, and learning_rate is an angle in radians per step. Ignored by the preset paper.",
                 ),
+                io.String.Input(
+                    "preview_prompts",
+                    default="",
+                    multiline=True,
+                    optional=True,
+                    tooltip="Prompts that previews are sampled with, at most four, one per line, {} where the placeholder goes. Empty: the concept "
+                    "alone, and beside another object.",
+                ),
             ],
             outputs=[
                 OptionsType.Output(
@@ -174,6 +183,7 @@ class CompInvTrainingOptions(io.ComfyNode):
         second_class_word: list[str] | None = None,
         second_anchors: list[AnchorSet] | None = None,
         optimizer: list[str] | None = None,
+        preview_prompts: list[str] | None = None,
     ) -> io.NodeOutput:
         second = None
         if second_images:
@@ -184,7 +194,10 @@ class CompInvTrainingOptions(io.ComfyNode):
                 class_word=(second_class_word or [""])[0].strip(),
                 anchors=(second_anchors or [None])[0],
             )
-        lines = tuple(line.strip() for line in prompts[0].splitlines() if line.strip())
+        lines, previews = (
+            tuple(line.strip() for line in text.splitlines() if line.strip())
+            for text in (prompts[0], (preview_prompts or [""])[0])
+        )
         return io.NodeOutput(
             Options(
                 paper=preset[0] == PAPER,
@@ -192,6 +205,7 @@ class CompInvTrainingOptions(io.ComfyNode):
                 noise_levels=noise_levels[0],
                 rescale=rescale[0],
                 prompts=tuple(captions) if captions else lines,
+                preview_prompts=previews,
                 captions=bool(captions),
                 anchor_loss="text features" if anchor_loss and anchor_loss[0] == TEXT else "embedding",
                 second=second,

@@ -1,6 +1,7 @@
 """Concepts learnt from images: one word or several together, alone or with a change of the model."""
 
 import logging
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from .checkpoint import Parameters, kept
 from .examples import Examples, examples_of, in_latent_cells, notices_of, together, word_of
 from .foreground import find_foreground
 from .images import training_images
-from .preview import Preview, Previewer, alone, beside, companion_of
+from .preview import Preview, Previewer, companion_of, looks_of
 from .recipe import Recipe
 from .request import FineTuneRequest, Request
 from .run import Material, TrainingRun
@@ -27,6 +28,7 @@ from .ways.textual_inversion import TextualInversion, Word
 log = logging.getLogger(__name__)
 CLASS_STEPS, CLASS_CFG, CLASS_BATCH = 20, 6.0, 4  # of the sampling of class images
 LEAST_MASK = 1.0  # of a mask that hides nothing
+DIMMED = 0.2  # brightness of what is not learnt
 
 
 class ConceptTraining(TrainingRun):
@@ -132,6 +134,11 @@ class ConceptTraining(TrainingRun):
             return masks
         return masks * F.interpolate(foreground[None], size=masks.shape[1:], mode="bilinear")[0]
 
+    def learnt_in_images(self) -> Tensor:
+        """(N, H, W, 3) in 0..1, the first concept's images, dimmed where nothing is learnt of them."""
+        examples = self.examples[0]
+        return examples.images[: examples.count, ..., :3] * (DIMMED + (1 - DIMMED) * self.learnt().cpu()[..., None])
+
     def preview(self, parameters: Parameters) -> Preview:
         """What the concept gives as it is learnt so far."""
         self.backbone.load()
@@ -202,17 +209,20 @@ class ConceptTraining(TrainingRun):
         return torch.cat(found)
 
     def _previewer(self, counts: dict[str, int]) -> Previewer:
-        """Of one concept, alone and in company; of several, each alone."""
+        """Of the user's prompts, or of one concept alone and in company; of several, each alone."""
         first = self.requests[0]
         companion = companion_of(first, lambda word: word in next(iter(self.backbone.vocabularies.values())))
         words = [word_of(request) for request in self.requests]
-        looks = [(alone(request, word), request.name) for request, word in zip(self.requests, words, strict=True)]
-        if len(looks) == 1:
-            looks.append((beside(first, words[0], companion), first.name))
+        looks, shown = looks_of(self.requests, words, companion)
+        names = [
+            [name for name in counts if re.search(rf"embedding:{re.escape(name)}(?![\w-])", text)] for text in looks
+        ]
+        prepared = self.backbone.prepare(
+            [(text, own[0]) for text, own in zip(looks, names, strict=True)], counts, [own[1:] for own in names]
+        )
         return Previewer(
-            self.backbone, first, words,
-            companion=companion, prepared=self.backbone.prepare(looks, counts), seed=self.recipe.seed,
-        )  # fmt: skip
+            self.backbone, first, words, companion=companion, prepared=prepared, shown=shown, seed=self.recipe.seed
+        )
 
     def _check_prior_images(self) -> None:
         if self.fine_tune is not None and self.fine_tune.prior_images is not None:

@@ -9,10 +9,12 @@ from torch import Tensor
 
 from ..backbone import Backbone, Encoded, PreparedPrompts, Vectors
 from ..concept import Concept
+from .examples import filled
 from .objective import sample
 from .request import TEMPLATES, Request
 
 PREVIEW_STEPS, PREVIEW_CFG = 12, 4.0
+MOST_PREVIEWS = 4  # prompts of a user's
 LEVELS = (0.25, 0.5, 0.75)  # of the schedule, where a preview's attention is looked at
 COMPANIONS = ("car", "cat", "cup")
 
@@ -22,7 +24,7 @@ class Preview:
     """What a concept gives while it is learnt.
 
     Attributes:
-        images: (2, H, W, 3) in 0..1, of it alone and beside another thing.
+        images: (N, H, W, 3) in 0..1, of the user's prompts, or of it alone and beside another thing.
         dominance: how much of the attention of both it takes there, over what its class word takes in its place; a glimpse of
             Concept Report's index. None where there is no ordinary thing beside it.
     """
@@ -37,7 +39,8 @@ class Previewer:
 
     Attributes:
         words: how prompts write the placeholders, the first one's first.
-        prepared: the prompts of `prompts`.
+        prepared: the prompts that are looked at; the last is of the concept beside its companion, where the two are compared.
+        shown: how many of these images are shown.
     """
 
     backbone: Backbone
@@ -45,6 +48,7 @@ class Previewer:
     words: Sequence[str]
     companion: str
     prepared: PreparedPrompts
+    shown: int
     seed: int
 
     def preview(self, vectors: dict[str, Vectors]) -> Preview:
@@ -66,12 +70,12 @@ class Previewer:
             latents = torch.cat(parts)
             dominance = None
             if self.compares:
-                dominance = self._dominance(vectors[self.request.name], latents[1:], noise[1:])
-            return Preview(self.backbone.decode_latents(latents), dominance)
+                dominance = self._dominance(vectors[self.request.name], latents[-1:], noise[-1:])
+            return Preview(self.backbone.decode_latents(latents[: self.shown]), dominance)
 
     @property
     def compares(self) -> bool:
-        return self.request.kind == "object" and self.companion != self.request.class_word and len(self.words) == 1
+        return comparable(self.request, self.companion, len(self.words))
 
     def _sampled(self, noise: Tensor, prompts: Encoded, empty: Encoded) -> Tensor:
         return sample(
@@ -100,6 +104,35 @@ class Previewer:
             return (shares[: len(own)].sum() / shares.sum()).item()
 
         return share(self.words[0]) / share(self.request.class_word)
+
+
+def comparable(request: Request, companion: str, count: int) -> bool:
+    """Whether what the first of so many concepts takes of the attention can be told from an image with its companion."""
+    return count == 1 and request.kind == "object" and companion != request.class_word
+
+
+def looks_of(requests: Sequence[Request], words: Sequence[str], companion: str) -> tuple[list[str], int]:
+    """The prompts of previews, and how many of them are shown.
+
+    The user's own; without any one concept alone and beside its companion, or each of several alone.
+
+    Args:
+        words: how prompts write the placeholders.
+
+    Raises:
+        ValueError: too many prompts, or one without one place for the placeholder.
+    """
+    first = requests[0]
+    asked = first.preview_prompts
+    if len(asked) > MOST_PREVIEWS:
+        raise ValueError(f'The input "preview_prompts" has {len(asked)} lines; {MOST_PREVIEWS} or fewer are allowed.')
+    looks = [filled(prompt, words[0]) for prompt in asked]
+    looks = looks or [alone(request, word) for request, word in zip(requests, words, strict=True)]
+    shown = len(looks)
+    if comparable(first, companion, len(requests)) or (len(requests) == 1 and not asked):
+        looks.append(beside(first, words[0], companion))
+        shown += not asked
+    return looks, shown
 
 
 def alone(request: Request, word: str) -> str:

@@ -46,6 +46,8 @@ class Request:
         rescale: also learn from the images far away and close up, with prompts that say so.
         prompts: in place of the kind's templates, each with {} where the placeholder goes.
         captions: whether the prompts are captions, one for each image.
+        preview_prompts: what is looked at while it is learnt, each with {} where the placeholder goes; none for the concept alone and
+            beside another thing.
         ignore_background: of objects without masks, learn next to nothing where the model's own attention to the class word
             does not see them.
         class_word_too: whether prompts write the class word behind the placeholder.
@@ -65,6 +67,7 @@ class Request:
     rescale: bool = False
     prompts: Sequence[str] = ()
     captions: bool = False
+    preview_prompts: Sequence[str] = ()
     ignore_background: bool = False
     class_word_too: bool = False
     start_from: Concept | None = None

@@ -374,6 +374,18 @@ def test_options_as_they_are_change_nothing_and_others_do(pack: Any, microworld:
         assert not any(torch.equal(word, other) for other in words[i + 2 :])
 
 
+def test_what_is_looked_at_is_asked_for_and_what_is_learnt_is_shown_in_the_images(
+    pack: Any, microworld: Any, images: list[torch.Tensor]
+):
+    asked = {"options": options(pack, preview_prompts="a {} at night\n\n"), "ignore_background": True}
+    *_, preview, _, _, learnt, _, shown = train(pack, microworld, images, **asked)
+    assert preview.shape == (1, 64, 64, 3)
+    whole = train(pack, microworld, images, ignore_background=False)[-1]
+    assert shown.shape == whole.shape == (5, 64, 64, 3)
+    torch.testing.assert_close(shown, whole * (0.2 + 0.8 * learnt.cpu()[..., None]))
+    assert shown.mean() < 0.8 * whole.mean()
+
+
 def test_the_papers_preset_takes_the_place_of_the_nodes_settings(
     pack: Any, microworld: Any, images: list[torch.Tensor], monkeypatch: Any
 ):

@@ -20,7 +20,7 @@ def options(pack: Any, **changes: Any) -> Any:
 
 
 def test_two_concepts_are_learnt_with_one_adapter(pack: Any, microworld: Any):
-    first, lora, _, _, preview, *_, second = fine_tune(
+    first, lora, _, _, preview, *_, second, _ = fine_tune(
         pack, microworld, pictures_of("mittens"), options=options(pack), steps=12, vectors=2
     )
     assert (first.name, first.class_word, second.name, second.class_word) == ("my-mittens", "cat", "zippy", "car")
@@ -37,7 +37,7 @@ def test_two_concepts_are_learnt_as_words_alone(pack: Any, microworld: Any):
     }  # fmt: skip
     with torch.inference_mode():
         lists = {name: [value] for name, value in settings.items()}
-        first, *_, second = pack.run("CompInvTrain", images=pictures_of("mittens"), **lists)
+        first, *_, second, _ = pack.run("CompInvTrain", images=pictures_of("mittens"), **lists)
     from compositional_inversion.compinv_core.host.text_encoder import vocabulary
 
     for concept in (first, second):

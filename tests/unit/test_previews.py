@@ -1,5 +1,6 @@
 """What is shown and said while something is learnt."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,30 @@ def test_of_a_style_and_of_several_concepts_no_dominance_is_told():
     of = both()
     preview = of.preview(of.way.start())
     assert preview.dominance is None and preview.images.shape == (2, SIDE, SIDE, 3)
+
+
+def test_a_users_prompts_are_looked_at_and_dominance_is_told_all_the_same():
+    asked = ("a {} on a beach", "a {} at night", "two of {}")
+    plain, of = training(), training(preview_prompts=asked)
+    start = of.way.start()
+    preview = of.preview(start)
+    assert preview.images.shape == (3, SIDE, SIDE, 3)
+    assert preview.dominance == pytest.approx(plain.preview(start).dominance, rel=0.2)
+    assert of.identity()[0] == plain.identity()[0]  # a run goes on whatever is looked at
+    assert training(kind="style", preview_prompts=asked[:1]).preview(start).images.shape == (1, SIDE, SIDE, 3)
+    assert both(preview_prompts=asked[:2]).preview(both().way.start()).images.shape == (2, SIDE, SIDE, 3)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (("a beach",), 'The prompt "a beach" has no place for the placeholder; write {} where it goes, once.'),
+        (("a {}",) * 5, 'The input "preview_prompts" has 5 lines; 4 or fewer are allowed.'),
+    ],
+)
+def test_a_users_prompts_that_cannot_be_looked_at_are_refused_before_the_first_step(asked: tuple[str, ...], said: str):
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        training(preview_prompts=asked)
 
 
 def test_reports_come_every_ten_steps_and_evaluations_with_some_of_them(tmp_path: Path):
