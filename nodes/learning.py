@@ -17,7 +17,8 @@ from ..compinv_core.training.run import TrainingRun
 from .live_text import say, warn
 
 log = logging.getLogger(__name__)
-PREPARING = "preparing: encoding the images, and finding in them what is learnt"
+PREPARING = "preparing: encoding the images"
+FINDING = "preparing: finding what is learnt, image {} of {}"
 Picture = tuple[str, Image.Image, int]
 
 
@@ -37,6 +38,7 @@ def learn(
     management, steps, said = comfy.model_management, run.recipe.steps, ""
     bar, pace = comfy.utils.ProgressBar(steps), Pace(steps)
     say(cls, "\n".join([PREPARING, *run.notices]))
+    run.on_finding = lambda number, count: say(cls, "\n".join([FINDING.format(number, count), *run.notices]))
 
     def interrupted() -> bool:
         if management.processing_interrupted():

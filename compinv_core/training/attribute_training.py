@@ -244,7 +244,9 @@ class AttributeTraining(TrainingRun):
         if self.request.masks:
             return None
         with torch.inference_mode():
-            return find_foreground(self.backbone, self._latents, self.request.class_word, self.recipe.seed)
+            return find_foreground(
+                self.backbone, self._latents, self.request.class_word, self.recipe.seed, self.on_finding
+            )
 
     def _written(self, number: int, acting: Acting) -> str:
         """A training prompt with some attributes; colour stands before the noun in every second, and behind it in the others."""

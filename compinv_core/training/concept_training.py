@@ -154,7 +154,7 @@ class ConceptTraining(TrainingRun):
             masks = in_latent_cells(examples.images[..., 3], self.backbone.family.stride).to(latents.device)
         if not request.ignore_background or request.masks or request.kind != "object":
             return masks
-        found = find_foreground(self.backbone, latents, request.class_word, self.recipe.seed)
+        found = find_foreground(self.backbone, latents, request.class_word, self.recipe.seed, self.on_finding)
         if found is None:
             return masks
         self.foregrounds[number] = found[: examples.count, 0].cpu()

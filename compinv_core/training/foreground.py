@@ -1,7 +1,8 @@
 """Where a concept is in its images, said by the frozen model's own attention to the class word."""
 
 import logging
-from typing import cast
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -15,7 +16,13 @@ DRAWS = 2  # of noise at each
 PROMPT = "a photo of a {}"
 
 
-def find_foreground(backbone: Backbone, latents: Tensor, word: str, seed: int) -> Tensor | None:
+def find_foreground(
+    backbone: Backbone,
+    latents: Tensor,
+    word: str,
+    seed: int,
+    on_image: Callable[[int, int], Any] = lambda number, count: None,
+) -> Tensor | None:
     """How much of each cell is the concept, as the model itself sees it; no one has to paint a mask.
 
     The images are noised, and the UNet, asked for the class word, shows where its cross-attention to it goes. Ten forward
@@ -25,6 +32,7 @@ def find_foreground(backbone: Backbone, latents: Tensor, word: str, seed: int) -
         latents: (N, C, h, w), as the UNet sees them.
         word: the class word.
         seed: of the noise.
+        on_image: called before each image with its number, from 1, and how many there are.
 
     Returns:
         (N, 1, h, w) in 0..1, or None where attention to this word is all over the images and says nothing.
@@ -38,7 +46,8 @@ def find_foreground(backbone: Backbone, latents: Tensor, word: str, seed: int) -
     backbone.load()  # encoding may have taken the UNet's memory
     size = backbone.max_batch(latents)
     found: list[Tensor] = []
-    for latent in latents:
+    for number, latent in enumerate(latents, start=1):
+        on_image(number, len(latents))
         total = torch.zeros(height, width, device=latents.device)
         for _ in range(DRAWS):
             noise = torch.randn((len(LEVELS), *latent.shape), generator=generator).to(latents)

@@ -114,7 +114,7 @@ class Repair(TrainingRun):
 
     def material(self, file: Path | None = None) -> Material:
         latents = self._rendered()
-        masks = find_foreground(self.backbone, latents, self.class_word, self.recipe.seed)
+        masks = find_foreground(self.backbone, latents, self.class_word, self.recipe.seed, self.on_finding)
         prompts = torch.arange(len(OBJECT_TEMPLATES)).expand(len(latents), -1)
         return Material(TrainingData(latents, prompts, masks), teacher=self._teacher)
 

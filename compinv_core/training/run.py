@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,6 +45,10 @@ class Material:
         return replace(self, data=self.data.clone(), class_data=self.class_data and self.class_data.clone())
 
 
+def _in_silence(number: int, count: int) -> None:
+    """Nobody is told."""
+
+
 class TrainingRun(ABC):
     """One word or several being learnt, alone or with a change of the model, which is left as it was, also after an error.
 
@@ -52,10 +57,12 @@ class TrainingRun(ABC):
         way: all that is learnt.
         reached: the last sound state of its run.
         notices: sentences on what a user may not expect.
+        on_finding: called with the number of each image in which the concept is looked for before the first step, and how many there are.
     """
 
     reached: Checkpoint | None = None
     notices: Sequence[str] = ()
+    on_finding: Callable[[int, int], Any] = staticmethod(_in_silence)
 
     def __init__(
         self, backbone: Backbone, of_words: TextualInversion, recipe: Recipe, way: Way | None = None, prior: Prior | None = None

@@ -374,6 +374,16 @@ def test_options_as_they_are_change_nothing_and_others_do(pack: Any, microworld:
         assert not any(torch.equal(word, other) for other in words[i + 2 :])
 
 
+def test_the_node_tells_in_which_image_it_looks_for_the_concept(
+    pack: Any, microworld: Any, images: list[torch.Tensor], monkeypatch: Any
+):
+    said: list[str] = []
+    learning = sys.modules["compositional_inversion.nodes.learning"]
+    monkeypatch.setattr(learning, "say", lambda _, text: said.append(text.splitlines()[0]))
+    train(pack, microworld, images[:3], ignore_background=True, mirror=False)
+    assert said[1:4] == [learning.FINDING.format(number, 3) for number in (1, 2, 3)] and said[4] == "step 3/3"
+
+
 def test_what_is_looked_at_is_asked_for_and_what_is_learnt_is_shown_in_the_images(
     pack: Any, microworld: Any, images: list[torch.Tensor]
 ):
