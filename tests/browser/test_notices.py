@@ -28,10 +28,16 @@ def test_a_cancelled_training_says_so_in_a_message_and_below_its_node(page: tupl
     here.evaluate("workflow => window.app.loadGraphData(workflow)", workflow)
     here.evaluate("""() => {
         const { api } = window.app
-        const cancel = ({ detail }) => detail.value === 2 && api.interrupt()
+        const cancel = ({ detail }) => { // not every step is told where much else runs
+            if (detail.value < 2) return
+            api.removeEventListener("progress", cancel)
+            api.interrupt()
+        }
         api.addEventListener("progress", cancel)
-        window.ended = new Promise(resolve => api.addEventListener("execution_interrupted", () => resolve(), { once: true }))
-        window.ended.then(() => api.removeEventListener("progress", cancel))
+        window.ended = new Promise((resolve, reject) => {
+            api.addEventListener("execution_interrupted", () => resolve(), { once: true })
+            api.addEventListener("execution_success", () => reject(Error("it ended before it was cancelled")), { once: true })
+        })
         return window.app.queuePrompt(0)
     }""")
     here.evaluate("() => window.ended")

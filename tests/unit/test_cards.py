@@ -1,6 +1,7 @@
 """Concept cards: a concept comes back out of a picture as it went in, A1111's pictures are read, and what is none says so in a sentence."""
 
 import base64
+import io
 import json
 import struct
 import sys
@@ -18,7 +19,7 @@ from compositional_inversion.compinv_core.files import write_files
 from compositional_inversion.compinv_core.forms import card
 from compositional_inversion.compinv_core.reading.table import XTI, layers_named
 from compositional_inversion.compinv_core.report.doctor import examine
-from PIL import Image
+from PIL import Image, ImageOps
 
 torch.manual_seed(0)
 ONE = Concept("my-cat", {"clip_l": torch.randn(3, 768)}, "cat", {"steps": "30", "model": "v1-5 猫"})
@@ -64,6 +65,14 @@ def test_a1111_finds_its_own_form_in_a_card(tmp_path: Path):
     assert found.keys() == {"clip_l", "clip_g"}  # it takes every entry for a tensor
 
 
+def framed(data: bytes) -> bytes:
+    """The same picture in a black frame."""
+    out = io.BytesIO()
+    with Image.open(io.BytesIO(data)) as image:
+        ImageOps.expand(image, 7).save(out, "PNG")
+    return out.getvalue()
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -71,13 +80,20 @@ def test_a1111_finds_its_own_form_in_a_card(tmp_path: Path):
         card_files.plain(card_files.text(A1111, base64.b64encode(JSON), b"zTXt")),
         card_files.plain(behind=card_files.text(A1111, base64.b64encode(JSON), b"iTXt")),
         card_files.hidden(zlib.compress(JSON, 9)),
+        framed(card_files.hidden(zlib.compress(JSON, 9))),
     ],
-    ids=["text", "compressed text", "text behind the pixels", "pixels"],
+    ids=["text", "compressed text", "text behind the pixels", "pixels", "pixels in a frame"],
 )
 def test_a1111s_cards_are_read(tmp_path: Path, data: bytes):
     found = read(tmp_path, data)
     assert torch.equal(found.vectors["clip_l"], VECTORS)
     assert found.name == "their-cat" and found.provenance == {"steps": "500", "model": "v1-5"}
+
+
+def test_in_a_huge_picture_nothing_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cards, "MAX_PIXELS", 1000)
+    with pytest.raises(ValueError, match="a picture that holds no embedding"):
+        read(tmp_path, card_files.hidden(zlib.compress(JSON, 9)))
 
 
 def test_a_card_of_sdxl_by_a1111_is_called_as_its_file(tmp_path: Path):
