@@ -137,6 +137,15 @@ def test_a_grid_of_up_to_nine_pictures_of_any_sizes_fits_the_card(saved: Any, sh
         assert (image.width, image.height - 208) == size
 
 
+def test_the_first_nine_pictures_are_shown(saved: Any):
+    amounts = torch.linspace(0.1, 0.9, 10)
+    images = amounts[:, None, None, None].expand(10, 64, 64, 3)  # each of its own grey
+    with Image.open(saved(images=[images])[1]) as image:
+        found = {pixel for _, pixel in image.getcolors(2**20) or []}
+    *greys, last = [(round(255 * amount),) * 3 for amount in amounts.tolist()]
+    assert set(greys) <= found and last not in found
+
+
 def test_long_names_and_many_attributes_stay_on_the_card(saved: Any, concept: Any):
     from dataclasses import replace
 
