@@ -234,7 +234,7 @@ def test_the_node_trains_every_family(
         "seed": 0,
     }
     with torch.inference_mode(), caplog.at_level("INFO"):
-        (anchors, _) = pack.run(
+        anchors, *_ = pack.run(
             "CompInvAnchorSelect", clip=clip, class_word="cat", how="nearest words", words="", count=3
         )
         lists = {key: [value] for key, value in inputs.items()}
