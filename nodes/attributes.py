@@ -200,7 +200,7 @@ class CompInvAttributeProbe(io.ComfyNode):
                 io.String.Output(
                     "CELLS",
                     display_name="cells",
-                    tooltip="The fewest cells that bring the image 90 % of the way, for the input table of Attribute Inversion Train or Attribute "
+                    tooltip="The fewest cells that bring the image nine tenths of the way, for the input table of Attribute Inversion Train or Attribute "
                     "Prompt.",
                 ),
             ],
