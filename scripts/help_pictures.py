@@ -40,19 +40,21 @@ class Picture:
         beside: in a column: titles of nodes in the graph; the number of an output is a preview of it.
         values: of the node's inputs, in place of the graph's.
         title: of the node, where the graph has several of its class.
+        runs: False for a node whose report names folders of the machine.
     """
 
     graph: str = ""
     beside: tuple[str | int, ...] = ()
     values: dict[str, Any] = field(default_factory=dict)
     title: str = ""
+    runs: bool = True
 
 
 LEARN, SAVED, TUNED, ATTRIBUTES = "1_learn_and_compose", "2_compose_saved_concept", "5_fine_tune", "6_attributes"
 COMPOSED = {"text": "a photo of {concept} and a boat", "subjects": "{concept}, boat"}
 PICTURES = {
     "CompInvAnchorSelect": Picture(LEARN, ("Anchors",), {"how": "nearest words", "count": 5}),
-    "CompInvTrain": Picture(LEARN, ("What is learnt of your images", "The new word", "Losses")),
+    "CompInvTrain": Picture(LEARN, ("What is learnt of your images", "The new word")),
     "CompInvSaveConcept": Picture(LEARN, (1,), {"name": CONCEPT}),
     "CompInvTrainingOptions": Picture(beside=("Training",)),
     "CompInvLoadPictures": Picture(LEARN, (3,)),
@@ -63,8 +65,8 @@ PICTURES = {
     "CompInvRegularizedSampler": Picture(SAVED, ("Composition", "Attention")),
     "CompInvRegularizeModel": Picture(beside=("Regularized",)),
     "CompInvRepairConcept": Picture("4_repair_embedding", ("As it was", "Composition", "Report")),
-    "CompInvTrainModel": Picture(TUNED, ("The new concept", 8, "Losses")),
-    "CompInvSaveAdapter": Picture(TUNED, ("Files",)),
+    "CompInvTrainModel": Picture(TUNED, ("The new concept", 8)),
+    "CompInvSaveAdapter": Picture(TUNED, (1,)),
     "CompInvMergeAdapters": Picture(beside=(MERGED,)),
     "CompInvLoadAdapter": Picture(beside=(3,)),
     "CompInvTrainAttributes": Picture(ATTRIBUTES, ("All, then each alone",)),
@@ -78,7 +80,7 @@ PICTURES = {
     "CompInvSwapRegions": Picture(beside=("Before", 1)),
     "CompInvLayoutToBoxes": Picture(beside=(2,)),
     "CompInvBoxesToLayout": Picture(beside=(1,)),
-    "CompInvTrainLayoutPredictor": Picture(beside=(0,)),
+    "CompInvTrainLayoutPredictor": Picture(runs=False),
 }
 
 
@@ -208,7 +210,7 @@ def photographed(server: ComfyServer, info: dict[str, Any], kind: str) -> tuple[
     for node in graph.values():
         if node["class_type"] == "EmptyLatentImage":
             node["inputs"]["batch_size"] = 1
-        if node["class_type"] in TRAINING:
+        if picture.graph and node["class_type"] in TRAINING:
             node["inputs"]["steps"] = min(node["inputs"]["steps"], MAX_STEPS)
     add = Adder(info, graph)
     beside = [find(graph, one) if isinstance(one, str) else add.preview(number, one) for one in picture.beside]
@@ -279,7 +281,9 @@ def photograph(page: Any, server: ComfyServer, graph: Graph, shown: list[str]) -
     info = server.get("/object_info")
     inputs = info[graph[shown[0]]["class_type"]]["input"]["required"]
     values = {name: inputs[name][1]["default"] for name in ("resolution", "steps") if name in inputs}
-    runs = any(info[node["class_type"]]["output_node"] for node in graph.values())
+    runs = PICTURES[graph[shown[0]]["class_type"]].runs and any(
+        info[node["class_type"]]["output_node"] for node in graph.values()
+    )
     outputs = server.run(graph) if runs else {}
     enlarge(server, outputs)
     clip = page.evaluate(SHOW, [graph, outputs, [int(number) for number in shown], values, SIZES])
@@ -318,7 +322,7 @@ def prepare(server: ComfyServer) -> None:
 
 def save(image: Image.Image, file: Path) -> None:
     """As WebP of the best quality that is small enough."""
-    for quality in range(75, 30, -5):
+    for quality in range(75, 20, -5):
         image.save(file, quality=quality, method=6)
         if file.stat().st_size <= MAX_SIZE:
             return
