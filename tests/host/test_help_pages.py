@@ -5,10 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 DOCS = Path(__file__).resolve().parents[2] / "web" / "docs"
 SECTIONS = ["Inputs", "Outputs", "Example", "When it does not work", "See also"]
 MAX_INTRODUCTION = 3  # lines
+PICTURE = re.compile(r"!\[([^\]]*)\]\(([^)]*)\)")
+MIN_SIDES, MAX_SIDES = (340, 60), (640, 1000)  # pixels, wide and high: the help panel is narrow
+MAX_PICTURE, MAX_PICTURES = 16_000, 300_000  # bytes, of one and of all: the registry's archive carries them
+MIN_COLORS = 16  # a node that was not drawn has fewer
 LISTS = {"file", "folder", "sampler_name", "scheduler"}
 """Inputs whose choices are the installation's own."""
 
@@ -67,6 +72,31 @@ def test_every_node_has_a_page_in_the_form_of_all(pack: Any):
         assert all(found[section].strip() for section in SECTIONS), name
         for line in re.split(r"\n(?=- )", found["When it does not work"].strip())[:-1]:
             assert re.match(r"- \*.+?\*", line, re.DOTALL), f"{name}: {line}"
+
+
+def test_every_page_shows_one_picture_after_its_introduction(pack: Any):
+    for name in pack.nodes:
+        introduction = sections(page_of(name))[""].strip()
+        assert [told for told, _ in PICTURE.findall(page_of(name))] == [
+            told for told, _ in PICTURE.findall(introduction.split("\n\n")[-1])
+        ], name
+        ((told, path),) = PICTURE.findall(introduction)
+        assert len(told) > 10 and path.startswith(f"{name}/"), name
+
+
+def test_pictures_are_small_files_and_none_lies_there_that_no_page_shows(pack: Any):
+    shown = {path for name in pack.nodes for _, path in PICTURE.findall(page_of(name))}
+    pages = {f"{name}/en.md" for name in pack.nodes}
+    assert {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*") if path.is_file()} == pages | shown
+    for path in shown:
+        with Image.open(DOCS / path) as image:
+            assert image.format in ("WEBP", "JPEG"), path
+            assert all(low <= side <= high for low, side, high in zip(MIN_SIDES, image.size, MAX_SIDES, strict=True)), (
+                path
+            )
+            assert len(image.convert("RGB").getcolors(image.width * image.height) or []) >= MIN_COLORS, path
+        assert (DOCS / path).stat().st_size <= MAX_PICTURE, path
+    assert sum((DOCS / path).stat().st_size for path in shown) <= MAX_PICTURES
 
 
 def test_a_page_has_every_input_and_output_of_its_node_and_no_other(pack: Any):

@@ -20,7 +20,7 @@ from workflow import to_prompt
 ROOT = Path(__file__).parent.parent.parent
 FOLDERS = {"compinv_core", "locales", "nodes", "web", "workflows"}
 FILES = {"CHANGELOG.md", "LICENSE", "README.md", "__init__.py", "icon.svg", "pyproject.toml"}
-MAX_SIZE = 1_000_000  # bytes; docs/development.md says what it is
+MAX_SIZE = 1_150_000  # bytes; docs/development.md says what it is
 FORBIDDEN = {"eval", "exec", "compile", "__import__", "system", "popen", "execv", "execve"}
 FORBIDDEN_MODULES = {"subprocess", "pip", "pty", "pexpect", "ctypes", "socket", "urllib", "requests", "http"}
 
@@ -49,7 +49,9 @@ def test_the_archive_holds_what_the_pack_needs_and_nothing_else(unpacked: Path):
     assert {path.name for path in pack.iterdir() if path.is_file()} == FILES
     for folder in FOLDERS:
         kinds = {path.suffix for path in (pack / folder).rglob("*") if path.is_file()}
-        assert kinds <= ({".py"} if folder in ("compinv_core", "nodes") else {".md", ".js", ".json", ".jpg", ".png"})
+        assert kinds <= (
+            {".py"} if folder in ("compinv_core", "nodes") else {".md", ".js", ".json", ".jpg", ".png", ".webp"}
+        )
         here, there = (  # git lists only what was added
             {str(path.relative_to(root)) for path in (root / folder).rglob("*") if path.suffix not in ("", ".pyc")}
             for root in (ROOT, pack)
