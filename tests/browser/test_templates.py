@@ -52,6 +52,6 @@ def test_no_node_of_a_template_lies_on_another_before_and_after_its_run(
         run(here, server)
         found[f"{renderer}, after"] = overlaps(here, nodes_2)
         here.screenshot(path=str(tmp_path / f"{path.stem}-{renderer}.png"))
-    here.unroute("**/view?*")
+    here.unroute_all(behavior="wait")
     assert not any(found.values()), found
     assert not errors
