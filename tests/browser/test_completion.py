@@ -32,10 +32,11 @@ class Prompt:
 
     def __init__(self, page: Any, kind: str):
         self.page, self.kind = page, kind
-        index = page.evaluate(
-            "kind => [...document.querySelectorAll('textarea')].findIndex(one => one.value === kind)", kind
-        )
-        self.field = page.locator("textarea").nth(index)
+        page.evaluate(
+            "kind => [...document.querySelectorAll('textarea')].find(one => one.value === kind).dataset.tested = kind",
+            kind,
+        )  # for a node that is clicked may change its place among them
+        self.field = page.locator(f"textarea[data-tested={kind}]")
         self.options = page.locator("[role=listbox]:visible [role=option]")
 
     def type(self, text: str) -> list[str]:
