@@ -11,7 +11,7 @@ from pages import render_with
 ON_FILE = "moss-cup"
 ADD = """() => ["CompInvPrompt", "CompInvTrain", "CompInvAttributePrompt", "CLIPTextEncode"].forEach((kind, i) => {
     const node = window.LiteGraph.createNode(kind)
-    node.pos = [60 + 420 * (i % 2), 60 + 360 * Math.floor(i / 2)]
+    node.pos = [60 + 420 * (i % 2), 140 + 330 * Math.floor(i / 2)] // below the bar with the name of the workflow
     window.app.graph.add(node)
     const name = node.widgets.find(widget => widget.name === "placeholder")
     if (name) name.value = "moss-cat"
