@@ -13,6 +13,7 @@ FOLDED = {
     "CompInvLayoutRecover": {"steps": 4, "cfg": 3.0, "pictures": 2},
 }
 """A value of some of them, none of which is the default."""
+FOLDING = (1, 58)  # the oldest front end known to fold, in Nodes 2.0
 ADD = """kind => {
     const node = window.LiteGraph.createNode(kind)
     node.pos = [60, 60]
@@ -38,6 +39,8 @@ def test_folded_inputs_can_be_unfolded_and_are_saved(page: tuple[Any, list[str]]
     here.evaluate(ADD, kind)
     here.wait_for_timeout(700)
     button = here.locator("[data-node-id]").get_by_text("Show advanced inputs")
+    version = tuple(map(int, here.evaluate("window.__COMFYUI_FRONTEND_VERSION__").split(".")[:2]))
+    assert button.count() or not nodes_2 or version < FOLDING
     shown = here.evaluate(SHOWN, [nodes_2, list(values)])
     assert shown == ([] if button.count() else list(values))
     if button.count():
