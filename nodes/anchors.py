@@ -105,14 +105,17 @@ class CompInvAnchorSelect(io.ComfyNode):
                 )
         anchors = replace(weigh(class_word, tuple(chosen), known, centre), learnt=weights == LEARNT)
         vectors = [known.phrase(word) for word in anchors.words]
-        similarities = [similarity(vector, centre) for vector in vectors]
+        alike = [similarity(vector, centre) for vector in vectors]
+        lines = sorted(zip(anchors.words, anchors.weights, alike, vectors, strict=True), key=lambda line: -line[1])
         rows = [f"{'word':<16}{'similarity':>10}{'weight':>8}{'outlier percentile':>20}"]
-        lines = zip(anchors.words, vectors, similarities, anchors.weights, strict=True)
-        for word, vector, alike, weight in sorted(lines, key=lambda line: -line[3]):
-            rows.append(f"{word:<16}{alike:>10.3f}{weight:>8.3f}{known.percentile(vector):>20.0f}")
+        rows += [
+            f"{word:<16}{near:>10.3f}{weight:>8.3f}{known.percentile(v):>20.0f}" for word, weight, near, v in lines
+        ]
         out = known.percentile(known.vector(class_word))
         rows.append(f'The class word "{class_word}" has outlier percentile {out:.0f}.')
-        return io.NodeOutput(anchors, "\n".join(rows), from_image(anchor_picture(anchors, similarities)))
+        return io.NodeOutput(
+            anchors, "\n".join(rows), from_image(anchor_picture(anchors, [line[:3] for line in lines]))
+        )
 
 
 NODES = [CompInvAnchorSelect]

@@ -118,7 +118,8 @@ class CompInvTrainModel(io.ComfyNode):
                 io.Image.Output(
                     "PREVIEW",
                     display_name="preview",
-                    tooltip="Images sampled after training: the concept alone, and beside an ordinary thing; of two concepts, each alone.",
+                    tooltip="Images sampled after training: the concept alone, and beside an ordinary thing; of two concepts, each alone; or Training "
+                    "Options' preview_prompts.",
                 ),
                 io.Image.Output("LOSS_PLOT", display_name="loss plot", tooltip="The losses over the steps."),
                 io.Mask.Output(

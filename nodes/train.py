@@ -47,7 +47,7 @@ class CompInvTrain(io.ComfyNode):
                 io.Image.Output(
                     "PREVIEW",
                     display_name="preview",
-                    tooltip="Images sampled after training: the concept alone, and beside an ordinary thing.",
+                    tooltip="Images sampled after training: the concept alone, and beside an ordinary thing; or Training Options' preview_prompts.",
                 ),
                 ConceptType.Output(
                     "BEST",

@@ -64,7 +64,7 @@ PICTURES = {
     "CompInvLayoutRecover": Picture(SAVED, ("Layout",)),
     "CompInvRegularizedSampler": Picture(SAVED, ("Composition", "Attention")),
     "CompInvRegularizeModel": Picture(beside=("Regularized",)),
-    "CompInvRepairConcept": Picture("4_repair_embedding", ("As it was", "Composition", "Report")),
+    "CompInvRepairConcept": Picture("4_repair_embedding", ("As it was", "Composition")),
     "CompInvTrainModel": Picture(TUNED, ("The new concept", 8)),
     "CompInvSaveAdapter": Picture(TUNED, (1,)),
     "CompInvMergeAdapters": Picture(beside=(MERGED,)),
@@ -157,7 +157,7 @@ def others(info: dict[str, Any]) -> Graph:
     add("CompInvDoctor", **clip, file=f"{CONCEPT}-plain-1.safetensors", class_word=WORD)
     add("CompInvLoadAdapter", **model, file="delta.bin", class_word=WORD)
     add("CompInvAttributeProbe", **model, **clip, **small)
-    add("CompInvTrainLayoutPredictor", **model, **clip, **small, prompts=60)
+    add("CompInvTrainLayoutPredictor", **model, **clip, **small)
 
     training: dict[str, Any] = {**model, **clip, **vae, **small, "steps": 10}
     tuned: list[str] = []
@@ -173,7 +173,7 @@ def others(info: dict[str, Any]) -> Graph:
         **{f"{key}_1": wire for key, wire in first.items()},
         **{f"{key}_2": wire for key, wire in second.items()},
     )
-    both = applied = clip["clip"]
+    both = clip["clip"]
     for number in tuned:
         both = [add("CompInvApplyConcept", clip=both, concept=[number, 0]), 0]
     words = f"a photo of embedding:{CONCEPT}-tuned and embedding:{SECOND}-tuned"

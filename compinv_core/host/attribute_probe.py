@@ -98,7 +98,7 @@ def probe_cells(
         return share_of_way(sampled(own), begin, finish).mean().item()
 
     cells = deciding(found, together)
-    return found, clauses_of([(list(rows)[row], column + 1) for row, column in cells], list(groups), len(ends) - 1)
+    return found, clauses_of([(found.rows[row], column + 1) for row, column in cells], found.rows[:-1], len(ends) - 1)
 
 
 def runs_of(model: Any, cuts: Sequence[float], every_block: bool) -> int:

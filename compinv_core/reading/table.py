@@ -144,11 +144,11 @@ def parsed(text: str) -> Table:
     return Table(cuts, lines)
 
 
-def clauses_of(cells: Sequence[tuple[str, int]], groups: Sequence[str], stages: int) -> tuple[Clause, ...]:
+def clauses_of(cells: Sequence[tuple[str, int]], every: Sequence[str], stages: int) -> tuple[Clause, ...]:
     """Cells (a group or a place, stage), as a line of a table writes them: those of the same stages together.
 
     Args:
-        groups: all that the model has; all of them are "all".
+        every: all groups or places that the model has; all of them are "all".
         stages: how many there are.
     """
     of_blocks: dict[str, set[int]] = {}
@@ -158,7 +158,7 @@ def clauses_of(cells: Sequence[tuple[str, int]], groups: Sequence[str], stages: 
     for blocks, own in of_blocks.items():
         of_stages.setdefault(() if len(own) == stages else tuple(sorted(own)), []).append(blocks)
     return tuple(
-        Clause((ALL,) if set(blocks) == set(groups) else tuple(blocks), own) for own, blocks in of_stages.items()
+        Clause((ALL,) if set(blocks) == set(every) else tuple(blocks), own) for own, blocks in of_stages.items()
     )
 
 

@@ -12,7 +12,7 @@ SECTIONS = ["Inputs", "Outputs", "Example", "When it does not work", "See also"]
 MAX_INTRODUCTION = 3  # lines
 PICTURE = re.compile(r"!\[([^\]]*)\]\(([^)]*)\)")
 MIN_SIDES, MAX_SIDES = (340, 60), (640, 1000)  # pixels, wide and high: the help panel is narrow
-MAX_PICTURE, MAX_PICTURES = 18_000, 300_000  # bytes, of one and of all: the registry's archive carries them
+MAX_PICTURE, MAX_PICTURES = 16_000, 300_000  # bytes, of one and of all: the registry's archive carries them
 MIN_COLORS = 16  # a node that was not drawn has fewer
 LISTS = {"file", "folder", "sampler_name", "scheduler"}
 """Inputs whose choices are the installation's own."""

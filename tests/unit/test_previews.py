@@ -64,6 +64,8 @@ def test_a_users_prompts_are_looked_at_and_dominance_is_told_all_the_same():
     assert preview.dominance == pytest.approx(plain.preview(start).dominance, rel=0.2)
     assert of.identity()[0] == plain.identity()[0]  # a run goes on whatever is looked at
     assert training(kind="style", preview_prompts=asked[:1]).preview(start).images.shape == (1, SIDE, SIDE, 3)
+    for name in ("cat-", "-cat"):  # which are allowed
+        assert training(name=name, preview_prompts=asked).preview(training(name=name).way.start()).images.shape[0] == 3
     assert both(preview_prompts=asked[:2]).preview(both().way.start()).images.shape == (2, SIDE, SIDE, 3)
 
 
